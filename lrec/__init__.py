@@ -1,0 +1,1 @@
+"""LREC: light-weighted randomized ensembles with clustering, for image retrieval."""

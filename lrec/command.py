@@ -1,0 +1,39 @@
+"""How a stage or a tool is started from the shell: its arguments, and errors as one clear line."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+DEBUG_VARIABLE = "LREC_DEBUG"
+
+
+def guard(work: Callable[[], None], debug: bool = False) -> int:
+    """Run `work`; turn an expected error into one line on standard error.
+
+    Returns:
+        The exit status: 0, 1 for an error, 130 when interrupted. With `debug`, or with the environment
+        variable LREC_DEBUG set, errors keep their traceback.
+    """
+    try:
+        work()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, MemoryError) as error:
+        if debug or os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(work: Callable[..., None], *arguments: str) -> None:
+    """Start a stage: parse its positional arguments and --debug, run it, exit with its status."""
+    parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").split("\n\n")[0])
+    for name in arguments:
+        parser.add_argument(name)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args()
+    values = [getattr(options, name) for name in arguments]
+    sys.exit(guard(lambda: work(*values), options.debug))

@@ -1,0 +1,52 @@
+"""What every reader of a raw data set returns: a list of samples, and where it was found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set.
+
+    path: relative to the data set's root, with forward slashes.
+    class_name: unique over the data set.
+    split: "train", "test", or "query" and "gallery" where they are apart.
+    box: annotated box as left, top, right, bottom in pixels; right and bottom are outside.
+    """
+
+    path: str
+    class_name: str
+    split: str
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as it was found on disk.
+
+    root: folder that sample paths start from. found: one line on the layout that was recognised.
+    samples: in a fixed order. official: (images, classes) per split where they are known.
+    load: returns the decoded image of a sample, not yet cropped.
+    """
+
+    root: Path
+    found: str
+    samples: list[Sample]
+    official: dict[str, tuple[int, int]] | None
+    load: Callable[[Sample], Image.Image]
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Return (images, classes) of each split that is there."""
+        splits = dict.fromkeys(sample.split for sample in self.samples)
+        return {
+            split: (
+                sum(sample.split == split for sample in self.samples),
+                len({sample.class_name for sample in self.samples if sample.split == split}),
+            )
+            for split in splits
+        }

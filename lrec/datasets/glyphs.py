@@ -1,0 +1,88 @@
+"""The embedded default set: characters drawn with the fonts that ship inside matplotlib.
+
+Nothing is downloaded. Each class is one character (Latin, Greek, Cyrillic, digits, signs), drawn in
+16 faces and `COPIES` times each, with random place, size, rotation, colours, clutter and noise.
+Train and test characters are disjoint, as in the benchmarks. The same seed gives the same pixels
+for the same versions of Pillow and matplotlib.
+"""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lrec.datasets.dataset import Dataset, Sample
+
+# No two of them look alike: A stands for the Greek and the Cyrillic A too.
+CHARACTERS = "ABDEFGHJKLMNPQRTUWXYZabdefghknqrty23456789&@#$%?!€£§ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπρσφχψωБДЖЗИЛЦЧШЩЭЮЯбджзлцэюя"
+FACES = (
+    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
+    "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique",
+    "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic",
+    "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta",
+)  # fmt: skip
+COPIES = 2
+SEED = 20260101
+SUPERSAMPLING = 3
+PAPER, INK = (150, 256), (0, 110)  # ranges of each colour channel
+
+
+def _colour(generator: np.random.Generator, low: int, high: int) -> tuple[int, int, int]:
+    red, green, blue = generator.integers(low, high, 3)
+    return int(red), int(green), int(blue)
+
+
+def draw(character: str, face: str, image_size: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw one picture of a character.
+
+    Args:
+        character: what to draw.
+        face: name of one of `FACES`.
+        image_size: side S in pixels.
+        generator: source of everything random in the picture.
+
+    Returns:
+        (S, S, 3) uint8, RGB.
+    """
+    side = image_size * SUPERSAMPLING
+    picture = Image.new("RGB", (side, side), _colour(generator, *PAPER))
+    pen = ImageDraw.Draw(picture)
+    for _ in range(int(generator.integers(0, 3))):
+        ends = [float(value) for value in generator.uniform(0, side, 4)]
+        pen.line(ends, fill=_colour(generator, 0, 256), width=int(generator.integers(1, SUPERSAMPLING * 2)))
+    font_file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
+    font = ImageFont.truetype(font_file, size=int(side * generator.uniform(0.7, 0.95)))
+    mask = Image.new("L", (side, side), 0)
+    centre = tuple(side * generator.uniform(0.45, 0.55, 2))
+    ImageDraw.Draw(mask).text(centre, character, fill=255, font=font, anchor="mm")
+    mask = mask.rotate(float(generator.uniform(-12, 12)), Image.Resampling.BICUBIC)
+    picture.paste(Image.new("RGB", (side, side), _colour(generator, *INK)), mask=mask)
+    pixels = np.asarray(picture.resize((image_size, image_size), Image.Resampling.BOX), dtype=np.float64)
+    noisy = pixels + generator.normal(0, generator.uniform(4, 14), pixels.shape)
+    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+
+
+def read(image_size: int) -> Dataset:
+    """Return the set at a picture side of `image_size` pixels; two characters of three are for training."""
+
+    def load(sample: Sample) -> Image.Image:
+        _, class_name, face, copy = sample.path.split("/")
+        number, copy_number = [_class_name(c) for c in CHARACTERS].index(class_name), int(copy)
+        generator = np.random.default_rng([SEED, number, FACES.index(face), copy_number])
+        return Image.fromarray(draw(CHARACTERS[number], face, image_size, generator))
+
+    samples = [
+        Sample(f"glyphs/{_class_name(character)}/{face}/{copy}", _class_name(character), split)
+        for split, wanted in (("train", (0, 1)), ("test", (2,)))
+        for number, character in enumerate(CHARACTERS)
+        if number % 3 in wanted
+        for face in FACES
+        for copy in range(COPIES)
+    ]
+    return Dataset(Path(), f"generated, {len(CHARACTERS)} characters in {len(FACES)} faces", samples, None, load)
+
+
+def _class_name(character: str) -> str:
+    """A name that every file system and table takes: the code point."""
+    return f"U+{ord(character):04X}"

@@ -1,0 +1,232 @@
+"""params.yaml: its schema, and its strict reader.
+
+Defaults live in the YAML alone. An unknown, missing or mistyped key fails before any work starts,
+with the key's full path. Leaf functions take plain values, never these objects.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+PARAMS_FILE = Path("params.yaml")
+DATA_VARIABLE = "LREC_DATA"
+
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnext50_32x4d"]
+LayoutName = Literal["glyphs", "car", "cub", "sop", "isc", "folder"]
+Precision = Literal["float32", "bfloat16"]
+Count = Annotated[int, Field(ge=1)]
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: every key known, none left out, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Normalization(Section):
+    """Mean and standard deviation per channel (red, green, blue), of pixels scaled to 0-1."""
+
+    mean: Channels
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+class Preprocess(Section):
+    """How images are packed. workers: decoding threads, 0 = one per core."""
+
+    workers: Annotated[int, Field(ge=0)]
+
+
+class MetaClasses(Section):
+    """The random groupings. load_ids: CSV of an earlier run to reuse instead of drawing."""
+
+    seed: Annotated[int, Field(ge=0)]
+    load_ids: str | None
+
+
+class Train(Section):
+    """The training recipe.
+
+    weights: "imagenet", "none", or a file (`{backbone}` in it stands for the backbone's name).
+    batch_size: images. learning_rate: of Adam. milestones: shares of the epochs (0-1) after which the
+    learning rate is multiplied by gamma. flip: random horizontal flip. precision: of the forward pass.
+    workers: threads that fetch batches ahead, 0 = none.
+    """
+
+    weights: str
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]]
+    gamma: Annotated[float, Field(gt=0)]
+    flip: bool
+    seed: Annotated[int, Field(ge=0)]
+    precision: Precision
+    device: str
+    workers: Annotated[int, Field(ge=0)]
+
+
+class Embed(Section):
+    """Extraction. untrained: embed with the network as it was before training as well."""
+
+    batch_size: Count
+    untrained: bool
+    precision: Precision
+    device: str
+    workers: Annotated[int, Field(ge=0)]
+
+
+class Evaluate(Section):
+    """Where recall is computed."""
+
+    device: str
+
+
+class Variant(Section):
+    """A data set with its settings.
+
+    layout: which reader. folder: inside data_root. crop: "box" is the annotated bounding box.
+    image_size: side in pixels after the resize. normalize: "dataset" measures the training images.
+    ensemble_size: M branches. meta_class_size: D meta classes per branch. recall_at: cut-offs K.
+    train: keys of the section `train` with values of this variant's own.
+    """
+
+    layout: LayoutName
+    folder: str | None
+    crop: Literal["none", "box"]
+    image_size: Annotated[int, Field(ge=32)]
+    normalize: Literal["dataset", "imagenet"] | Normalization
+    ensemble_size: Count
+    meta_class_size: Annotated[int, Field(ge=2)]
+    epochs: Count
+    recall_at: Annotated[list[Count], Field(min_length=1)]
+    train: dict[str, Any]
+
+    @field_validator("recall_at")
+    @classmethod
+    def _increasing(cls, value: list[int]) -> list[int]:
+        if value != sorted(set(value)):
+            raise ValueError("expected increasing cut-offs without repeats")
+        return value
+
+    @model_validator(mode="after")
+    def _needs_folder(self) -> Self:
+        if self.layout != "glyphs" and not self.folder:
+            raise ValueError(f"layout {self.layout} needs the key folder, a folder inside data_root")
+        return self
+
+
+class Params(Section):
+    """The whole file. Use `load` to read one."""
+
+    datasets: Annotated[list[str], Field(min_length=1)]
+    backbones: Annotated[list[BackboneName], Field(min_length=1)]
+    data_root: str
+    allow_partial: bool
+    preprocess: Preprocess
+    meta_classes: MetaClasses
+    train: Train
+    embed: Embed
+    evaluate: Evaluate
+    variants: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], Variant]
+
+    @field_validator("datasets", "backbones")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        if len(value) != len(set(value)):
+            raise ValueError("expected no entry twice")
+        return value
+
+    def variant(self, name: str) -> Variant:
+        """Return a variant's block; ValueError names the known ones."""
+        if name not in self.variants:
+            raise ValueError(
+                f"{PARAMS_FILE}: unknown variant {name!r}, expected one of {', '.join(self.variants)}; "
+                "correct `datasets`, or add a block under `variants`"
+            )
+        return self.variants[name]
+
+    def train_of(self, name: str) -> Train:
+        """Return the training recipe of a variant: the section `train` with the variant's own values."""
+        return self.train.model_copy(update=self.variant(name).train)
+
+    def raw_root(self) -> Path:
+        """Return the folder of the raw data sets; the environment variable LREC_DATA wins."""
+        return Path(os.environ.get(DATA_VARIABLE) or self.data_root)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-4 as a number, as YAML 1.2 (and DVC) does, and refuses double keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {key!r} given twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _explain(error: ValidationError, prefix: str = "") -> str:
+    """One line for the first problem of a failed validation: key, found, expected, what to do."""
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    path = [str(part) for part in problem["loc"] if part not in ("Normalization", "literal['dataset','imagenet']")]
+    key = ".".join([prefix, *path] if prefix else path)
+    rest = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1]) if not prefix else list(Train.model_fields)
+        close = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+        return f"{PARAMS_FILE}: {key}: unknown key; {hint}{rest}"
+    if problem["type"] == "missing":
+        return f"{PARAMS_FILE}: {key}: missing; add the key{rest}"
+    expected = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{PARAMS_FILE}: {key or 'top level'}: found {problem['input']!r:.80}, expected {expected}{rest}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    """The keys that the schema knows at a path."""
+    if not path:
+        return list(Params.model_fields)
+    if path[0] == "variants":
+        return list((Normalization if path[2:] else Variant).model_fields)
+    section = Params.model_fields[path[0]].annotation
+    return list(section.model_fields) if isinstance(section, type) else []
+
+
+def load(path: Path = PARAMS_FILE) -> Params:
+    """Read and check a params.yaml.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not YAML, or a key is unknown, missing or mistyped; one line with its full path.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found in {Path.cwd()}; run from the repository's root")
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: found {type(raw).__name__}, expected a mapping of keys to values")
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(_explain(error)) from error
+    for name, variant in params.variants.items():
+        try:
+            Train.model_validate({**raw["train"], **variant.train})
+        except ValidationError as error:
+            raise ValueError(_explain(error, f"variants.{name}.train")) from error
+    for name in params.datasets:
+        params.variant(name)
+    return params
