@@ -1,0 +1,59 @@
+"""Batches from a memory-mapped store: gathered ahead on threads, normalised on the device."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def gather(images: np.ndarray, selections: Sequence[np.ndarray], device: str, workers: int) -> Iterator[Tensor]:
+    """Yield the images of each selection of rows, in order.
+
+    Args:
+        images: (N, S, S, 3) uint8, a memory map.
+        selections: row numbers of each batch.
+        device: where the batches go.
+        workers: threads that read ahead, 0 = none; what comes out does not depend on it.
+
+    Yields:
+        (B, S, S, 3) uint8 on the device.
+    """
+    pinned = torch.device(device).type == "cuda"
+
+    def read(rows: np.ndarray) -> Tensor:
+        batch = torch.from_numpy(images[rows])
+        return batch.pin_memory() if pinned else batch
+
+    if workers == 0:
+        yield from (read(rows).to(device, non_blocking=pinned) for rows in selections)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[Future[Tensor]] = deque()
+        for rows in selections:
+            ahead.append(pool.submit(read, rows))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result().to(device, non_blocking=pinned)
+        while ahead:
+            yield ahead.popleft().result().to(device, non_blocking=pinned)
+
+
+def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float], flipped: Tensor | None = None) -> Tensor:
+    """Make network input of a batch, on the device where it is.
+
+    Args:
+        pixels: (B, S, S, 3) uint8.
+        mean: per channel, of values scaled to 0-1.
+        std: likewise.
+        flipped: (B,) bool, images to mirror left to right.
+
+    Returns:
+        (B, 3, S, S) float32 in channels_last memory format.
+    """
+    if flipped is not None:
+        pixels = torch.where(flipped[:, None, None, None], pixels.flip(2), pixels)
+    scale = torch.tensor([1 / (255 * value) for value in std], device=pixels.device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
+    return (pixels.float() * scale - shift).permute(0, 3, 1, 2)

@@ -1,0 +1,195 @@
+"""The ensemble: one shared stem, M branches, D logits each; its size; and how it is saved.
+
+The stem is a ResNet's conv1, bn1, relu, maxpool and layer1. Each branch has its own layer2, layer3,
+layer4, global average pool and linear classifier with bias.
+"""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torchvision.models
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from lrec import files
+from lrec import weights as starting_weights
+
+MODEL, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Where a torchvision network is cut: `stem` and `branch` name its children in order."""
+
+    build: Callable[..., nn.Module]
+    stem: tuple[str, ...]
+    branch: tuple[str, ...]
+    classifier: str
+
+
+def _resnet(build: Callable[..., nn.Module]) -> Backbone:
+    stem = ("conv1", "bn1", "relu", "maxpool", "layer1")
+    return Backbone(build, stem, ("layer2", "layer3", "layer4", "avgpool"), "fc")
+
+
+BACKBONES = {
+    "resnet18": _resnet(torchvision.models.resnet18),
+    "resnet34": _resnet(torchvision.models.resnet34),
+    "resnet50": _resnet(torchvision.models.resnet50),
+    "resnext50_32x4d": _resnet(torchvision.models.resnext50_32x4d),
+}
+
+
+class Ensemble(nn.Module):
+    """A shared stem and M branches.
+
+    Args:
+        backbone: a key of `BACKBONES`.
+        ensemble_size: M, branches.
+        meta_class_size: D, logits per branch.
+        weights: see `lrec.weights.load`. From a file or ImageNet every branch starts alike; without
+            weights every branch starts at random on its own. Classifiers always differ.
+        seed: of everything random in the start; the same seed gives the same bytes.
+
+    Raises:
+        ValueError: unknown backbone, or weights that do not fit it.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        ensemble_size: int,
+        meta_class_size: int,
+        weights: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"unknown backbone {backbone!r}, expected one of {', '.join(BACKBONES)}")
+        self.backbone, self.ensemble_size, self.meta_class_size = backbone, ensemble_size, meta_class_size
+        cut = BACKBONES[backbone]
+        state = starting_weights.load(backbone, weights)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = _build(cut, meta_class_size, state, f"weights {weights} for {backbone}")
+            self.stem = nn.Sequential(OrderedDict((name, network.get_submodule(name)) for name in cut.stem))
+            self.branches = nn.ModuleList()
+            for branch in range(ensemble_size):
+                if branch:
+                    network = _restart(network, cut, state)
+                parts = OrderedDict((name, network.get_submodule(name)) for name in cut.branch)
+                parts["flatten"] = nn.Flatten()
+                parts["classifier"] = network.get_submodule(cut.classifier)
+                self.branches.append(nn.Sequential(parts))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, 3, H, W) float images, normalised, to (N, M, D) logits."""
+        trunk = self.stem(images)
+        return torch.stack([branch(trunk) for branch in self.branches], dim=1)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Map (N, 3, H, W) float images, normalised, to (N, M*D) embeddings of unit norm.
+
+        Each branch's logits are L2-normalised, concatenated and divided by sqrt(M), so that the dot
+        product of two embeddings is the mean over branches of the cosine.
+        """
+        logits = self(images).float()
+        return normalize(logits, dim=2).flatten(1) / self.ensemble_size**0.5
+
+
+def _build(cut: Backbone, meta_class_size: int, state: dict[str, Tensor] | None, what: str) -> nn.Module:
+    """Build one whole network with a classifier of D outputs; `state` gives all but the classifier."""
+    network = cut.build(weights=None)
+    if state is not None:
+        wanted = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(cut.classifier)}
+        found = {k: v.shape for k, v in state.items() if not k.startswith(cut.classifier)}
+        # Files from before batch norm counted its batches lack that entry, which nothing here reads.
+        strange = [
+            k for k in sorted(wanted | found) if wanted.get(k) != found.get(k) and "num_batches_tracked" not in k
+        ]
+        if strange:
+            key = strange[0]
+            raise ValueError(
+                f"{what}: {len(strange)} entries differ from torchvision's, the first is {key}: found "
+                f"{tuple(found.get(key, ())) or 'none'}, expected {tuple(wanted.get(key, ())) or 'none'}"
+            )
+        network.load_state_dict({k: state[k] for k in found}, strict=False)
+    width = network.get_submodule(cut.classifier).in_features
+    setattr(network, cut.classifier, nn.Linear(width, meta_class_size))
+    return network
+
+
+def _restart(network: nn.Module, cut: Backbone, state: dict[str, Tensor] | None) -> nn.Module:
+    """Return the start of the next branch: the same weights and a new classifier, or all of it new."""
+    classifier = network.get_submodule(cut.classifier)
+    if state is None:
+        return _build(cut, classifier.out_features, None, "")
+    parts = {name: deepcopy(network.get_submodule(name)) for name in cut.branch}
+    parts[cut.classifier] = nn.Linear(classifier.in_features, classifier.out_features)
+    return nn.ModuleDict(parts)
+
+
+def count_parameters(backbone: str, ensemble_size: int, meta_class_size: int) -> int:
+    """Return the number of trainable numbers, counted on the meta device, which holds none of them."""
+    with torch.device("meta"):
+        model = Ensemble(backbone, 1, meta_class_size)
+    stem, branch = (sum(p.numel() for p in part.parameters()) for part in (model.stem, model.branches))
+    return stem + ensemble_size * branch
+
+
+def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_size: int) -> int:
+    """Return multiply-accumulates of one image's forward pass (thop counts them, on the meta device).
+
+    A multiply-accumulate is two floating-point operations. thop leaves out what costs next to nothing,
+    such as relu.
+    """
+    with warnings.catch_warnings():
+        # thop compares versions with distutils, which says on import that it is deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from thop import profile
+
+    with torch.device("meta"):
+        model = Ensemble(backbone, 1, meta_class_size)
+        image = torch.empty(1, 3, image_size, image_size)
+        trunk = model.stem(image)
+    # Outside the meta device: thop keeps its own counters in real memory.
+    stem, _ = profile(model.stem, inputs=(image,), verbose=False)
+    branch, _ = profile(model.branches[0], inputs=(trunk,), verbose=False)
+    return int(stem + ensemble_size * branch)
+
+
+def save(model: Ensemble, folder: Path, settings: dict) -> None:
+    """Write model.safetensors and config.json into a folder; `settings` are kept in the config."""
+    shape = {key: getattr(model, key) for key in ("backbone", "ensemble_size", "meta_class_size")}
+    with files.atomic(folder / MODEL) as stream:
+        stream.write(safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}))
+    files.write_json(folder / CONFIG, shape | settings)
+
+
+def load(folder: Path) -> tuple[Ensemble, dict]:
+    """Read a saved ensemble on the CPU, and its config.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file is damaged, or the weights do not fit the config.
+    """
+    config = files.read_json(folder / CONFIG, "train")
+    path = folder / MODEL
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; run `dvc repro` (stage train) first")
+    try:
+        model = Ensemble(config["backbone"], config["ensemble_size"], config["meta_class_size"])
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(
+            f"{path}: does not fit {CONFIG} beside it ({reason}); run `dvc repro` (stage train)"
+        ) from error
+    return model, config

@@ -1,0 +1,57 @@
+"""Starting weights of a backbone: ImageNet's, a local file's, or none."""
+
+import pickle
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torchvision.models import get_model_weights
+
+PARAMETER = "train.weights"
+
+
+def load(backbone: str, weights: str | None) -> dict[str, torch.Tensor] | None:
+    """Return a state dict in torchvision's keys, or None for a random start.
+
+    Args:
+        backbone: torchvision's name of the network.
+        weights: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once), "none" or None, or the path
+            of a .pth or .safetensors file, in which `{backbone}` stands for the name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the download failed, or the file holds something else; nothing is ever unpickled.
+    """
+    if weights is None or weights == "none":
+        return None
+    if weights == "imagenet":
+        return _download(backbone)
+    path = Path(weights.replace("{backbone}", backbone))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: not found; {PARAMETER} must be imagenet, none, or the path of a .pth or .safetensors file"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"{path}: found no weights that load safely ({reason}), expected a state dict") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path}: found {type(state).__name__}, expected a state dict in torchvision's keys")
+    return state
+
+
+def _download(backbone: str) -> dict[str, torch.Tensor]:
+    """Fetch torchvision's first ImageNet weights, which the paper starts from."""
+    entry = get_model_weights(backbone)["IMAGENET1K_V1"]
+    try:
+        return dict(entry.get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{entry.url}: download failed ({error}); fetch it elsewhere and set {PARAMETER} to the file, or "
+            f"{PARAMETER}=none for a random start"
+        ) from error
