@@ -29,11 +29,19 @@ def guard(work: Callable[[], None], debug: bool = False) -> int:
 
 
 def run(work: Callable[..., None], *arguments: str) -> None:
-    """Start a stage: parse its positional arguments and --debug, run it, exit with its status."""
+    """Start a stage: parse its arguments and --debug, run it, exit with its status.
+
+    Args:
+        work: called with one value per argument, in order.
+        arguments: names of positional arguments; a name that begins with -- is an on/off switch.
+    """
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").split("\n\n")[0])
     for name in arguments:
-        parser.add_argument(name)
+        if name.startswith("--"):
+            parser.add_argument(name, action="store_true")
+        else:
+            parser.add_argument(name)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
-    values = [getattr(options, name) for name in arguments]
+    values = [getattr(options, name.removeprefix("--")) for name in arguments]
     sys.exit(guard(lambda: work(*values), options.debug))

@@ -2,9 +2,8 @@
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from lrec import batches
+from lrec import batches, progress
 from lrec.device import autocast
 from lrec.model import Ensemble
 
@@ -39,7 +38,7 @@ def extract(
     model = model.to(device, memory_format=torch.channels_last).eval()
     selections = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     done = 0
-    with torch.inference_mode(), tqdm(total=len(rows), unit="image", desc=description) as bar:
+    with torch.inference_mode(), progress.bar(len(rows), description) as bar:
         for pixels in batches.gather(images, selections, device, workers):
             with autocast(device, precision):
                 embedded = model.embed(batches.normalize(pixels, normalization["mean"], normalization["std"]))

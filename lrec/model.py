@@ -165,12 +165,14 @@ def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_si
     return int(stem + ensemble_size * branch)
 
 
-def save(model: Ensemble, folder: Path, settings: dict) -> None:
-    """Write model.safetensors and config.json into a folder; `settings` are kept in the config."""
-    shape = {key: getattr(model, key) for key in ("backbone", "ensemble_size", "meta_class_size")}
+def save(model: Ensemble, folder: Path, settings: dict) -> dict:
+    """Write model.safetensors and config.json into a folder; return the config: shape and `settings`."""
+    config = {key: getattr(model, key) for key in ("backbone", "ensemble_size", "meta_class_size")}
     with files.atomic(folder / MODEL) as stream:
         stream.write(safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}))
-    files.write_json(folder / CONFIG, shape | settings)
+    config |= settings
+    files.write_json(folder / CONFIG, config)
+    return config
 
 
 def load(folder: Path) -> tuple[Ensemble, dict]:

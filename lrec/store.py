@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from lrec import files
+from lrec import files, progress
 
 IMAGES, INDEX, DATASET = "images.npy", "index.csv", "dataset.json"
 COLUMNS = ("row", "path", "class", "label", "split")
@@ -112,7 +111,7 @@ def pack(
 
 def _in_order(pictures: Sequence[Callable[[], np.ndarray]], workers: int) -> Iterator[np.ndarray]:
     """Call the functions on several threads; yield in order, a bounded number of pictures ahead."""
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, tqdm(total=len(pictures), unit="image") as bar:
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, progress.bar(len(pictures), "pack") as bar:
         for start in range(0, len(pictures), _CHUNK):
             for picture in pool.map(lambda load: load(), pictures[start : start + _CHUNK]):
                 yield picture

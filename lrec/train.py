@@ -13,9 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
-from lrec import batches
+from lrec import batches, progress
 from lrec.device import autocast
 from lrec.model import Ensemble
 
@@ -138,7 +137,7 @@ def fit(
         generator = np.random.default_rng([seed, epoch])
         selections = shuffled(rows, batch_size, generator)
         loss_sum = right_sum = seen = 0.0
-        with tqdm(total=len(rows), unit="image", desc=f"epoch {epoch + 1}/{epochs}") as bar:
+        with progress.bar(len(rows), f"epoch {epoch + 1}/{epochs}") as bar:
             loaded = batches.gather(images, selections, device, workers)
             for step, (chosen, pixels) in enumerate(zip(selections, loaded, strict=True)):
                 mirror = torch.from_numpy(generator.random(len(chosen)) < 0.5).to(device) if flip else None

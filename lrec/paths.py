@@ -1,0 +1,44 @@
+"""Where each stage puts what it hands on, relative to the repository's root."""
+
+from pathlib import Path
+
+LEDGER = Path("metrics/benchmarks.json")
+TABLES = Path("metrics/benchmarks.md")
+RECALL = Path("metrics/recall.json")
+README = Path("README.md")
+REFERENCE = Path("data/reference")
+
+
+def store(variant: str) -> Path:
+    """Return the folder of a packed store."""
+    return Path("data/processed") / variant
+
+
+def meta_classes(variant: str) -> Path:
+    """Return the CSV of a variant's meta classes."""
+    return Path("data/meta_classes") / f"{variant}.csv"
+
+
+def model(variant: str, backbone: str) -> Path:
+    """Return the folder of a trained ensemble."""
+    return Path("models") / variant / backbone
+
+
+def history(variant: str, backbone: str) -> Path:
+    """Return the CSV of a training's epochs."""
+    return Path("history") / variant / f"{backbone}.csv"
+
+
+def embeddings(variant: str, backbone: str) -> Path:
+    """Return the folder of a combination's embeddings."""
+    return Path("embeddings") / variant / backbone
+
+
+def result(variant: str, backbone: str) -> Path:
+    """Return the JSON with every metric of a combination."""
+    return Path("results") / variant / f"{backbone}.json"
+
+
+def run_record(variant: str, backbone: str) -> Path:
+    """Return the JSON that says how long a training took, and on what; git and DVC ignore it."""
+    return Path("logs") / variant / f"{backbone}.json"

@@ -1,0 +1,13 @@
+"""Progress bars: live in a terminal, a line now and then in a log file."""
+
+import sys
+
+from tqdm import tqdm
+
+LOG_INTERVAL = 30.0
+
+
+def bar(total: int, description: str) -> tqdm:
+    """Return a bar that counts images; in a log it prints every 30 seconds and at the end."""
+    interval = 0.2 if sys.stderr.isatty() else LOG_INTERVAL
+    return tqdm(total=total, desc=description, unit="image", mininterval=interval, maxinterval=max(interval, 10))

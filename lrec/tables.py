@@ -1,0 +1,125 @@
+"""The benchmark tables as Markdown: what was reported, the clean reference, and our own figures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+BEGIN, END = "<!-- benchmarks: written by the stage report -->", "<!-- end of benchmarks -->"
+NOT_RUN = "not run"
+# The paper's settings, which the parameter counts and the reference recalls belong to.
+PAPER_ENSEMBLE_SIZE, PAPER_IMAGE_SIZE = 48, 256
+PAPER_META_CLASS_SIZE = {"car": 12, "cub": 12, "sop": 512, "isc": 192}
+NAMES = {"car": "CARS196", "cub": "CUB-200-2011", "sop": "Stanford Online Products", "isc": "In-shop"}
+VARIANTS = {
+    "car_uncropped": ("car", "uncropped"),
+    "car_cropped": ("car", "cropped"),
+    "cub_uncropped": ("cub", "uncropped"),
+    "cub_cropped": ("cub", "cropped"),
+    "sop": ("sop", "uncropped"),
+    "isc": ("isc", "uncropped"),
+}
+
+
+def parameter_table(
+    backbones: list[str],
+    count_parameters: Callable[[str, int, int], int],
+    count_macs: Callable[[str, int, int, int], int],
+) -> str:
+    """Render parameters and multiply-accumulates of the paper's ensembles, computed from the model."""
+    sizes = {size: [key for key in NAMES if PAPER_META_CLASS_SIZE[key] == size] for size in (12, 512, 192)}
+    header = ["Backbone"]
+    header += [f"{', '.join(NAMES[key] for key in keys)} (D={size})" for size, keys in sizes.items()]
+    rows = [
+        [backbone]
+        + [f"{count_parameters(backbone, PAPER_ENSEMBLE_SIZE, size):,}" for size in sizes]
+        + [f"{count_macs(backbone, PAPER_ENSEMBLE_SIZE, 12, PAPER_IMAGE_SIZE) / 1e9:.1f}"]
+        for backbone in backbones
+    ]
+    return _markdown([*header, f"GMACs per {PAPER_IMAGE_SIZE} px image (D=12)"], rows)
+
+
+def recall_table(variant: str, entries: dict[str, dict[str, Any]], ks: list[int], reference: Path) -> str:
+    """Render one variant's recalls: a row per backbone, the sources side by side, percent.
+
+    Args:
+        variant: its name; the six benchmarks have reference figures, any other has none.
+        entries: the ledger's {backbone: entry} of this variant.
+        ks: cut-offs of the columns.
+        reference: folder of reported_recall.csv and clean_recall.csv.
+    """
+    reported = _reference(reference / "reported_recall.csv", variant)
+    clean = _reference(reference / "clean_recall.csv", variant)
+    published = [] if reported.empty else list(dict.fromkeys(reported["backbone"]))
+    header = ["Backbone"] + (["reported", "clean reference"] if published else [])
+    rows, notes = [], []
+    for backbone in [*published, *(b for b in entries if b not in published)]:
+        entry = entries.get(backbone)
+        row = [backbone]
+        if published:
+            row += [_published(reported, backbone, ks, 1), _published(clean, backbone, ks, 2)]
+        row += [_ours(entry, ks), _ours(entry and entry["untrained"], ks), _settings(entry)]
+        if entry and entry["partial"]:
+            row[-3] += " †"
+            notes.append(f"† {backbone}: {_share_of_official(entry)}; not comparable with the full benchmark.")
+        rows.append(row)
+    title = f"### {variant}\n\nRecall@{' / '.join(str(k) for k in ks)}, percent.\n\n"
+    return (
+        title
+        + _markdown([*header, "ours", "ours, untrained", "our settings"], rows)
+        + "".join(f"\n\n{note}" for note in notes)
+    )
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def _reference(path: Path, variant: str) -> pd.DataFrame:
+    table = pd.read_csv(path)
+    dataset, crop = VARIANTS.get(variant, ("", ""))
+    return table[(table["dataset"] == dataset) & (table["crop"] == crop)]
+
+
+def _published(table: pd.DataFrame, backbone: str, ks: list[int], decimals: int) -> str:
+    found = table[table["backbone"] == backbone].set_index("k")["recall_percent"]
+    return " / ".join(f"{found[k]:.{decimals}f}" if k in found else "-" for k in ks) if len(found) else NOT_RUN
+
+
+def _ours(figures: dict[str, Any] | None, ks: list[int]) -> str:
+    if not figures:
+        return NOT_RUN
+    recall = figures["recall"]
+    return " / ".join(f"{100 * recall[str(k)]:.1f}" if str(k) in recall else "-" for k in ks)
+
+
+def _settings(entry: dict[str, Any] | None) -> str:
+    if not entry:
+        return ""
+    used = entry["settings"]
+    return (
+        f"M {used['ensemble_size']}, D {used['meta_class_size']}, {used['image_size']} px, {used['epochs']} epochs, "
+        f"batch {used['batch_size']}, weights {Path(used['weights']).name}"
+    )
+
+
+def _share_of_official(entry: dict[str, Any]) -> str:
+    parts = [
+        f"{entry['counts'].get(split, [0, 0])[0]:,} of {images:,} {split} images"
+        for split, (images, _) in entry["official"].items()
+    ]
+    return "on " + " and ".join(parts)
+
+
+def insert(readme: str, tables: str) -> str:
+    """Return a README with the tables between its two markers.
+
+    Raises:
+        ValueError: the markers are not there once each, in order.
+    """
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
+        raise ValueError(f"README.md: expected the lines {BEGIN!r} and {END!r} once each, in this order; put them back")
+    head, rest = readme.split(BEGIN)
+    return f"{head}{BEGIN}\n\n{tables.strip()}\n\n{END}{rest.split(END)[1]}"

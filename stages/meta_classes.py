@@ -1,0 +1,25 @@
+"""Stage meta_classes: deal the training classes into each branch's random groups."""
+
+from pathlib import Path
+
+from lrec import command, meta_classes, params, paths, store
+
+
+def main(variant: str) -> None:
+    """Write data/meta_classes/<variant>.csv."""
+    settings = params.load()
+    chosen = settings.variant(variant)
+    classes = store.train_classes(store.read_index(paths.store(variant) / store.INDEX))
+    size, branches = chosen.meta_class_size, chosen.ensemble_size
+    reuse = settings.meta_classes.load_ids
+    if reuse:
+        groups = meta_classes.read(Path(reuse), classes, size, branches)
+    else:
+        groups = meta_classes.assign(len(classes), size, branches, settings.meta_classes.seed)
+    meta_classes.write(paths.meta_classes(variant), classes, groups)
+    source = f"reused from {reuse}" if reuse else f"drawn with seed {settings.meta_classes.seed}"
+    print(f"{variant}: {len(classes)} classes in {size} meta classes for each of {branches} branches, {source}")
+
+
+if __name__ == "__main__":
+    command.run(main, "variant")

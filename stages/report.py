@@ -1,0 +1,60 @@
+"""Stage report: gather every combination's result into metrics/, and render the README's tables.
+
+--check writes nothing and fails when the README's tables are not those of metrics/benchmarks.md.
+"""
+
+from lrec import command, files, ledger, model, params, paths, runs, tables
+
+
+def main(check: bool) -> None:
+    """Write metrics/recall.json, benchmarks.json and benchmarks.md, and the README between its markers."""
+    readme = paths.README.read_text(encoding="utf-8")
+    if check:
+        if tables.insert(readme, paths.TABLES.read_text(encoding="utf-8")) != readme:
+            raise ValueError(f"{paths.README}: its tables are not those of {paths.TABLES}; run python -m stages.report")
+        return
+    settings = params.load()
+    known = ledger.read(paths.LEDGER)
+    listed = {}
+    for variant in settings.datasets:
+        for backbone in settings.backbones:
+            result = files.read_json(paths.result(variant, backbone), "evaluate")
+            ledger.upsert(known, result, runs.find(paths.run_record(variant, backbone), result["settings"]))
+            listed.setdefault(variant, {})[backbone] = flat(result)
+    rendered = render(settings, known)
+    files.write_json(paths.RECALL, listed)
+    ledger.write(paths.LEDGER, known)
+    files.write_text(paths.TABLES, rendered)
+    files.write_text(paths.README, tables.insert(readme, rendered))
+    print(f"{paths.TABLES}: {sum(len(entries) for entries in known.values())} combinations; README updated")
+
+
+def flat(result: dict) -> dict[str, float]:
+    """Return the figures for `dvc metrics`, percent with two decimals."""
+    figures = {f"recall_at_{k}": round(100 * share, 2) for k, share in result["recall"].items()}
+    if result["untrained"]:
+        untrained = result["untrained"]["recall"]
+        figures |= {f"untrained_recall_at_{k}": round(100 * share, 2) for k, share in untrained.items()}
+    return figures
+
+
+def render(settings: params.Params, known: ledger.Ledger) -> str:
+    """Return all tables: model parameters, then one recall table per variant of params.yaml or the ledger."""
+    parts = [
+        "### Model parameters",
+        tables.parameter_table(list(model.BACKBONES), model.count_parameters, model.count_macs),
+    ]
+    for variant in dict.fromkeys([*settings.variants, *known]):
+        entries = known.get(variant, {})
+        if variant in tables.VARIANTS or entries:
+            ks = settings.variants[variant].recall_at if variant in settings.variants else _cutoffs(entries)
+            parts.append(tables.recall_table(variant, entries, ks, paths.REFERENCE))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cutoffs(entries: dict[str, dict]) -> list[int]:
+    return sorted({int(k) for entry in entries.values() for k in entry["recall"]})
+
+
+if __name__ == "__main__":
+    command.run(main, "--check")
