@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 PARAMS_FILE = Path("params.yaml")
 DATA_VARIABLE = "LREC_DATA"
@@ -34,6 +34,13 @@ class Normalization(Section):
 
     mean: Channels
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+# The tags keep pydantic from reporting both alternatives when one of them is meant.
+Normalize = Annotated[
+    Annotated[Literal["dataset", "imagenet"], Tag("name")] | Annotated[Normalization, Tag("values")],
+    Discriminator(lambda value: "values" if isinstance(value, dict) else "name"),
+]
 
 
 class Preprocess(Section):
@@ -99,7 +106,7 @@ class Variant(Section):
     folder: str | None
     crop: Literal["none", "box"]
     image_size: Annotated[int, Field(ge=32)]
-    normalize: Literal["dataset", "imagenet"] | Normalization
+    normalize: Normalize
     ensemble_size: Count
     meta_class_size: Annotated[int, Field(ge=2)]
     epochs: Count
@@ -110,13 +117,13 @@ class Variant(Section):
     @classmethod
     def _increasing(cls, value: list[int]) -> list[int]:
         if value != sorted(set(value)):
-            raise ValueError("expected increasing cut-offs without repeats")
+            raise ValueError("increasing cut-offs without repeats")
         return value
 
     @model_validator(mode="after")
     def _needs_folder(self) -> Self:
         if self.layout != "glyphs" and not self.folder:
-            raise ValueError(f"layout {self.layout} needs the key folder, a folder inside data_root")
+            raise ValueError(f"a folder inside data_root in the key folder, which layout {self.layout} needs")
         return self
 
 
@@ -138,7 +145,7 @@ class Params(Section):
     @classmethod
     def _distinct(cls, value: list[str]) -> list[str]:
         if len(value) != len(set(value)):
-            raise ValueError("expected no entry twice")
+            raise ValueError("no entry twice")
         return value
 
     def variant(self, name: str) -> Variant:
@@ -179,7 +186,7 @@ def _explain(error: ValidationError, prefix: str = "") -> str:
     """One line for the first problem of a failed validation: key, found, expected, what to do."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    path = [str(part) for part in problem["loc"] if part not in ("Normalization", "literal['dataset','imagenet']")]
+    path = [str(part) for part in problem["loc"] if part not in ("name", "values")]
     key = ".".join([prefix, *path] if prefix else path)
     rest = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":

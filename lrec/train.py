@@ -56,7 +56,7 @@ class Trainer:
         for branch, optimizer, target in zip(self.model.branches, optimizers, targets, strict=True):
             with autocast(self.device, self.precision):
                 logits = branch(leaf)
-            loss = cross_entropy(logits.float(), target)
+                loss = cross_entropy(logits, target)
             (loss / len(optimizers)).backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -1,0 +1,43 @@
+"""What several tests share: the folder of real data beside the checkout, and a tiny packed store."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lrec import store
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real images, annotations and weights; tests skip where it is absent."""
+    folder = Path(os.environ.get("LREC_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("no folder of real data: set LREC_SHARED to one")
+    return folder
+
+
+@pytest.fixture
+def tiny_store(tmp_path: Path) -> store.Store:
+    """Six training classes and three test classes of five 32 px pictures each, one colour per class."""
+    generator = np.random.default_rng(0)
+    names = [f"class {number}" for number in range(9) for _ in range(5)]
+    colours = generator.integers(0, 256, (9, 3))
+    pictures = [
+        np.clip(colours[row // 5] + generator.integers(-20, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+        for row in range(45)
+    ]
+    index = pd.DataFrame({"path": [f"{row}.png" for row in range(45)], "class": names})
+    index["split"] = ["train" if row < 30 else "test" for row in range(45)]
+    store.pack(tmp_path / "store", [lambda picture=picture: picture for picture in pictures], index, 32, {})
+    return store.open_store(tmp_path / "store")

@@ -1,0 +1,42 @@
+"""Imports point downward only: what is lower knows nothing of what is above it."""
+
+from pathlib import Path
+
+from imports import imported
+
+LEVELS = [
+    {"__init__", "params", "files", "paths", "command", "progress", "device"},
+    {"datasets", "store", "batches", "meta_classes", "weights", "runs", "ledger"},
+    {"model"},
+    {"recall", "embed", "train"},
+    {"evaluate", "tables"},
+]
+
+
+def module(path: str) -> str:
+    """lrec/datasets/car.py belongs to datasets, lrec/files.py is files."""
+    return Path(path).parts[1].removesuffix(".py")
+
+
+def test_arrows_point_downward(root: Path):
+    level = {name: height for height, names in enumerate(LEVELS) for name in names}
+    wrong = []
+    for path in sorted((root / "lrec").rglob("*.py")):
+        own = module(path.relative_to(root).as_posix())
+        assert own in level, f"give {own} its place in LEVELS"
+        for target in imported(path, root):
+            assert not target.startswith("stages/"), f"{path.name} imports {target}"
+            if module(target) != own and level[module(target)] > level[own]:
+                wrong.append(f"{own} imports {module(target)}")
+    assert not wrong
+
+
+def test_a_stage_imports_no_stage(root: Path):
+    for path in (root / "stages").glob("*.py"):
+        assert not {target for target in imported(path, root) if target.startswith("stages/")}
+
+
+def test_every_module_says_what_lives_there(root: Path):
+    for folder in ("lrec", "stages", "tests", "benchmarks"):
+        for path in (root / folder).rglob("*.py"):
+            assert path.read_text(encoding="utf-8").startswith('"""'), path

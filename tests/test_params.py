@@ -1,0 +1,129 @@
+"""params.yaml is read strictly: every slip is one line with the key's full path."""
+
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from lrec import model, params
+
+
+@pytest.fixture
+def edited(tmp_path: Path, root: Path):
+    """A function that loads the project's params.yaml with one replacement."""
+
+    def load(old: str, new: str) -> params.Params:
+        text = (root / "params.yaml").read_text(encoding="utf-8")
+        assert old in text
+        path = tmp_path / "params.yaml"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        return params.load(path)
+
+    return load
+
+
+def test_the_projects_file_is_valid(root: Path):
+    settings = params.load(root / "params.yaml")
+    assert settings.datasets == ["glyphs"]
+    assert settings.train.batch_size == 10
+    assert settings.train.learning_rate == 1e-4
+
+
+def test_backbones_are_those_of_the_model():
+    assert set(get_args(params.BackboneName)) == set(model.BACKBONES)
+
+
+def test_paper_settings(root: Path):
+    variants = params.load(root / "params.yaml").variants
+    found = {name: (v.ensemble_size, v.meta_class_size, v.epochs, v.image_size) for name, v in variants.items()}
+    del found["glyphs"]
+    cars = (48, 12, 20, 256)
+    assert found == {
+        "car_uncropped": cars,
+        "car_cropped": cars,
+        "cub_uncropped": cars,
+        "cub_cropped": cars,
+        "sop": (48, 512, 40, 256),
+        "isc": (48, 192, 40, 256),
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch_size: 10\n", "batch_sise: 10\n", "train.batch_sise: unknown key; did you mean batch_size?"),
+        ("  batch_size: 10\n", "", "train.batch_size: missing"),
+        ("batch_size: 10\n", "batch_size: ten\n", "train.batch_size: found 'ten', expected a valid integer"),
+        ("batch_size: 10\n", "batch_size: 10.5\n", "train.batch_size: found 10.5"),
+        ("batch_size: 10\n", "batch_size: true\n", "train.batch_size: found True"),
+        ("batch_size: 10\n", "batch_size: 1\n", "train.batch_size: found 1, expected greater than or equal to 2"),
+        ("batch_size: 10\n", "batch_size: 10\n  batch_size: 12\n", "key 'batch_size' given twice"),
+        ("flip: true", "flip: 'yes'", "train.flip: found 'yes'"),
+        ("milestones: [0.5, 0.7]", "milestones: [0.5, 7]", "train.milestones.1: found 7"),
+        ("datasets: [glyphs]", "datasets: [glyfs]", "unknown variant 'glyfs', expected one of glyphs, car_uncropped"),
+        ("datasets: [glyphs]", "datasets: []", "datasets: found []"),
+        ("datasets: [glyphs]", "datasets: [glyphs, glyphs]", "expected no entry twice"),
+        ("backbones: [resnet18]", "backbones: [resnet19]", "backbones.0: found 'resnet19', expected 'resnet18'"),
+        ("layout: car\n", "layout: cars\n", "variants.car_uncropped.layout: found 'cars', expected"),
+        ("folder: car ", "folder: null ", "variants.car_uncropped: found"),
+        (
+            "image_size: 256",
+            "image_sise: 256",
+            "variants.car_uncropped.image_sise: unknown key; did you mean image_",
+        ),
+        (
+            "recall_at: [1, 2, 4, 8]",
+            "recall_at: [2, 1]",
+            "variants.glyphs.recall_at: found [2, 1], expected incr",
+        ),
+        ("learning_rate: 0.001", "learning_rte: 0.001", "variants.glyphs.train.learning_rte: unknown key"),
+        ("learning_rate: 0.001", "learning_rate: fast", "variants.glyphs.train.learning_rate: found 'fast'"),
+        ("normalize: {mean: [0.4853,", "normalize: {mean: [a,", "variants.car_uncropped.normalize.mean.0: found 'a'"),
+        ("train:\n", "train: [\n", "not readable as YAML"),
+    ],
+)
+def test_slips_are_named(edited, old: str, new: str, message: str):
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as raised:
+        edited(old, new)
+    assert message in str(raised.value)
+    assert str(raised.value).count("params.yaml") == 1
+
+
+def test_numbers_in_scientific_notation_are_numbers(edited):
+    assert edited("learning_rate: 0.0001", "learning_rate: 1e-4").train.learning_rate == 1e-4
+
+
+def test_a_variants_recipe_wins_over_the_section(edited):
+    recipe = edited("batch_size: 10\n", "batch_size: 12\n").train_of("glyphs")
+    assert (recipe.batch_size, recipe.gamma) == (64, 0.1)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="run from the repository's root"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_not_a_mapping(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text("- 1\n")
+    with pytest.raises(ValueError, match="found list, expected a mapping"):
+        params.load(path)
+
+
+def test_the_environment_variable_wins(root: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = params.load(root / "params.yaml")
+    monkeypatch.delenv("LREC_DATA", raising=False)
+    assert settings.raw_root() == Path("data/raw")
+    monkeypatch.setenv("LREC_DATA", "/elsewhere")
+    assert settings.raw_root() == Path("/elsewhere")
+
+
+def test_dvc_reads_the_same_values(root: Path, tmp_path: Path):
+    """DVC parses YAML 1.2 with ruamel; both readers must see the same numbers."""
+    from dvc.utils.serialize import load_yaml
+
+    shutil.copy(root / "params.yaml", tmp_path)
+    ours = yaml.load((tmp_path / "params.yaml").read_text(encoding="utf-8"), Loader=params._Loader)
+    assert load_yaml(str(tmp_path / "params.yaml")) == ours

@@ -1,0 +1,162 @@
+"""dvc.yaml tells the truth, and the whole pipeline runs in a clone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from imports import closure
+
+STAGES = ["preprocess", "meta_classes", "train", "embed", "evaluate", "report"]
+
+
+@pytest.fixture(scope="module")
+def pipeline(root: Path) -> dict:
+    return yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def test_the_stages(pipeline: dict):
+    assert list(pipeline) == STAGES
+    assert all(stage["desc"] for stage in pipeline.values())
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_deps_are_the_import_closure(pipeline: dict, root: Path, name: str):
+    listed = {dep for dep in pipeline[name]["deps"] if dep.startswith(("lrec", "stages"))}
+    folders = tuple(f"{dep}/" for dep in listed if (root / dep).is_dir())
+    needed = closure(f"stages/{name}.py", root)
+    missing = {path for path in needed if path not in listed and not path.startswith(folders)}
+    assert not missing, f"dvc.yaml: stage {name} does not list {', '.join(sorted(missing))}"
+    idle = {dep for dep in listed if dep not in needed and not any(p.startswith(f"{dep}/") for p in needed)}
+    assert not idle, f"dvc.yaml: stage {name} lists {', '.join(sorted(idle))}, which it does not import"
+
+
+def params_of(stage: dict) -> set[str]:
+    return {name.replace("${item.data}", "VARIANT") for name in stage["params"]} if "params" in stage else set()
+
+
+def test_parameters_are_listed_finely(pipeline: dict):
+    found = {name: params_of(stage) for name, stage in pipeline.items()}
+    assert not any("recall_at" in name for stage in STAGES[:4] for name in found[stage])
+    assert not any("epochs" in name for stage in STAGES[:2] for name in found[stage])
+    assert not any(name in ("datasets", "backbones") for stage in STAGES[:5] for name in found[stage])
+    everything = set().union(*found.values())
+    settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    # Where a result does not depend on it: the machine's part of the settings.
+    free = {"preprocess.workers", "train.device", "train.workers", "embed.device", "embed.workers", "evaluate.device"}
+    for section, value in settings.items():
+        keys = {f"{section}.{key}" for key in value} if isinstance(value, dict) else {section}
+        if section == "variants":
+            keys = {f"variants.VARIANT.{key}" for key in value["glyphs"]}
+        assert {key for key in keys - free if key not in everything and section not in everything} == set()
+
+
+def call(folder: Path, *command: str, **environment: str) -> str:
+    """Run a command in a folder; its output, or a failure that shows it."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | environment,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def clone(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git clone that holds the working tree as it is, set to a training of seconds, and run."""
+    folder = tmp_path_factory.mktemp("clone") / "lrec with a space"
+    call(root, "git", "clone", "--quiet", str(root), str(folder))
+    changed = call(root, "git", "ls-files", "--modified", "--others", "--exclude-standard").splitlines()
+    for name in changed:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (root / name).exists():
+            shutil.copy(root / name, folder / name)
+    settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    settings["variants"]["glyphs"] |= {"ensemble_size": 2, "meta_class_size": 9, "epochs": 1}
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    for command in (["config", "user.name", "Test"], ["config", "user.email", "test@example.org"], ["add", "-A"]):
+        call(folder, "git", *command)
+    call(folder, "git", "commit", "--quiet", "--allow-empty", "-m", "A training of seconds")
+    call(folder, "dvc", "repro")
+    return folder
+
+
+def test_repro_makes_every_artefact(clone: Path):
+    result = json.loads((clone / "results/glyphs/resnet18.json").read_text())
+    flat = json.loads((clone / "metrics/recall.json").read_text())["glyphs"]["resnet18"]
+    assert result["queries"] == 1088
+    assert result["counts"] == {"train": [2176, 68], "test": [1088, 34]}
+    assert flat["recall_at_1"] == round(100 * result["recall"]["1"], 2) > flat["untrained_recall_at_1"]
+    assert (clone / "history/glyphs/resnet18.csv").read_text().startswith("epoch,learning_rate,loss,accuracy\n1,")
+    ours = f"| resnet18   | {100 * result['recall']['1']:.1f} / "
+    assert ours in (clone / "metrics/benchmarks.md").read_text()
+    assert ours in (clone / "README.md").read_text()
+    ledger = json.loads((clone / "metrics/benchmarks.json").read_text())["glyphs"]["resnet18"]
+    assert ledger["settings"]["ensemble_size"] == 2
+    assert ledger["run"]["commit"] == call(clone, "git", "rev-parse", "HEAD").strip()
+
+
+def test_repro_leaves_nothing_untracked(clone: Path):
+    status = call(clone, "git", "status", "--porcelain").splitlines()
+    assert {line[3:] for line in status} <= {
+        "README.md",
+        "dvc.lock",
+        "metrics/benchmarks.json",
+        "metrics/benchmarks.md",
+        "metrics/recall.json",
+    }
+    assert not [line for line in status if line.startswith("??")]
+
+
+def test_a_second_repro_has_nothing_to_do(clone: Path):
+    before = call(clone, "git", "status", "--porcelain")
+    assert "Data and pipelines are up to date." in call(clone, "dvc", "repro")
+    assert call(clone, "git", "status", "--porcelain") == before
+
+
+def test_other_cutoffs_train_nothing(clone: Path):
+    out = call(clone, "dvc", "exp", "run", "-S", "variants.glyphs.recall_at=[1,3]")
+    assert "Running stage 'evaluate@glyphs-resnet18'" in out
+    assert "Running stage 'train@glyphs-resnet18'" not in out
+    diff = call(clone, "dvc", "metrics", "diff", "--md")
+    assert "glyphs.resnet18.recall_at_3" in diff
+    call(clone, "python", "-m", "stages.report", "--check")
+
+
+def test_the_same_training_gives_the_same_bytes(clone: Path):
+    files = [
+        "models/glyphs/resnet18/model.safetensors",
+        "embeddings/glyphs/resnet18/test.npy",
+        "history/glyphs/resnet18.csv",
+    ]
+    before = [(clone / name).read_bytes() for name in files]
+    call(clone, "python", "-m", "stages.train", "glyphs", "resnet18")
+    call(clone, "python", "-m", "stages.embed", "glyphs", "resnet18")
+    assert [(clone / name).read_bytes() for name in files] == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stages.preprocess", "nope"], "params.yaml: unknown variant 'nope', expected one of glyphs"),
+        (["stages.train", "glyphs", "resnet19"], "unknown backbone 'resnet19', expected one of resnet18"),
+        (["stages.meta_classes", "cub_cropped"], "data/processed/cub_cropped/index.csv: not found; run `dvc repro`"),
+        (["stages.preprocess", "cub_cropped"], "LREC_DATA"),
+    ],
+)
+def test_bad_input_is_one_line(clone: Path, arguments: list[str], message: str):
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=clone, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    traced = subprocess.run([sys.executable, "-m", *arguments, "--debug"], cwd=clone, capture_output=True, text=True)
+    assert "Traceback" in traced.stderr

@@ -1,0 +1,120 @@
+"""The rendered tables show the published figures digit by digit, and never pass a part for the whole."""
+
+from pathlib import Path
+
+import pytest
+
+from lrec import ledger, tables
+
+SETTINGS = {
+    "ensemble_size": 4,
+    "meta_class_size": 12,
+    "image_size": 96,
+    "epochs": 3,
+    "batch_size": 32,
+    "weights": "some/where/w.pth",
+}
+
+
+def entry(**changes) -> dict:
+    recall = {"1": 0.50049, "2": 0.6, "4": 0.7, "8": 1.0}
+    return {
+        "variant": "car_cropped",
+        "backbone": "resnet18",
+        "recall": recall,
+        "untrained": {"recall": {key: value / 2 for key, value in recall.items()}},
+        "counts": {"train": [8054, 98], "test": [8131, 98]},
+        "official": {"train": [8054, 98], "test": [8131, 98]},
+        "partial": False,
+        "settings": SETTINGS,
+    } | changes
+
+
+def table(root: Path, entries: dict, variant: str = "car_cropped", ks=(1, 2, 4, 8)) -> str:
+    return tables.recall_table(variant, entries, list(ks), root / "data/reference")
+
+
+def row(text: str, backbone: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {backbone} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_three_sources_side_by_side(root: Path):
+    text = table(root, {"resnet18": entry()})
+    assert row(text, "Backbone")[1:4] == ["reported", "clean reference", "ours"]
+    assert row(text, "resnet18") == [
+        "resnet18",
+        "96.7 / 98.3 / 99.0 / 99.5",
+        "94.33 / 96.96 / 98.32 / 99.07",
+        "50.0 / 60.0 / 70.0 / 100.0",
+        "25.0 / 30.0 / 35.0 / 50.0",
+        "M 4, D 12, 96 px, 3 epochs, batch 32, weights w.pth",
+    ]
+    assert row(text, "resnet50")[3:] == ["not run", "not run", ""]
+
+
+def test_missing_references_say_so(root: Path):
+    text = table(root, {}, "sop", (1, 10, 100, 1000))
+    assert row(text, "resnet18")[1:4] == ["89.5 / 95.1 / 97.6 / 99.1", "not run", "not run"]
+    assert row(table(root, {}, "isc", (1, 10)), "resnet18")[2] == "83.88 / 95.62"
+
+
+def test_a_part_of_the_data_is_marked(root: Path):
+    text = table(root, {"resnet18": entry(partial=True, counts={"train": [4052, 98], "test": [4092, 98]})})
+    assert row(text, "resnet18")[3].endswith("†")
+    assert "on 4,052 of 8,054 train images and 4,092 of 8,131 test images; not comparable" in text
+
+
+def test_ones_own_data_has_no_reference_columns(root: Path):
+    own = entry(variant="mine", official=None, untrained=None)
+    text = table(root, {"resnet18": own}, "mine")
+    assert row(text, "Backbone")[1] == "ours"
+    assert row(text, "resnet18")[1:3] == ["50.0 / 60.0 / 70.0 / 100.0", "not run"]
+
+
+def test_the_readme_keeps_its_prose():
+    readme = f"# A\n\n{tables.BEGIN}\nold\n{tables.END}\n\nprose\n"
+    once = tables.insert(readme, "new\n")
+    assert once == f"# A\n\n{tables.BEGIN}\n\nnew\n\n{tables.END}\n\nprose\n"
+    assert tables.insert(once, "new\n") == once
+
+
+@pytest.mark.parametrize("readme", ["", tables.BEGIN, f"{tables.END}{tables.BEGIN}", f"{tables.BEGIN * 2}{tables.END}"])
+def test_a_readme_without_markers_is_refused(readme: str):
+    with pytest.raises(ValueError, match="once each, in this order"):
+        tables.insert(readme, "new")
+
+
+def test_the_readme_shows_the_committed_tables(root: Path):
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert tables.insert(readme, (root / "metrics/benchmarks.md").read_text(encoding="utf-8")) == readme
+
+
+def test_the_ledger_keeps_what_is_no_longer_listed(tmp_path: Path):
+    path = tmp_path / "ledger.json"
+    known = ledger.read(path)
+    assert known == {}
+    ledger.upsert(known, entry(), {"seconds": 1})
+    ledger.upsert(known, entry(variant="sop"), None)
+    ledger.write(path, known)
+    known = ledger.read(path)
+    ledger.upsert(known, entry(backbone="resnet34"), None)
+    assert sorted(known) == ["car_cropped", "sop"]
+    assert sorted(known["car_cropped"]) == ["resnet18", "resnet34"]
+
+
+def test_a_repeated_run_keeps_the_first_record():
+    known: ledger.Ledger = {}
+    ledger.upsert(known, entry(), {"seconds": 1})
+    ledger.upsert(known, entry(), {"seconds": 2})
+    assert known["car_cropped"]["resnet18"]["run"] == {"seconds": 1}
+    ledger.upsert(known, entry(partial=True), {"seconds": 3})
+    assert known["car_cropped"]["resnet18"]["run"] == {"seconds": 3}
+    assert known["car_cropped"]["resnet18"]["partial"]
+
+
+def test_a_damaged_ledger_is_not_overwritten(tmp_path: Path):
+    path = tmp_path / "ledger.json"
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="restore it with `git checkout"):
+        ledger.read(path)
