@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from lrec.datasets import car, cub, disk, folder, glyphs, isc, sop
+from lrec.datasets import car, cub, disk, glyphs, isc, sop
 from lrec.datasets.dataset import Dataset
+from lrec.datasets.folder import read as read_folder
 
 LAYOUTS = ("glyphs", "car", "cub", "sop", "isc", "folder")
 ALIASES = {"car": car.FOLDERS, "cub": cub.FOLDERS, "sop": sop.FOLDERS, "isc": isc.FOLDERS, "folder": ()}
@@ -12,7 +13,7 @@ ALIASES = {"car": car.FOLDERS, "cub": cub.FOLDERS, "sop": sop.FOLDERS, "isc": is
 def read(
     layout: str,
     raw_root: Path,
-    folder_name: str | None,
+    folder: str | None,
     image_size: int,
     *,
     images: str = "img",
@@ -23,7 +24,7 @@ def read(
     Args:
         layout: one of `LAYOUTS`.
         raw_root: folder of the raw data sets.
-        folder_name: the set's folder inside it; the usual names of a benchmark are tried after it.
+        folder: the set's folder inside it; the usual names of a benchmark are tried after it.
         image_size: side in pixels of the generated set's pictures; the others are not resized here.
         images: for layout isc, "img" or "img_highres".
         list_missing: return missing images in `Dataset.missing` instead of raising.
@@ -36,12 +37,12 @@ def read(
         return glyphs.read(image_size)
     if layout not in ALIASES:
         raise ValueError(f"layout: found {layout!r}, expected one of {', '.join(LAYOUTS)}")
-    if not folder_name:
+    if not folder:
         raise ValueError(f"layout {layout}: found no folder, expected the name of one inside {raw_root}")
-    root = disk.locate(raw_root, folder_name, ALIASES[layout])
+    root = disk.locate(raw_root, folder, ALIASES[layout])
     if layout == "isc":
         return isc.read(root, images, list_missing)
-    readers = {"car": car.read, "cub": cub.read, "sop": sop.read, "folder": folder.read}
+    readers = {"car": car.read, "cub": cub.read, "sop": sop.read, "folder": read_folder}
     return readers[layout](root, list_missing)
 
 
