@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-import scipy.io
-
-from lrec.datasets import disk
+from lrec.datasets import disk, mat
 from lrec.datasets.dataset import Dataset, Sample
 
 FOLDERS = ("CARS196", "cars196", "Cars196", "cars", "stanford_cars", "stanford-cars-dataset", "StanfordCars")
@@ -71,7 +68,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
             "cars_train and cars_test with their labels (cars_test_annos.mat has none); docs/datasets.md"
         )
     meta = train.with_name(META)
-    names = _class_names(_open(meta), meta) if meta.is_file() else None
+    names = _class_names(mat.read(meta), meta) if meta.is_file() else None
     entries = [*_load(train, "fname", "cars_train/")[0], *_load(test, "fname", "cars_test/")[0]]
     return _assemble(root, f"{TRAIN[0]} and {TEST[0]}", entries, names, list_missing)
 
@@ -81,28 +78,18 @@ def _find(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _open(file: Path) -> dict[str, Any]:
-    try:
-        return scipy.io.loadmat(file, squeeze_me=True, variable_names=["annotations", "class_names"])
-    except MemoryError:
-        raise
-    except Exception as error:  # scipy raises many kinds for a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{file}: not readable as a MATLAB 5 file ({reason}); {REMEDY}") from error
-
-
 def _load(file: Path, path_field: str, prefix: str = "") -> tuple[list[Annotation], list[str] | None]:
     """The annotations of a .mat file, and the class names where it has them."""
-    content = _open(file)
-    table = np.atleast_1d(content.get("annotations", ()))
+    content = mat.read(file)
+    table = content.get("annotations")
     fields = (path_field, "class", *CORNERS)
-    absent = [field for field in fields if field not in (table.dtype.names or ())]
+    absent = [field for field in fields if not isinstance(table, dict) or field not in table]
     if absent:
         raise ValueError(f"{file}: found no field {absent[0]} in `annotations`, expected {', '.join(fields)}; {REMEDY}")
-    if not table.size:
+    rows = zip(*(table[field] for field in fields), strict=True)
+    entries = [_annotation(file, number, prefix, *row) for number, row in enumerate(rows, start=1)]
+    if not entries:
         raise ValueError(f"{file}: found no annotations, expected one per image; {REMEDY}")
-    columns = zip(*(table[field].ravel() for field in fields), strict=True)
-    entries = [_annotation(file, number, prefix, *row) for number, row in enumerate(columns, start=1)]
     seen: dict[str, int] = {}
     for entry in entries:
         if entry.path in seen:
@@ -126,8 +113,7 @@ def _annotation(file: Path, number: int, prefix: str, path: Any, class_id: Any, 
 
 
 def _integer(value: Any, meaning: str, where: str) -> int:
-    # int() also widens: MATLAB stores small numbers as uint8, which would wrap below zero.
-    if isinstance(value, int | float | np.number) and np.isreal(value) and float(value).is_integer():
+    if isinstance(value, int | float) and float(value).is_integer():
         return int(value)
     raise ValueError(f"{where}: found {value!r:.80} as {meaning}, expected an integer; {REMEDY}")
 
@@ -135,9 +121,10 @@ def _integer(value: Any, meaning: str, where: str) -> int:
 def _class_names(content: dict[str, Any], file: Path) -> list[str] | None:
     if "class_names" not in content:
         return None
-    names = [str(name) for name in np.atleast_1d(content["class_names"]).ravel()]
-    if len(names) != CLASSES:
-        raise ValueError(f"{file}: found {len(names)} class_names, expected {CLASSES}; {REMEDY}")
+    names = content["class_names"]
+    if not isinstance(names, list) or len(names) != CLASSES or not all(isinstance(name, str) for name in names):
+        found = f"{len(names)} entries" if isinstance(names, list) else repr(names)[:80]
+        raise ValueError(f"{file}: found class_names with {found}, expected {CLASSES} names; {REMEDY}")
     return names
 
 
