@@ -177,3 +177,8 @@ def test_command_fails_in_one_line(project: Path, variant: str, message: str) ->
     assert result.returncode == 1
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_documentation_has_every_md5() -> None:
+    text = (REPOSITORY / "docs/datasets.md").read_text(encoding="utf-8")
+    assert [name for name, md5 in check.MD5.items() if name not in text or md5 not in text] == []

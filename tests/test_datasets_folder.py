@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from made_sets import RED, RED_BOX, draw_marked, shared, touch, write
 
-from lrec.datasets import folder
+from lrec import params
+from lrec.datasets import folder, picture
 
 TREE = ["train/b/2.JPG", "train/b/1.png", "train/a/x.jpeg", "test/c/1.jpg", "test/c/2.webp", "test/d/1.tif"]
 
@@ -204,3 +206,16 @@ def test_missing_image_of_a_table(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"1 of 4 images are missing, the first is pics/4\.jpg"):
         folder.read(tmp_path)
     assert folder.read(tmp_path, list_missing=True).missing == ("pics/4.jpg",)
+
+
+def test_documentation_holds(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs/datasets.md").read_text(encoding="utf-8")
+    block = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    variant = params.Variant.model_validate(block["my_shoes"])
+    assert (variant.layout, variant.folder) == ("folder", "my_shoes")
+    example = text.partition("    path,class,split\n")[2].partition("\n\n")[0]
+    rows = [line.strip() for line in example.splitlines()]
+    write(tmp_path / "images.csv", "\n".join(["path,class,split", *rows]))
+    assert folder.read(tmp_path, list_missing=True).counts() == {"train": (1, 1), "test": (1, 1)}
+    listed = text.partition("Images are ")[2].partition(". Hidden")[0].split()
+    assert tuple(listed) == picture.SUFFIXES
