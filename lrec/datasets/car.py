@@ -84,7 +84,7 @@ def _load(file: Path, path_field: str, prefix: str = "") -> tuple[list[Annotatio
     table = content.get("annotations")
     fields = (path_field, "class", *CORNERS)
     absent = [field for field in fields if not isinstance(table, dict) or field not in table]
-    if absent:
+    if not isinstance(table, dict) or absent:
         raise ValueError(f"{file}: found no field {absent[0]} in `annotations`, expected {', '.join(fields)}; {REMEDY}")
     rows = zip(*(table[field] for field in fields), strict=True)
     entries = [_annotation(file, number, prefix, *row) for number, row in enumerate(rows, start=1)]
