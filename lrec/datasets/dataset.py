@@ -31,7 +31,8 @@ class Dataset:
 
     root: folder that sample paths start from. found: one line on the layout that was recognised.
     samples: in a fixed order. official: (images, classes) per split where they are known.
-    load: returns the decoded image of a sample, not yet cropped.
+    load: returns the decoded image of a sample (RGB), not yet cropped; ValueError names an unreadable file.
+    missing: paths of samples whose file is not there; empty unless a reader was asked to list them.
     """
 
     root: Path
@@ -39,6 +40,7 @@ class Dataset:
     samples: list[Sample]
     official: dict[str, tuple[int, int]] | None
     load: Callable[[Sample], Image.Image]
+    missing: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return (images, classes) of each split that is there."""

@@ -1,0 +1,36 @@
+"""Look at a raw data set: python -m lrec.datasets check VARIANT."""
+
+import argparse
+import sys
+
+from lrec import command, params
+from lrec.datasets import check
+
+
+def _check(variant_name: str) -> None:
+    settings = params.load()
+    variant = settings.variant(variant_name)
+    check.run(
+        variant_name,
+        variant.layout,
+        settings.raw_root(),
+        variant.folder,
+        variant.image_size,
+        settings.allow_partial,
+        settings.preprocess.workers,
+    )
+
+
+def main() -> int:
+    """Parse the command line, run the check, return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lrec.datasets", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    checker = commands.add_parser("check", help="counts, archives and every image of a variant; writes nothing")
+    checker.add_argument("variant", help="a block of `variants` in params.yaml")
+    checker.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args()
+    return command.guard(lambda: _check(options.variant), options.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""CARS196: classes 1-98 for training, 99-196 for testing; the official train/test field is not used.
+
+Two layouts are read: cars_annos.mat, whose paths begin with car_ims/ (or cars_train/ and cars_test/),
+and cars_train/ with cars_test/, whose annotations come in the development kit.
+
+Source: Krause et al., 3D Object Representations for Fine-Grained Categorization, 3dRR 2013.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lrec.datasets import disk, mat
+from lrec.datasets.dataset import Dataset, Sample
+
+FOLDERS = ("CARS196", "cars196", "Cars196", "cars", "stanford_cars", "stanford-cars-dataset", "StanfordCars")
+OFFICIAL = {"train": (8054, 98), "test": (8131, 98)}
+CLASSES, TRAIN_CLASSES = 196, 98
+ALL = "cars_annos.mat"
+TRAIN = ("cars_train_annos.mat",)
+# The second name is what browsers make of a second download, and what some mirrors hold.
+TEST = ("cars_test_annos_withlabels.mat", "cars_test_annos_withlabels (1).mat")
+META = "cars_meta.mat"
+PLACES = ("", "devkit/", "car_devkit/devkit/", "car_devkit/", "cars_devkit/devkit/", "cars_devkit/")
+CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+REMEDY = "fetch the file again (docs/datasets.md has its md5)"
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One entry of a .mat file. number: from 1. corners: x1, y1, x2, y2, from 1, inclusive."""
+
+    file: Path
+    number: int
+    path: str
+    class_id: int
+    corners: tuple[int, int, int, int]
+
+    def fail(self, found: str, expected: str) -> NoReturn:
+        """Raise the ValueError of this entry."""
+        raise ValueError(f"{self.file}, annotation {self.number}: found {found}, expected {expected}; {REMEDY}")
+
+
+def read(root: Path, list_missing: bool = False) -> Dataset:
+    """Read the set from the folder that holds its annotations, or one nested in it.
+
+    cars_annos.mat is preferred when the folders its paths begin with are there. Its corners count
+    from 1 and are inclusive; a sample's box counts from 0 and leaves right and bottom out.
+
+    Args:
+        root: the data set's folder.
+        list_missing: return missing images in `Dataset.missing` instead of raising.
+
+    Raises:
+        FileNotFoundError: annotations or images are missing.
+        ValueError: a .mat file is malformed; it is named, with the number of the annotation.
+    """
+    root = disk.descend(root, [ALL, *(place + name for place in PLACES for name in TRAIN + TEST)])
+    train, test = _find(root, TRAIN), _find(root, TEST)
+    if (root / ALL).is_file():
+        entries, names = _load(root / ALL, "relative_im_path")
+        tops = sorted({entry.path.partition("/")[0] for entry in entries})
+        if not (train or test) or all((root / top).is_dir() for top in tops):
+            return _assemble(root, f"{ALL}, images under {', '.join(tops[:3])}", entries, names, list_missing)
+    if not train or not test:
+        raise FileNotFoundError(
+            f"{root}: no {TRAIN[0] if not train else TEST[0]} in it or in devkit/, expected the annotations of both "
+            "cars_train and cars_test with their labels (cars_test_annos.mat has none); docs/datasets.md"
+        )
+    meta = train.with_name(META)
+    names = _class_names(mat.read(meta), meta) if meta.is_file() else None
+    entries = [*_load(train, "fname", "cars_train/")[0], *_load(test, "fname", "cars_test/")[0]]
+    return _assemble(root, f"{TRAIN[0]} and {TEST[0]}", entries, names, list_missing)
+
+
+def _find(root: Path, names: tuple[str, ...]) -> Path | None:
+    files = (root / (place + name) for place in PLACES for name in names)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _load(file: Path, path_field: str, prefix: str = "") -> tuple[list[Annotation], list[str] | None]:
+    """The annotations of a .mat file, and the class names where it has them."""
+    content = mat.read(file)
+    table = content.get("annotations")
+    fields = (path_field, "class", *CORNERS)
+    absent = [field for field in fields if not isinstance(table, dict) or field not in table]
+    if not isinstance(table, dict) or absent:
+        raise ValueError(f"{file}: found no field {absent[0]} in `annotations`, expected {', '.join(fields)}; {REMEDY}")
+    rows = zip(*(table[field] for field in fields), strict=True)
+    entries = [_annotation(file, number, prefix, *row) for number, row in enumerate(rows, start=1)]
+    if not entries:
+        raise ValueError(f"{file}: found no annotations, expected one per image; {REMEDY}")
+    seen: dict[str, int] = {}
+    for entry in entries:
+        if entry.path in seen:
+            entry.fail(f"path {entry.path!r} again, first in annotation {seen[entry.path]}", "each path once")
+        seen[entry.path] = entry.number
+    return entries, _class_names(content, file)
+
+
+def _annotation(file: Path, number: int, prefix: str, path: Any, class_id: Any, *corners: Any) -> Annotation:
+    where = f"{file}, annotation {number}"
+    if not isinstance(path, str):
+        raise ValueError(f"{where}: found {path!r:.80} as its path, expected text; {REMEDY}")
+    x1, y1, x2, y2 = (_integer(value, name, where) for value, name in zip(corners, CORNERS, strict=True))
+    label = _integer(class_id, "class", where)
+    entry = Annotation(file, number, prefix + disk.inside(path, where), label, (x1, y1, x2, y2))
+    if not 1 <= label <= CLASSES:
+        entry.fail(f"class {label}", f"1 to {CLASSES}")
+    if x2 < x1 or y2 < y1:
+        entry.fail(f"a box from ({x1}, {y1}) to ({x2}, {y2})", "its second corner below and right of its first")
+    return entry
+
+
+def _integer(value: Any, meaning: str, where: str) -> int:
+    if isinstance(value, int | float) and float(value).is_integer():
+        return int(value)
+    raise ValueError(f"{where}: found {value!r:.80} as {meaning}, expected an integer; {REMEDY}")
+
+
+def _class_names(content: dict[str, Any], file: Path) -> list[str] | None:
+    if "class_names" not in content:
+        return None
+    names = content["class_names"]
+    if not isinstance(names, list) or len(names) != CLASSES or not all(isinstance(name, str) for name in names):
+        found = f"{len(names)} entries" if isinstance(names, list) else repr(names)[:80]
+        raise ValueError(f"{file}: found class_names with {found}, expected {CLASSES} names; {REMEDY}")
+    return names
+
+
+def _assemble(
+    root: Path, found: str, entries: list[Annotation], names: list[str] | None, list_missing: bool
+) -> Dataset:
+    nested = {top for top in {entry.path.partition("/")[0] for entry in entries} if (root / top / top).is_dir()}
+    samples = []
+    for entry in entries:
+        top = entry.path.partition("/")[0]
+        x1, y1, x2, y2 = entry.corners
+        samples.append(
+            Sample(
+                f"{top}/{entry.path}" if top in nested else entry.path,
+                f"{entry.class_id:03d} {names[entry.class_id - 1]}" if names else f"{entry.class_id:03d}",
+                "train" if entry.class_id <= TRAIN_CLASSES else "test",
+                (x1 - 1, y1 - 1, x2, y2),
+            )
+        )
+    return disk.assemble(root, f"CARS196, {found}", samples, OFFICIAL, list_missing)

@@ -1,0 +1,139 @@
+"""A data set of the user's own: one folder per class, or a table of paths.
+
+Folders: train/<class>/<image> and test/<class>/<image>, or query/ and gallery/ in place of test/.
+Table: a CSV with the columns path,class,split and, where there are boxes, x1,y1,x2,y2.
+"""
+
+import csv
+import os
+from pathlib import Path
+
+from lrec.datasets import annotations, disk, picture
+from lrec.datasets.annotations import Row
+from lrec.datasets.dataset import Dataset, Sample
+
+SPLITS = ("train", "test", "query", "gallery")
+TABLE = "images.csv"
+COLUMNS = ("path", "class", "split")
+BOX_COLUMNS = ("x1", "y1", "x2", "y2")
+# Files that systems leave anywhere, and documents that may lie beside the splits.
+IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
+DOCUMENTS = ("readme", "license", "licence", "copying", "citation", "notice")
+DOCUMENT_SUFFIXES = ("", ".txt", ".md", ".cff", ".pdf")
+
+
+def read(root: Path, list_missing: bool = False) -> Dataset:
+    """Read the set; classes of train must not be in the other splits.
+
+    images.csv is read when it is there, else the folders, else the only CSV at the root. Boxes count
+    from 0; x2 and y2 are the first column and row outside. Hidden files, Thumbs.db, desktop.ini and
+    __MACOSX are left out, and at the root README, LICENSE and the like; any other file that is not an
+    image is an error.
+
+    Args:
+        root: the data set's folder.
+        list_missing: return missing images of a table in `Dataset.missing` instead of raising.
+
+    Raises:
+        FileNotFoundError: there is no such folder, it has no splits, or images are missing.
+        ValueError: an overlap of classes, an empty class, a file that is not an image, a malformed row.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; docs/datasets.md says what a set of your own looks like")
+    folders, files = _list(root)
+    splits = [name for name in SPLITS if name in folders]
+    tables = [name for name in files if name.lower().endswith(".csv")]
+    table = TABLE if TABLE in files else tables[0] if len(tables) == 1 and not splits else None
+    if table:
+        samples, found = _read_table(root / table), f"table {table}"
+    else:
+        _check_root(root, folders, files)
+        samples = [sample for split in splits for sample in _read_split(root, split)]
+        found = f"one folder per class under {', '.join(splits)}"
+    _check_splits(root, {sample.split for sample in samples})
+    return disk.assemble(root, found, samples, None, list_missing)
+
+
+def _list(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of everything else, sorted, without hidden and system files."""
+    with os.scandir(folder) as scan:
+        entries = sorted((entry.name, entry.is_dir()) for entry in scan)
+    kept = [(name, is_dir) for name, is_dir in entries if name[0] != "." and name.lower() not in IGNORED]
+    return [name for name, is_dir in kept if is_dir], [name for name, is_dir in kept if not is_dir]
+
+
+def _check_root(root: Path, folders: list[str], files: list[str]) -> None:
+    strange = [name for name in folders if name not in SPLITS] + [name for name in files if not _is_document(name)]
+    if strange:
+        _refuse(root, strange, f"{', '.join(SPLITS)} or one table {TABLE}")
+
+
+def _is_document(name: str) -> bool:
+    stem, suffix = os.path.splitext(name.lower())
+    return stem in DOCUMENTS and suffix in DOCUMENT_SUFFIXES
+
+
+def _check_splits(root: Path, splits: set[str]) -> None:
+    if splits not in ({"train", "test"}, {"train", "query", "gallery"}):
+        listed = ", ".join(split for split in SPLITS if split in splits) or "none"
+        kind = ValueError if splits else FileNotFoundError
+        raise kind(
+            f"{root}: found the splits {listed}, expected train and test, or train, query and gallery; docs/datasets.md"
+        )
+
+
+def _read_split(root: Path, split: str) -> list[Sample]:
+    classes, strays = _list(root / split)
+    if strays:
+        _refuse(root / split, strays, "one folder per class")
+    samples = []
+    for name in classes:
+        folders, files = _list(root / split / name)
+        strange = folders + [file for file in files if not _is_image(file)]
+        if strange:
+            _refuse(root / split / name, strange, f"images ({' '.join(picture.SUFFIXES)})")
+        if not files:
+            raise ValueError(f"{root / split / name}: found no images, expected at least one; remove the folder")
+        samples += [Sample(disk.inside(f"{split}/{name}/{file}", str(root)), name, split) for file in files]
+    return samples
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(picture.SUFFIXES)
+
+
+def _refuse(folder: Path, strange: list[str], expected: str) -> None:
+    rest = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+    names = ", ".join(repr(name) for name in strange[:3])
+    raise ValueError(f"{folder}: found {names}{rest}, expected {expected}; move what does not belong there")
+
+
+def _read_table(file: Path) -> list[Sample]:
+    text = "\n".join(annotations.lines(file)) + "\n"
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    try:
+        table = [Row(file, reader.line_num, tuple(cells)) for cells in reader]
+    except csv.Error as error:
+        found = f"found no valid CSV ({error})"
+        raise ValueError(f"{file}, line {reader.line_num}: {found}; {annotations.REMEDY}") from error
+    header, *rows = table or [Row(file, 1, ())]
+    if header.cells not in (COLUMNS, COLUMNS + BOX_COLUMNS):
+        header.fail(repr(",".join(header.cells)[:80]), f"the header {','.join(COLUMNS)!r}, or with ,x1,y1,x2,y2 after")
+    samples = [_sample(row, header.cells) for row in rows]
+    annotations.unique(((row, sample.path) for row, sample in zip(rows, samples, strict=True)), "path")
+    return samples
+
+
+def _sample(row: Row, columns: tuple[str, ...]) -> Sample:
+    if len(row.cells) != len(columns):
+        row.fail(f"{len(row.cells)} columns", f"{len(columns)}: {','.join(columns)}")
+    path = disk.inside(row.cells[0], f"{row.file}, line {row.number}")
+    if not _is_image(path):
+        row.fail(repr(path[:80]), f"an image ({' '.join(picture.SUFFIXES)})")
+    class_name, split = row.cells[1:3]
+    if not class_name.strip() or class_name != class_name.strip():
+        row.fail(repr(class_name[:80]), "a class name without spaces around it")
+    if split not in SPLITS:
+        row.fail(repr(split[:80]), f"a split, one of {', '.join(SPLITS)}")
+    box = row.box(*(row.integer(c, columns[c], 0) for c in range(3, 7))) if len(columns) > 3 else None
+    return Sample(path, class_name, split, box)

@@ -1,0 +1,118 @@
+"""From an image file to pixels: one rule for decoding, one for cropping and resizing."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lrec.datasets.dataset import Box
+
+# Only raster formats: others can start programs (EPS) or are not photos.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+MAX_PIXELS = 80_000_000
+BOX_TOLERANCE = 2
+DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
+
+
+def decode(path: Path) -> Image.Image:
+    """Open an image file as 8-bit RGB.
+
+    The rule: the first frame; turned upright as its EXIF orientation says; transparent parts over
+    white; 16-bit grey scaled to 8 bits (65535 becomes 255; of 16-bit colour Pillow keeps the high
+    byte); palette, grey, CMYK, YCbCr and Lab converted by Pillow; colour profiles are ignored.
+
+    Args:
+        path: a JPEG, PNG, BMP, GIF, WebP, TIFF or PPM file of at most `MAX_PIXELS` pixels.
+
+    Returns:
+        The picture, mode RGB, fully decoded.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: truncated, not an image, too large, or of floating-point pixels; names the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: image not found; unpack the data set again (docs/datasets.md)")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS:,} in all")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # a damaged file can raise nearly anything inside Pillow
+        if isinstance(error, MemoryError):
+            raise
+        reason = " ".join(str(error).replace(str(path), "the file").replace(repr(str(path)), "the file").split())
+        raise ValueError(f"{path}: not readable as an image: {reason or type(error).__name__}; replace it") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in DEEP_GREY:
+        return Image.fromarray(_scale_to_bytes(np.asarray(image))).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, expected 8 or 16 bits; convert the image")
+    if image.mode in ALPHA or "transparency" in image.info:
+        picture = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scale_to_bytes(grey: np.ndarray) -> np.ndarray:
+    """16-bit grey, kept by Pillow in 16 or 32 bits, as uint8; rounds to the nearest."""
+    values = grey.astype(np.int64)
+    if values.size and not 0 <= values.min() <= values.max() <= 65535:
+        raise ValueError(f"grey values from {values.min()} to {values.max()}, expected 16 bits; convert the image")
+    return ((values * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def clip(box: Box, width: int, height: int) -> Box:
+    """Fit an annotated box into its image.
+
+    Annotations overshoot the edge by a pixel or two in places: a box is clipped when it leaves the
+    image by at most `BOX_TOLERANCE` pixels on every side.
+
+    Raises:
+        ValueError: the box is empty or leaves the image by more.
+    """
+    left, top, right, bottom = box
+    excess = max(-left, -top, right - width, bottom - height)
+    fitted = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    if excess > BOX_TOLERANCE or fitted[0] >= fitted[2] or fitted[1] >= fitted[3]:
+        raise ValueError(
+            f"found a box from ({left}, {top}) to ({right}, {bottom}) in an image of {width}x{height} pixels, "
+            f"expected it inside, or at most {BOX_TOLERANCE} pixels over the edge; "
+            "annotations and images do not belong together"
+        )
+    return fitted
+
+
+def crop_and_resize(image: Image.Image, box: Box | None, image_size: int, resize: str) -> np.ndarray:
+    """Cut out the box and bring it to a square, as torchvision's transforms do with a PIL image.
+
+    Args:
+        image: RGB.
+        box: left, top, right, bottom in pixels, right and bottom outside; None takes the whole image.
+        image_size: side S in pixels.
+        resize: "squash" (Resize((S, S)): the aspect ratio is lost) or "crop" (Resize(S), the short
+            side to S, then CenterCrop(S)); bilinear, with antialiasing.
+
+    Returns:
+        (S, S, 3) uint8.
+
+    Raises:
+        ValueError: the box leaves the image, see `clip`, or `resize` is neither of the two.
+    """
+    if box is not None:
+        image = image.crop(clip(box, *image.size))
+    if resize == "squash":
+        return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+    if resize != "crop":
+        raise ValueError(f"resize: found {resize!r}, expected squash or crop")
+    short = min(image.size)
+    width, height = (int(image_size * side / short) for side in image.size)
+    left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized.crop((left, top, left + image_size, top + image_size)))
