@@ -1,0 +1,118 @@
+"""Counts at every positive of a query, for MAP@R and R-precision.
+
+Of a query with R positives only those ranked R or better matter. Its ladder holds the limits of its
+positives in descending order; an item of another class lands on the first limit it reaches, and counts
+against that positive and all after it. As soon as a positive is known to rank below R it is dropped with
+all after it, so that soon few items reach the lowest limit left and single items can be looked at.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass
+class Ladder:
+    """Limits of the positives of Q queries, P in all, and the items counted at each.
+
+    Attributes:
+        start: (Q,) int64, where the limits of a query begin.
+        size: (Q,) int64, R, the positives of each query.
+        live: (Q,) int64, how many of them may still rank R or better.
+        limits: (P,) float64; an item counts against a positive if its similarity is at least this.
+        slack: (Q,) float64, how close to a limit a float64 similarity is in doubt.
+        landed: (P,) int64, items counted at this limit and not at the one before.
+    """
+
+    start: torch.Tensor
+    size: torch.Tensor
+    live: torch.Tensor
+    limits: torch.Tensor
+    slack: torch.Tensor
+    landed: torch.Tensor
+
+    @classmethod
+    def empty(cls, size: torch.Tensor, slack: torch.Tensor) -> "Ladder":
+        """Make a ladder for queries with these numbers of positives; `fill` sets the limits."""
+        total = int(size.sum())
+        limits = torch.empty(total, dtype=torch.float64, device=size.device)
+        landed = torch.zeros(total, dtype=torch.int64, device=size.device)
+        return cls(size.cumsum(0) - size, size, size.clone(), limits, slack, landed)
+
+    def fill(self, rows: slice, limits: torch.Tensor, others: torch.Tensor) -> None:
+        """Set the limits of some queries, and drop those that a sample of other items already rules out.
+
+        Args:
+            rows: n queries.
+            limits: (n, W) float64, the limits of each query in descending order, then anything.
+            others: (n, W) float64, similarities of items of other classes, descending, -inf for none.
+        """
+        size = self.size[rows, None]
+        step = torch.arange(limits.shape[1], device=limits.device)
+        present = step < size
+        begin, count = int(self.start[rows][0]), int(size.sum())
+        self.limits[begin : begin + count] = limits[present]
+        # Positive j (from 0) ranks below R if R - j other items reach its limit.
+        rival = others.gather(1, (size - 1 - step).clamp(min=0))
+        self.live[rows] = (present & (rival < limits + self.slack[rows, None])).sum(1)
+
+    def lowest(self, rows: slice) -> torch.Tensor:
+        """Return the lowest limit that still matters for each query; infinity where none does."""
+        live = self.live[rows]
+        if not len(self.limits):
+            return torch.full_like(self.slack[rows], torch.inf)
+        last = (self.start[rows] + live - 1).clamp(0, len(self.limits) - 1)
+        return torch.where(live > 0, self.limits[last], torch.inf)
+
+    def land(self, query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Return for (n,) queries and similarities the first limit reached, from 0; `live` if none is."""
+        low, high = torch.zeros_like(query), self.live[query]
+        for _ in range(int(self.live.max()).bit_length()):
+            middle = (low + high) // 2
+            reached = (low < high) & (self._limit(query, middle) <= value)
+            low = torch.where(reached | (low >= high), low, middle + 1)
+            high = torch.where(reached, middle, high)
+        return low
+
+    def gap(self, query: torch.Tensor, value: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """Return the distance of (n,) similarities that land at `place` to the nearest live limit."""
+        above = torch.where(place > 0, self._limit(query, place - 1) - value, torch.inf)
+        below = torch.where(place < self.live[query], value - self._limit(query, place), torch.inf)
+        return torch.minimum(above, below)
+
+    def add(self, query: torch.Tensor, place: torch.Tensor) -> None:
+        """Count items against the limits where they landed."""
+        kept = place < self.live[query]
+        self.landed.index_add_(0, (self.start[query] + place)[kept], torch.ones_like(place[kept]))
+
+    def prune(self, rows: slice) -> None:
+        """Drop the positives of some queries that the items counted so far rule out."""
+        start, size = self.start[rows], self.size[rows]
+        begin, end = int(start[0]), int(start[-1] + size[-1])
+        query, step, count = self._counts(start - begin, size, self.landed[begin:end])
+        fits = (step + 1 + count <= size[query]) & (step < self.live[rows][query])
+        self.live[rows] = torch.zeros_like(size).index_add_(0, query, fits.long())
+
+    def scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the average precision at R and the precision at R, (Q,) float64 each, 0 where R is 0."""
+        query, step, count = (x.cpu().numpy() for x in self._counts(self.start, self.size, self.landed))
+        size, live = self.size.cpu().numpy(), self.live.cpu().numpy()
+        hit = step < live[query]
+        precision = (step + 1) / (step + 1 + count)
+        summed = np.bincount(query[hit], precision[hit], minlength=len(size))
+        return summed / np.maximum(size, 1), live / np.maximum(size, 1)
+
+    def _limit(self, query: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        return self.limits[(self.start[query] + place).clamp(0, len(self.limits) - 1)]
+
+    @staticmethod
+    def _counts(
+        start: torch.Tensor, size: torch.Tensor, landed: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return for every positive its query, its place from 0, and the items counted against it."""
+        query = torch.repeat_interleave(torch.arange(len(size), device=size.device), size)
+        step = torch.arange(len(landed), device=size.device) - start[query]
+        summed = landed.cumsum(0)
+        first = start[query]
+        return query, step, summed - summed[first] + landed[first]

@@ -1,0 +1,165 @@
+"""Embeddings read block by block, their dot products, and how far rounding can move such a product.
+
+Which items are similar to a query is decided in `ranking`; labels are not known here.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+Embeddings: TypeAlias = np.ndarray | torch.Tensor
+
+# Long products are summed in chunks, because the error bound grows with the longest chunk.
+_CHUNK = 1024
+_DTYPES = ("float16", "float32", "float64")
+
+
+class Rows:
+    """A set of embeddings in a given row order, checked once and read on demand.
+
+    If the largest value is above 2 or below 2^-20, all are multiplied by the power of two that brings it
+    into [0.5, 1): this changes no ranking and keeps float32 products from over- and underflowing.
+
+    Attributes:
+        norms: (N,) float64 lengths of the rows as `take` returns them, in row order.
+    """
+
+    def __init__(self, data: Embeddings, order: np.ndarray, name: str, device: torch.device, keep_bytes: int) -> None:
+        """Check the embeddings; keep a float32 copy of them on the device if it fits `keep_bytes`.
+
+        Args:
+            data: (N, d) float16, float32 or float64; a memory map is read block by block.
+            order: (N,) int64, the row of `data` that comes i-th.
+            name: what error messages call the embeddings.
+            device: where blocks go.
+            keep_bytes: size the float32 copy must not exceed.
+
+        Raises:
+            ValueError: not two-dimensional, another dtype, or a value that is not finite.
+        """
+        kind = str(data.dtype).removeprefix("torch.")
+        if data.ndim != 2 or data.shape[1] == 0 or kind not in _DTYPES:
+            raise ValueError(f"{name}: found {kind} of shape {tuple(data.shape)}, expected (rows, d) of float16/32/64")
+        self._data = data.detach() if isinstance(data, torch.Tensor) else data
+        self._order, self._name, self._device = order, name, device
+        self._narrow = kind != "float64"
+        self._kept: torch.Tensor | None = None
+        self._scale = 1.0
+        self.size, self.width = data.shape
+        self.norms = self._measure()
+        if self.size * self.width * 4 <= keep_bytes:
+            kept = torch.empty(self.size, self.width, device=device)
+            for rows in self.blocks(4096):
+                kept[rows] = self.take(rows, torch.float32)
+            self._kept = kept
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the float32 copy on the device."""
+        return 0 if self._kept is None else self._kept.nbytes
+
+    def part(self, rows: slice) -> "Rows":
+        """Return a view of some of the rows, numbered from 0."""
+        view = copy.copy(self)
+        view._order, view.norms = self._order[rows], self.norms[rows]
+        view._kept = None if self._kept is None else self._kept[rows]
+        view.size = len(view.norms)
+        return view
+
+    def blocks(self, size: int) -> Iterator[slice]:
+        """Yield slices of at most `size` rows that cover all rows."""
+        for start in range(0, self.size, size):
+            yield slice(start, min(start + size, self.size))
+
+    def take(self, rows: slice | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return rows by their place in the order, as (n, d) on the device; float64 values are never narrowed first."""
+        if self._kept is not None and (self._narrow or dtype == torch.float32):
+            return self._kept[rows].to(dtype)
+        values = self._read(rows)
+        return values.to(dtype) if self._scale == 1.0 else (values.double() * self._scale).to(dtype)
+
+    def _read(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        places = self._order[rows if isinstance(rows, slice) else rows.cpu().numpy()]
+        if isinstance(self._data, torch.Tensor):
+            return self._data[torch.from_numpy(places).to(self._data.device)].to(self._device)
+        return torch.from_numpy(np.asarray(self._data[places])).to(self._device)
+
+    def _measure(self) -> torch.Tensor:
+        """Check that all values are finite; set the scale; return the lengths of the scaled rows."""
+        norms = torch.empty(self.size, dtype=torch.float64, device=self._device)
+        largest = 0.0
+        for rows in self.blocks(max(1, 2**21 // self.width)):
+            values = self._read(rows)
+            peaks = values.abs().amax(1).double()
+            if not torch.isfinite(peaks).all():
+                self._refuse(rows, peaks)
+            units = values.double() / peaks.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
+            norms[rows] = ordered_products(units, units).sqrt() * peaks
+            largest = max(largest, float(peaks.max()))
+        if largest and not 2.0**-20 <= largest <= 2.0:
+            self._scale = float(np.ldexp(1.0, -max(int(np.frexp(largest)[1]), -1000)))
+        return norms * self._scale
+
+    def _refuse(self, rows: slice, peaks: torch.Tensor) -> None:
+        places = self._order[rows][~torch.isfinite(peaks).cpu().numpy()]
+        raise ValueError(f"{self._name}: found a value that is not finite in row {places.min()}, expected numbers")
+
+
+def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return all dot products of (n, d) with (m, d) rows as (n, m), each within `rounding` of the true value."""
+    result = a[:, :_CHUNK] @ b[:, :_CHUNK].T
+    for start in range(_CHUNK, a.shape[1], _CHUNK):
+        result.addmm_(a[:, start : start + _CHUNK], b[:, start : start + _CHUNK].T)
+    return result
+
+
+def rounding(width: int, dtype: torch.dtype, lengths: torch.Tensor) -> torch.Tensor:
+    """Bound the error of `products` of d = `width` terms computed in `dtype`, whatever the order of summation.
+
+    Args:
+        width: d.
+        dtype: float32 or float64.
+        lengths: any shape, float64: for each bound, the product of the lengths of the two vectors.
+
+    Returns:
+        The bounds, float64, in the shape of `lengths`. A sum of n rounded terms errs by at most
+        n u / (1 - n u) times the sum of their magnitudes (Higham, Accuracy and Stability of Numerical
+        Algorithms, section 3.1), and the latter is at most the product of the lengths. Eight further
+        roundings cover the casts of the vectors and of the value compared with; the last term covers
+        underflow.
+    """
+    terms = min(width, _CHUNK) + -(-width // _CHUNK) + 8
+    unit = terms * torch.finfo(dtype).eps / 2
+    return unit / (1 - unit) * lengths + 8 * width * torch.finfo(dtype).tiny
+
+
+def ordered_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the dot products of (n, d) with (n, d) float64 rows, summed in one fixed order.
+
+    Halves are added until one value is left, in element-wise operations: the bits of a result depend on
+    its two vectors alone, not on the place of the row, the device or the number of threads. This is the
+    project's definition of a similarity.
+    """
+    terms = a * b
+    while terms.shape[1] > 1:
+        half = terms.shape[1] // 2
+        rest = terms.shape[1] - half
+        terms[:, :half] += terms[:, rest:]
+        terms = terms[:, :rest]
+    return terms[:, 0]
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute float32 products in float32, whatever TF32, bfloat16 or autocast settings the caller has."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
