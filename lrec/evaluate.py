@@ -9,19 +9,22 @@ import pandas as pd
 from lrec import files, recall
 
 
-def evaluate(folder: Path, index: pd.DataFrame, ks: list[int], prefix: str = "") -> dict[str, Any] | None:
-    """Compute Recall@K of a combination's embeddings.
+def evaluate(
+    folder: Path, index: pd.DataFrame, ks: list[int], prefix: str = "", device: str = "cpu"
+) -> dict[str, Any] | None:
+    """Compute the retrieval metrics of a combination's embeddings.
 
     Args:
         folder: the embeddings, `<prefix><split>.npy`.
         index: of the packed store they were made from.
         ks: cut-offs.
         prefix: "" for the trained network, "untrained_" for the start of training.
+        device: where similarities are computed; the figures do not depend on it.
 
     Returns:
-        recall {k: share}, queries, lone_queries (without a positive, counted as misses) and gallery; or
-        None when nothing with this prefix was embedded. Query images are searched in the gallery where
-        the data set has one, else every test image in all the others.
+        The figures of `lrec.recall.Retrieval` as plain numbers, with the numbers of queries and of
+        gallery items that each is searched in; or None when nothing with this prefix was embedded. Query
+        images are searched in the gallery where the data set has one, else every test image in all others.
 
     Raises:
         ValueError: embeddings and index disagree.
@@ -31,23 +34,18 @@ def evaluate(folder: Path, index: pd.DataFrame, ks: list[int], prefix: str = "")
         return None
     arrays = [_read(folder, prefix + split, index, split) for split in splits]
     (query, query_labels), (gallery, gallery_labels) = arrays[0], arrays[1] if len(arrays) > 1 else (None, None)
-    found = recall.recall_at_k(query, query_labels, ks, gallery, gallery_labels)
-    size = len(query) - 1 if gallery is None else len(gallery)
-    lone = _lone(query_labels, gallery_labels)
+    found = recall.evaluate(query, query_labels, ks, gallery, gallery_labels, device=device)
     return {
-        "recall": {str(k): found[k] for k in ks},
+        "recall": {str(k): found.recall[k] for k in ks},
+        "map_at_r": found.map_at_r,
+        "r_precision": found.r_precision,
+        "mean_reciprocal_rank": found.mean_reciprocal_rank,
+        "macro_recall_at_1": found.macro_recall_at_1,
+        "recall_at_1_interval": list(found.recall_at_1_interval),
         "queries": len(query),
-        "lone_queries": lone,
-        "gallery": size,
+        "lone_queries": found.lone_queries,
+        "gallery": len(query) - 1 if gallery is None else len(gallery),
     }
-
-
-def _lone(query_labels: np.ndarray, gallery_labels: np.ndarray | None) -> int:
-    """Count queries that no gallery item shares a class with."""
-    if gallery_labels is not None:
-        return int((~np.isin(query_labels, gallery_labels)).sum())
-    _, counts = np.unique(query_labels, return_counts=True)
-    return int((counts == 1).sum())
 
 
 def _read(folder: Path, name: str, index: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ PARAMS_FILE = Path("params.yaml")
 DATA_VARIABLE = "LREC_DATA"
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnext50_32x4d"]
-LayoutName = Literal["glyphs", "car", "cub", "sop", "isc", "folder"]
+LayoutName = Literal["glyphs", "car", "cub", "sop", "isc", "isc_highres", "folder"]
 Precision = Literal["float32", "bfloat16"]
 Count = Annotated[int, Field(ge=1)]
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
@@ -97,7 +97,8 @@ class Variant(Section):
     """A data set with its settings.
 
     layout: which reader. folder: inside data_root. crop: "box" is the annotated bounding box.
-    image_size: side in pixels after the resize. normalize: "dataset" measures the training images.
+    resize: "squash" to a square, or "crop" the middle out. image_size: side in pixels after it.
+    normalize: mean and std, "dataset" measures the training images.
     ensemble_size: M branches. meta_class_size: D meta classes per branch. recall_at: cut-offs K.
     train: keys of the section `train` with values of this variant's own.
     """
@@ -105,6 +106,7 @@ class Variant(Section):
     layout: LayoutName
     folder: str | None
     crop: Literal["none", "box"]
+    resize: Literal["squash", "crop"]
     image_size: Annotated[int, Field(ge=32)]
     normalize: Normalize
     ensemble_size: Count

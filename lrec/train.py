@@ -71,10 +71,12 @@ class Trainer:
 def learning_rate_at(epoch: int, epochs: int, learning_rate: float, milestones: Sequence[float], gamma: float) -> float:
     """Return the learning rate of an epoch (from 0): times gamma at each milestone, a share of the epochs.
 
+    The first epoch always has the full rate.
+
     >>> [learning_rate_at(epoch, 10, 1.0, [0.5, 0.7], 0.5) for epoch in (0, 4, 5, 6, 7)]
     [1.0, 1.0, 0.5, 0.5, 0.25]
     """
-    return learning_rate * gamma ** sum(epoch >= int(epochs * milestone) for milestone in milestones)
+    return learning_rate * gamma ** sum(epoch >= max(1, int(epochs * milestone)) for milestone in milestones)
 
 
 def shuffled(rows: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:

@@ -1,6 +1,6 @@
 """Stage evaluate: exact Recall@K of the embeddings, trained and untrained."""
 
-from lrec import command, evaluate, files, params, paths, store
+from lrec import command, device, evaluate, files, params, paths, store
 
 
 def main(variant: str, backbone: str) -> None:
@@ -9,8 +9,9 @@ def main(variant: str, backbone: str) -> None:
     ks = settings.variant(variant).recall_at
     index = store.read_index(paths.store(variant) / store.INDEX)
     folder = paths.embeddings(variant, backbone)
-    trained = evaluate.evaluate(folder, index, ks)
-    untrained = evaluate.evaluate(folder, index, ks, prefix="untrained_")
+    where = device.choose(settings.evaluate.device)
+    trained = evaluate.evaluate(folder, index, ks, device=where)
+    untrained = evaluate.evaluate(folder, index, ks, "untrained_", where)
     dataset = files.read_json(paths.store(variant) / store.DATASET, "preprocess")
     result = {
         "variant": variant,

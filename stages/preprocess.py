@@ -3,11 +3,24 @@
 import sys
 from functools import partial
 
+import numpy as np
 import pandas as pd
 
 from lrec import command, params, paths, store
 from lrec.datasets import reader
+from lrec.datasets.dataset import Dataset, Sample
 from lrec.datasets.picture import crop_and_resize
+
+
+def picture(dataset: Dataset, chosen: params.Variant, sample: Sample) -> np.ndarray:
+    """Return one image as the store keeps it, (S, S, 3) uint8."""
+    box = sample.box if chosen.crop == "box" else None
+    if chosen.crop == "box" and box is None:
+        raise ValueError(f"{sample.path}: found no box, expected one for crop: box; set crop: none in params.yaml")
+    try:
+        return crop_and_resize(dataset.load(sample), box, chosen.image_size, chosen.resize)
+    except ValueError as error:
+        raise ValueError(str(error) if sample.path in str(error) else f"{sample.path}: {error}") from error
 
 
 def main(variant: str) -> None:
@@ -20,24 +33,21 @@ def main(variant: str) -> None:
     for split, (images, classes) in dataset.counts().items():
         print(f"{variant}: {split}: {images:,} images of {classes:,} classes")
     if is_partial:
-        print(f"WARNING: {variant} is not the whole data set: {dataset.official} is official", file=sys.stderr)
-
-    def picture(sample):
-        box = sample.box if chosen.crop == "box" else None
-        return crop_and_resize(dataset.load(sample), box, chosen.image_size)
-
+        print(f"WARNING: {variant} is not the whole data set: {reader.differences(dataset)}", file=sys.stderr)
+    facts = {
+        "found": dataset.found,
+        "crop": chosen.crop,
+        "resize": chosen.resize,
+        "counts": dataset.counts(),
+        "official": dataset.official,
+        "partial": is_partial,
+    }
     store.pack(
         paths.store(variant),
-        [partial(picture, sample) for sample in dataset.samples],
+        [partial(picture, dataset, chosen, sample) for sample in dataset.samples],
         pd.DataFrame([(s.path, s.class_name, s.split) for s in dataset.samples], columns=["path", "class", "split"]),
         chosen.image_size,
-        {
-            "found": dataset.found,
-            "crop": chosen.crop,
-            "counts": dataset.counts(),
-            "official": dataset.official,
-            "partial": is_partial,
-        },
+        facts,
         settings.preprocess.workers,
     )
 

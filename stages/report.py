@@ -32,6 +32,7 @@ def main(check: bool) -> None:
 def flat(result: dict) -> dict[str, float]:
     """Return the figures for `dvc metrics`, percent with two decimals."""
     figures = {f"recall_at_{k}": round(100 * share, 2) for k, share in result["recall"].items()}
+    figures["map_at_r"] = round(100 * result["map_at_r"], 2)
     if result["untrained"]:
         untrained = result["untrained"]["recall"]
         figures |= {f"untrained_recall_at_{k}": round(100 * share, 2) for k, share in untrained.items()}

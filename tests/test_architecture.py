@@ -5,9 +5,10 @@ from pathlib import Path
 from imports import imported
 
 LEVELS = [
-    {"__init__", "params", "files", "paths", "command", "progress", "device"},
-    {"datasets", "store", "batches", "meta_classes", "weights", "runs", "ledger"},
-    {"model"},
+    {"__init__", "params", "files", "paths", "command", "progress", "device", "blocks"},
+    {"datasets", "store", "batches", "meta_classes", "weights", "runs", "ledger", "similarity"},
+    {"model", "precision"},
+    {"ranking"},
     {"recall", "embed", "train"},
     {"evaluate", "tables"},
 ]

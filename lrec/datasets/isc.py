@@ -66,7 +66,7 @@ def _image_folder(root: Path, images: str) -> str:
         if (root / choice).is_dir():
             return choice
     other = next((name for name in IMAGES if (root / name).is_dir() or (root / "Img" / name).is_dir()), None)
-    there = f" ({other} is there: ask for images={other!r} to read it)" if other else ""
+    there = f" ({other} is there: layout {'isc' if other == 'img' else 'isc_highres'} reads it)" if other else ""
     raise FileNotFoundError(
         f"{root}: found no folder {' or '.join(choices)}, expected the unpacked images{there}; docs/datasets.md"
     )

@@ -6,8 +6,15 @@ from lrec.datasets import car, cub, disk, glyphs, isc, sop
 from lrec.datasets.dataset import Dataset
 from lrec.datasets.folder import read as read_folder
 
-LAYOUTS = ("glyphs", "car", "cub", "sop", "isc", "folder")
-ALIASES = {"car": car.FOLDERS, "cub": cub.FOLDERS, "sop": sop.FOLDERS, "isc": isc.FOLDERS, "folder": ()}
+LAYOUTS = ("glyphs", "car", "cub", "sop", "isc", "isc_highres", "folder")
+ALIASES = {
+    "car": car.FOLDERS,
+    "cub": cub.FOLDERS,
+    "sop": sop.FOLDERS,
+    "isc": isc.FOLDERS,
+    "isc_highres": isc.FOLDERS,
+    "folder": (),
+}
 
 
 def read(
@@ -16,7 +23,6 @@ def read(
     folder: str | None,
     image_size: int,
     *,
-    images: str = "img",
     list_missing: bool = False,
 ) -> Dataset:
     """Find a data set on disk and read it.
@@ -26,7 +32,6 @@ def read(
         raw_root: folder of the raw data sets.
         folder: the set's folder inside it; the usual names of a benchmark are tried after it.
         image_size: side in pixels of the generated set's pictures; the others are not resized here.
-        images: for layout isc, "img" or "img_highres".
         list_missing: return missing images in `Dataset.missing` instead of raising.
 
     Raises:
@@ -40,8 +45,8 @@ def read(
     if not folder:
         raise ValueError(f"layout {layout}: found no folder, expected the name of one inside {raw_root}")
     root = disk.locate(raw_root, folder, ALIASES[layout])
-    if layout == "isc":
-        return isc.read(root, images, list_missing)
+    if layout in ("isc", "isc_highres"):
+        return isc.read(root, "img" if layout == "isc" else "img_highres", list_missing)
     readers = {"car": car.read, "cub": cub.read, "sop": sop.read, "folder": read_folder}
     return readers[layout](root, list_missing)
 
