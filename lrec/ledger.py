@@ -18,19 +18,36 @@ def read(path: Path) -> Ledger:
     return ledger
 
 
-def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> None:
+def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> bool:
     """Put a combination's result in, in place.
+
+    A run with the same code, data and settings whose R@1 lies in the published 95% interval reproduces
+    the published figure; that one stays, with the record of the run that gave it. So published tables do
+    not move with the last bits of another processor's sums.
 
     Args:
         ledger: to change.
         entry: a result as the stage evaluate writes it, without what belongs to one run.
-        run: time, hardware and commit of the training. An entry that says the same as before keeps the
-            record of the run that first gave it, so a repeated run changes nothing.
+        run: time, hardware and commit of the training.
+
+    Returns:
+        Whether the entry was put in; False for a reproduction.
     """
     backbones = ledger.setdefault(entry["variant"], {})
-    before = backbones.get(entry["backbone"], {})
-    if {key: value for key, value in before.items() if key != "run"} != entry:
-        backbones[entry["backbone"]] = {**entry, "run": run}
+    if reproduces(backbones.get(entry["backbone"]), entry):
+        return False
+    backbones[entry["backbone"]] = {**entry, "run": run}
+    return True
+
+
+def reproduces(published: dict[str, Any] | None, entry: dict[str, Any]) -> bool:
+    """Whether a result is the published one once more, up to floating-point noise in training."""
+    same = ("settings", "counts", "official", "queries", "gallery")
+    if not published or any(published[key] != entry[key] for key in same):
+        return False
+    low, high = published["recall_at_1_interval"]
+    found = entry["recall"].get("1")
+    return published["recall"].keys() == entry["recall"].keys() and (found is None or low <= found <= high)
 
 
 def write(path: Path, ledger: Ledger) -> None:

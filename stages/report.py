@@ -19,7 +19,9 @@ def main(check: bool) -> None:
     for variant in settings.datasets:
         for backbone in settings.backbones:
             result = files.read_json(paths.result(variant, backbone), "evaluate")
-            ledger.upsert(known, result, runs.find(paths.run_record(variant, backbone), result["settings"]))
+            run = runs.find(paths.run_record(variant, backbone), result["settings"])
+            if not ledger.upsert(known, result, run):
+                print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
             listed.setdefault(variant, {})[backbone] = flat(result)
     rendered = render(settings, known)
     files.write_json(paths.RECALL, listed)

@@ -22,6 +22,9 @@ def entry(**changes) -> dict:
         "variant": "car_cropped",
         "backbone": "resnet18",
         "recall": recall,
+        "recall_at_1_interval": [0.45, 0.55],
+        "queries": 8131,
+        "gallery": 8130,
         "untrained": {"recall": {key: value / 2 for key, value in recall.items()}},
         "counts": {"train": [8054, 98], "test": [8131, 98]},
         "official": {"train": [8054, 98], "test": [8131, 98]},
@@ -103,14 +106,26 @@ def test_the_ledger_keeps_what_is_no_longer_listed(tmp_path: Path):
     assert sorted(known["car_cropped"]) == ["resnet18", "resnet34"]
 
 
-def test_a_repeated_run_keeps_the_first_record():
+NOISE = {"1": 0.51, "2": 0.6, "4": 0.7, "8": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("again", "kept"),
+    [
+        ({}, True),
+        ({"recall": NOISE}, True),
+        ({"recall": NOISE | {"1": 0.56}}, False),
+        ({"recall": {"1": 0.5, "3": 0.6}}, False),
+        ({"settings": SETTINGS | {"epochs": 4}}, False),
+        ({"counts": {"train": [8054, 98], "test": [8130, 98]}}, False),
+    ],
+)
+def test_a_reproduction_keeps_the_published_entry(again: dict, kept: bool):
     known: ledger.Ledger = {}
-    ledger.upsert(known, entry(), {"seconds": 1})
-    ledger.upsert(known, entry(), {"seconds": 2})
-    assert known["car_cropped"]["resnet18"]["run"] == {"seconds": 1}
-    ledger.upsert(known, entry(partial=True), {"seconds": 3})
-    assert known["car_cropped"]["resnet18"]["run"] == {"seconds": 3}
-    assert known["car_cropped"]["resnet18"]["partial"]
+    assert ledger.upsert(known, entry(), {"seconds": 1})
+    assert ledger.upsert(known, entry(**again), {"seconds": 2}) != kept
+    expected = entry() | {"run": {"seconds": 1}} if kept else entry(**again) | {"run": {"seconds": 2}}
+    assert known["car_cropped"]["resnet18"] == expected
 
 
 def test_a_damaged_ledger_is_not_overwritten(tmp_path: Path):
