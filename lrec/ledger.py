@@ -21,9 +21,9 @@ def read(path: Path) -> Ledger:
 def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> bool:
     """Put a combination's result in, in place.
 
-    A run with the same code, data and settings whose R@1 lies in the published 95% interval reproduces
-    the published figure; that one stays, with the record of the run that gave it. So published tables do
-    not move with the last bits of another processor's sums.
+    A run with the same code, data and settings whose 95% interval of R@1 overlaps the published one
+    reproduces the published figure; that one stays, with the record of the run that gave it. So
+    published tables do not move with the last bits of another processor's sums.
 
     Args:
         ledger: to change.
@@ -45,9 +45,8 @@ def reproduces(published: dict[str, Any] | None, entry: dict[str, Any]) -> bool:
     same = ("settings", "counts", "official", "queries", "gallery")
     if not published or any(published[key] != entry[key] for key in same):
         return False
-    low, high = published["recall_at_1_interval"]
-    found = entry["recall"].get("1")
-    return published["recall"].keys() == entry["recall"].keys() and (found is None or low <= found <= high)
+    (low, high), (lower, upper) = published["recall_at_1_interval"], entry["recall_at_1_interval"]
+    return published["recall"].keys() == entry["recall"].keys() and lower <= high and low <= upper
 
 
 def write(path: Path, ledger: Ledger) -> None:

@@ -114,7 +114,9 @@ NOISE = {"1": 0.51, "2": 0.6, "4": 0.7, "8": 1.0}
     [
         ({}, True),
         ({"recall": NOISE}, True),
-        ({"recall": NOISE | {"1": 0.56}}, False),
+        ({"recall": NOISE, "recall_at_1_interval": [0.54, 0.6]}, True),
+        ({"recall": NOISE, "recall_at_1_interval": [0.56, 0.6]}, False),
+        ({"recall": NOISE, "recall_at_1_interval": [0.4, 0.44]}, False),
         ({"recall": {"1": 0.5, "3": 0.6}}, False),
         ({"settings": SETTINGS | {"epochs": 4}}, False),
         ({"counts": {"train": [8054, 98], "test": [8130, 98]}}, False),
