@@ -1,65 +1,43 @@
 """The ensemble: one shared stem, M branches, D logits each; its size; and how it is saved.
 
-The stem is a ResNet's conv1, bn1, relu, maxpool and layer1. Each branch has its own layer2, layer3,
-layer4, global average pool and linear classifier with bias.
+In the paper the stem is a ResNet's conv1, bn1, relu, maxpool and layer1. Each branch has its own layer2,
+layer3, layer4, global average pool and linear classifier with bias.
 """
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
-import torchvision.models
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lrec import files
 from lrec import weights as starting_weights
+from lrec.backbones import BACKBONES, PAPER_SHARE, Backbone
 
 MODEL, CONFIG = "model.safetensors", "config.json"
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """Where a torchvision network is cut: `stem` and `branch` name its children in order."""
-
-    build: Callable[..., nn.Module]
-    stem: tuple[str, ...]
-    branch: tuple[str, ...]
-    classifier: str
-
-
-def _resnet(build: Callable[..., nn.Module]) -> Backbone:
-    stem = ("conv1", "bn1", "relu", "maxpool", "layer1")
-    return Backbone(build, stem, ("layer2", "layer3", "layer4", "avgpool"), "fc")
-
-
-BACKBONES = {
-    "resnet18": _resnet(torchvision.models.resnet18),
-    "resnet34": _resnet(torchvision.models.resnet34),
-    "resnet50": _resnet(torchvision.models.resnet50),
-    "resnext50_32x4d": _resnet(torchvision.models.resnext50_32x4d),
-}
+SHAPE = ("backbone", "ensemble_size", "meta_class_size", "share")
 
 
 class Ensemble(nn.Module):
     """A shared stem and M branches.
 
     Args:
-        backbone: a key of `BACKBONES`.
+        backbone: a key of `lrec.backbones.BACKBONES`.
         ensemble_size: M, branches.
         meta_class_size: D, logits per branch.
         weights: see `lrec.weights.load`. From a file or ImageNet every branch starts alike; without
             weights every branch starts at random on its own. Classifiers always differ.
         seed: of everything random in the start; the same seed gives the same bytes.
+        share: how far the stem reaches, one of `lrec.backbones.SHARES`; "none" gives M networks of
+            their own, as in DREML, "layer4" M classifiers on one network.
 
     Raises:
-        ValueError: unknown backbone, or weights that do not fit it.
+        ValueError: unknown backbone or share, or weights that do not fit.
     """
 
     def __init__(
@@ -68,24 +46,28 @@ class Ensemble(nn.Module):
         ensemble_size: int,
         meta_class_size: int,
         weights: str | None = None,
+        *,
         seed: int = 0,
+        share: str = PAPER_SHARE,
     ) -> None:
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {backbone!r}, expected one of {', '.join(BACKBONES)}")
         self.backbone, self.ensemble_size, self.meta_class_size = backbone, ensemble_size, meta_class_size
+        self.share = share
         cut = BACKBONES[backbone]
+        stem, branch = cut.split(share)
         state = starting_weights.load(backbone, weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = _build(cut, meta_class_size, state, f"weights {weights} for {backbone}")
-            self.stem = nn.Sequential(OrderedDict((name, network.get_submodule(name)) for name in cut.stem))
+            self.stem = nn.Sequential(_named(network, stem))
             self.branches = nn.ModuleList()
-            for branch in range(ensemble_size):
-                if branch:
+            for number in range(ensemble_size):
+                if number:
                     network = _restart(network, cut, state)
-                parts = OrderedDict((name, network.get_submodule(name)) for name in cut.branch)
-                parts["flatten"] = nn.Flatten()
+                parts = _named(network, branch)
+                parts |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
                 parts["classifier"] = network.get_submodule(cut.classifier)
                 self.branches.append(nn.Sequential(parts))
 
@@ -102,6 +84,11 @@ class Ensemble(nn.Module):
         """
         logits = self(images).float()
         return normalize(logits, dim=2).flatten(1) / self.ensemble_size**0.5
+
+
+def _named(network: nn.Module, names: tuple[str, ...]) -> OrderedDict[str, nn.Module]:
+    """Return submodules by names that a Sequential takes, which have no dot."""
+    return OrderedDict((name.replace(".", "_"), network.get_submodule(name)) for name in names)
 
 
 def _build(cut: Backbone, meta_class_size: int, state: dict[str, Tensor] | None, what: str) -> nn.Module:
@@ -122,7 +109,7 @@ def _build(cut: Backbone, meta_class_size: int, state: dict[str, Tensor] | None,
             )
         network.load_state_dict({k: state[k] for k in found}, strict=False)
     width = network.get_submodule(cut.classifier).in_features
-    setattr(network, cut.classifier, nn.Linear(width, meta_class_size))
+    network.set_submodule(cut.classifier, nn.Linear(width, meta_class_size))
     return network
 
 
@@ -131,15 +118,15 @@ def _restart(network: nn.Module, cut: Backbone, state: dict[str, Tensor] | None)
     classifier = network.get_submodule(cut.classifier)
     if state is None:
         return _build(cut, classifier.out_features, None, "")
-    parts = {name: deepcopy(network.get_submodule(name)) for name in cut.branch}
-    parts[cut.classifier] = nn.Linear(classifier.in_features, classifier.out_features)
-    return nn.ModuleDict(parts)
+    copy = deepcopy(network)
+    copy.set_submodule(cut.classifier, nn.Linear(classifier.in_features, classifier.out_features))
+    return copy
 
 
-def count_parameters(backbone: str, ensemble_size: int, meta_class_size: int) -> int:
+def count_parameters(backbone: str, ensemble_size: int, meta_class_size: int, share: str = PAPER_SHARE) -> int:
     """Return the number of trainable numbers, counted on the meta device, which holds none of them."""
     with torch.device("meta"):
-        model = Ensemble(backbone, 1, meta_class_size)
+        model = Ensemble(backbone, 1, meta_class_size, share=share)
     stem, branch = (sum(p.numel() for p in part.parameters()) for part in (model.stem, model.branches))
     return stem + ensemble_size * branch
 
@@ -167,7 +154,7 @@ def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_si
 
 def save(model: Ensemble, folder: Path, settings: dict) -> dict:
     """Write model.safetensors and config.json into a folder; return the config: shape and `settings`."""
-    config = {key: getattr(model, key) for key in ("backbone", "ensemble_size", "meta_class_size")}
+    config = {key: getattr(model, key) for key in SHAPE}
     with files.atomic(folder / MODEL) as stream:
         stream.write(safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}))
     config |= settings
@@ -187,7 +174,7 @@ def load(folder: Path) -> tuple[Ensemble, dict]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run `dvc repro` (stage train) first")
     try:
-        model = Ensemble(config["backbone"], config["ensemble_size"], config["meta_class_size"])
+        model = Ensemble(config["backbone"], config["ensemble_size"], config["meta_class_size"], share=config["share"])
         model.load_state_dict(safetensors.torch.load_file(path))
     except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:160]

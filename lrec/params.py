@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 PARAMS_FILE = Path("params.yaml")
 DATA_VARIABLE = "LREC_DATA"
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnext50_32x4d"]
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2"]
 LayoutName = Literal["glyphs", "car", "cub", "sop", "isc", "isc_highres", "folder"]
 Precision = Literal["float32", "bfloat16"]
 Count = Annotated[int, Field(ge=1)]
@@ -59,22 +59,35 @@ class MetaClasses(Section):
 class Train(Section):
     """The training recipe.
 
-    weights: "imagenet", "none", or a file (`{backbone}` in it stands for the backbone's name).
-    batch_size: images. learning_rate: of Adam. milestones: shares of the epochs (0-1) after which the
-    learning rate is multiplied by gamma. flip: random horizontal flip. precision: of the forward pass.
-    workers: threads that fetch batches ahead, 0 = none.
+    weights: "imagenet", "none", or a file (`{backbone}` in it stands for the backbone's name). share: how
+    far the stem reaches. batch_size: images. accumulate: batches per optimiser step. learning_rate: of
+    Adam. schedule: "multistep" multiplies it by gamma at the milestones, shares of the epochs (0-1);
+    "cosine" brings it to 0. warmup_epochs: linear growth first. weight_decay: decoupled, per step.
+    label_smoothing: share of the target. freeze_batch_norm: normalise by the statistics of the start.
+    flip: random horizontal flip. random_crop: smallest share of the area cut out, 1 for none. precision:
+    of the forward pass. workers: threads that fetch batches ahead, 0 = none. checkpoint_minutes: between
+    checkpoints, beside the one after each epoch.
     """
 
     weights: str
+    share: Literal["none", "maxpool", "layer1", "layer2", "layer3", "layer4"]
     batch_size: Annotated[int, Field(ge=2)]
+    accumulate: Count
     learning_rate: Annotated[float, Field(gt=0)]
+    schedule: Literal["multistep", "cosine"]
     milestones: list[Annotated[float, Field(gt=0, lt=1)]]
     gamma: Annotated[float, Field(gt=0)]
+    warmup_epochs: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    freeze_batch_norm: bool
     flip: bool
+    random_crop: Annotated[float, Field(gt=0, le=1)]
     seed: Annotated[int, Field(ge=0)]
     precision: Precision
     device: str
     workers: Annotated[int, Field(ge=0)]
+    checkpoint_minutes: Annotated[float, Field(gt=0)]
 
 
 class Embed(Section):

@@ -29,6 +29,11 @@ def history(variant: str, backbone: str) -> Path:
     return Path("history") / variant / f"{backbone}.csv"
 
 
+def checkpoints(variant: str, backbone: str) -> Path:
+    """Return the folder of a training's checkpoint; git and DVC ignore it."""
+    return Path(".lrec/train") / f"{variant}-{backbone}"
+
+
 def embeddings(variant: str, backbone: str) -> Path:
     """Return the folder of a combination's embeddings."""
     return Path("embeddings") / variant / backbone

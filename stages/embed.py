@@ -39,7 +39,9 @@ def main(variant: str, backbone: str) -> None:
             write(trained, split, folder / f"{split}.npy")
         if settings.embed.untrained:
             size = trained.ensemble_size, trained.meta_class_size
-            untrained = model.Ensemble(backbone, *size, weights=config["weights"], seed=config["seed"])
+            untrained = model.Ensemble(
+                backbone, *size, weights=config["weights"], seed=config["seed"], share=config["share"]
+            )
             for split in splits:
                 if split != store.TRAIN:
                     write(untrained, split, folder / f"untrained_{split}.npy")

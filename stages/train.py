@@ -1,8 +1,11 @@
-"""Stage train: train an ensemble with the paper's recipe; the last epoch is kept."""
+"""Stage train: train an ensemble with the paper's recipe; the last epoch is kept.
+
+Killed and started again, it goes on from its last checkpoint.
+"""
 
 import time
 
-from lrec import command, device, files, meta_classes, model, params, paths, runs, store, train
+from lrec import checkpoint, command, device, files, fit, meta_classes, model, params, paths, runs, store
 
 
 def main(variant: str, backbone: str) -> None:
@@ -11,40 +14,46 @@ def main(variant: str, backbone: str) -> None:
     chosen, recipe = settings.variant(variant), settings.train_of(variant)
     packed = store.open_store(paths.store(variant))
     rows = packed.rows(store.TRAIN)
-    groups = meta_classes.read(
-        paths.meta_classes(variant), packed.train_classes(), chosen.meta_class_size, chosen.ensemble_size
-    )
-    normalization = packed.normalization(chosen.model_dump()["normalize"])
+    shape = chosen.meta_class_size, chosen.ensemble_size
+    groups = meta_classes.read(paths.meta_classes(variant), packed.train_classes(), *shape)
     where = device.choose(recipe.device)
     own = ", ".join(f"{key} {value}" for key, value in chosen.train.items())
     print(f"{variant}/{backbone}: training on {device.describe(where)}" + (f"; of its own: {own}" if own else ""))
 
+    machine = {"device", "workers", "checkpoint_minutes"}
+    used = {
+        "image_size": chosen.image_size,
+        "crop": chosen.crop,
+        "resize": chosen.resize,
+        "normalization": packed.normalization(chosen.model_dump()["normalize"]),
+        "epochs": chosen.epochs,
+        **recipe.model_dump(exclude=machine),
+        "data": runs.digest([paths.store(variant) / store.INDEX, paths.store(variant) / store.DATASET]),
+        "code": runs.code_digest(),
+    }
+    name = runs.fingerprint([*shape, groups.tolist(), used])
+    saved = checkpoint.Checkpoint(
+        paths.checkpoints(variant, backbone) / f"{name}.safetensors", recipe.checkpoint_minutes
+    )
     ensemble = model.Ensemble(
-        backbone, chosen.ensemble_size, chosen.meta_class_size, weights=recipe.weights, seed=recipe.seed
+        backbone, chosen.ensemble_size, chosen.meta_class_size, recipe.weights, seed=recipe.seed, share=recipe.share
     )
     start = time.monotonic()
-    history = train.fit(
+    history = fit.fit(
         ensemble,
         packed.images,
         rows,
         groups[:, packed.labels(rows)],
-        normalization,
-        epochs=chosen.epochs,
-        **recipe.model_dump(exclude={"weights", "device"}),
+        used["normalization"],
+        fit.Recipe(epochs=chosen.epochs, **recipe.model_dump(exclude=machine | {"weights", "share"})),
         device=where,
+        workers=recipe.workers,
+        checkpoint=saved,
     )
-    used = {
-        "image_size": chosen.image_size,
-        "crop": chosen.crop,
-        "normalization": normalization,
-        "epochs": chosen.epochs,
-        **recipe.model_dump(exclude={"device", "workers"}),
-        "data": runs.digest([paths.store(variant) / store.INDEX, paths.store(variant) / store.DATASET]),
-        "code": runs.code_digest(),
-    }
     config = model.save(ensemble, paths.model(variant, backbone), used)
     files.write_table(paths.history(variant, backbone), history)
     runs.record(paths.run_record(variant, backbone), config, time.monotonic() - start, device.describe(where))
+    saved.remove()
 
 
 if __name__ == "__main__":

@@ -5,11 +5,24 @@ from pathlib import Path
 from imports import imported
 
 LEVELS = [
-    {"__init__", "params", "files", "paths", "command", "progress", "device", "blocks"},
-    {"datasets", "store", "batches", "meta_classes", "weights", "runs", "ledger", "similarity"},
+    {
+        "__init__",
+        "params",
+        "files",
+        "paths",
+        "command",
+        "progress",
+        "device",
+        "blocks",
+        "backbones",
+        "schedule",
+        "augment",
+    },
+    {"datasets", "store", "batches", "meta_classes", "weights", "runs", "ledger", "similarity", "checkpoint"},
     {"model", "precision"},
     {"ranking"},
     {"recall", "embed", "train"},
+    {"fit"},
     {"evaluate", "tables"},
 ]
 

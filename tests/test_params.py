@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 import yaml
 
-from lrec import model, params
+from lrec import params
+from lrec.backbones import BACKBONES, SHARES
 
 
 @pytest.fixture
@@ -32,7 +33,9 @@ def test_the_projects_file_is_valid(root: Path):
 
 
 def test_backbones_are_those_of_the_model():
-    assert set(get_args(params.BackboneName)) == set(model.BACKBONES)
+    assert set(get_args(params.BackboneName)) == set(BACKBONES)
+    (share,) = {get_args(params.Train.model_fields["share"].annotation)}
+    assert share == SHARES
 
 
 def test_paper_settings(root: Path):
