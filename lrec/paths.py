@@ -34,9 +34,19 @@ def embeddings(variant: str, backbone: str) -> Path:
     return Path("embeddings") / variant / backbone
 
 
+def unfinished(stage: str, variant: str, backbone: str) -> Path:
+    """Return the folder of a stage's unfinished work on a combination; git and DVC ignore it."""
+    return Path(".lrec") / stage / variant / backbone
+
+
+def results(variant: str, backbone: str) -> Path:
+    """Return the folder of what was measured on a combination: result.json and several tables."""
+    return Path("results") / variant / backbone
+
+
 def result(variant: str, backbone: str) -> Path:
     """Return the JSON with every metric of a combination."""
-    return Path("results") / variant / f"{backbone}.json"
+    return results(variant, backbone) / "result.json"
 
 
 def run_record(variant: str, backbone: str) -> Path:

@@ -5,8 +5,8 @@ from pathlib import Path
 from imports import imported
 
 LEVELS = [
-    {"__init__", "params", "files", "paths", "command", "progress", "device", "blocks"},
-    {"datasets", "store", "batches", "meta_classes", "weights", "runs", "ledger", "similarity"},
+    {"__init__", "params", "files", "paths", "command", "progress", "device", "blocks", "ranks", "fold", "audit"},
+    {"datasets", "store", "batches", "meta_classes", "weights", "runs", "ledger", "similarity", "unfinished"},
     {"model", "precision"},
     {"ranking"},
     {"recall", "embed", "train"},
