@@ -17,8 +17,6 @@ from lrec.device import autocast
 from lrec.model import Ensemble
 from lrec.unfinished import Journal
 
-FACTS = "embedding.json"
-
 
 def extract(
     model: Ensemble,

@@ -6,6 +6,7 @@ the embedding of a smaller ensemble.
 
 import math
 from collections.abc import Iterator
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,8 @@ from lrec.nearest import nearest
 from lrec.task import Task
 
 
-def curve(task: Task, branches: int, subsets: int, *, device: str = "cpu", seed: int = 0) -> pd.DataFrame:
-    """Measure ensembles of 1, 2, 4, ... and all branches.
+def measure(task: Task, branches: int, subsets: int, *, device: str = "cpu", seed: int = 0) -> pd.DataFrame:
+    """Measure sets of 1, 2, 4, ... and all branches.
 
     Args:
         task: with embeddings of d columns, d / M for each branch.
@@ -26,19 +27,33 @@ def curve(task: Task, branches: int, subsets: int, *, device: str = "cpu", seed:
         seed: of the drawing.
 
     Returns:
-        One row per size: branches, subsets, and mean and standard deviation over subsets (of n, not n - 1)
-        of recall at 1 and MAP@R: recall_at_1, recall_at_1_spread, map_at_r, map_at_r_spread, in percent.
+        One row per set: branches (how many), members (their numbers from 0), recall_at_1 and map_at_r in
+        percent.
     """
     generator = np.random.default_rng(seed)
     rows = []
     for size in sizes(branches):
-        chosen = list(_draw(branches, size, branches if size == 1 else subsets, generator))
-        found = [task.columns(_columns(some, task, branches)).evaluate([1], device) for some in chosen]
-        recalls, precisions = [100 * x.recall[1] for x in found], [100 * float(x.map_at_r or 0) for x in found]
-        spreads = [np.mean(recalls), np.std(recalls), np.mean(precisions), np.std(precisions)]
-        rows.append((size, len(chosen), *(round(float(value), 4) for value in spreads)))
-    names = ["recall_at_1", "recall_at_1_spread", "map_at_r", "map_at_r_spread"]
-    return pd.DataFrame(rows, columns=["branches", "subsets", *names])
+        for chosen in _draw(branches, size, branches if size == 1 else subsets, generator):
+            found = task.columns(_columns(chosen, task, branches)).evaluate([1], device)
+            figures = (round(100 * float(share or 0), 4) for share in (found.recall[1], found.map_at_r))
+            rows.append((size, " ".join(map(str, chosen)), *figures))
+    return pd.DataFrame(rows, columns=["branches", "members", "recall_at_1", "map_at_r"])
+
+
+def curve(measured: pd.DataFrame) -> pd.DataFrame:
+    """Summarise what `measure` found: one row per number of branches.
+
+    Returns:
+        branches, subsets (how many were measured), and for recall_at_1 and map_at_r the mean over them and,
+        as <name>_spread, their standard deviation (with n, not n - 1), in percent.
+    """
+    rows = []
+    for size, some in measured.groupby("branches"):
+        row = {"branches": size, "subsets": len(some)}
+        for name in ("recall_at_1", "map_at_r"):
+            row |= {name: round(some[name].mean(), 4), f"{name}_spread": round(some[name].std(ddof=0), 4)}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def agreement(task: Task, branches: int, *, device: str = "cpu") -> float:
@@ -51,10 +66,7 @@ def agreement(task: Task, branches: int, *, device: str = "cpu") -> float:
         return 1.0
     labels = task.query_labels if task.gallery_labels is None else task.gallery_labels
     votes = np.stack(
-        [
-            labels[nearest(task.columns(_columns([branch], task, branches)), device=device)]
-            for branch in range(branches)
-        ]
+        [labels[nearest(task.columns(_columns([branch], task, branches)), device=device)] for branch in range(branches)]
     )
     votes.sort(axis=0)
     # Of a query's M sorted votes, every run of n equal ones holds n (n - 1) / 2 pairs that agree.
@@ -76,10 +88,12 @@ def sizes(branches: int) -> list[int]:
 
 
 def _draw(branches: int, size: int, subsets: int, generator: np.random.Generator) -> Iterator[list[int]]:
-    """Yield different sets of so many branches, at random; all of them when there are no more."""
-    wanted = min(subsets, math.comb(branches, size))
+    """Yield different sets of so many branches, at random; all of them, in order, when there are no more."""
+    if math.comb(branches, size) <= subsets:
+        yield from map(list, combinations(range(branches), size))
+        return
     seen: set[tuple[int, ...]] = set()
-    while len(seen) < wanted:
+    while len(seen) < subsets:
         chosen = tuple(sorted(generator.choice(branches, size, replace=False).tolist()))
         if chosen not in seen:
             seen.add(chosen)

@@ -27,14 +27,14 @@ def nearest(task: Task, *, others_only: bool = False, device: str = "cpu") -> np
     """
     itself = task.gallery is None
     gallery = task.query if task.gallery is None else task.gallery
-    labels = torch.from_numpy(task.query_labels if task.gallery_labels is None else task.gallery_labels).to(device)
+    labels = torch.tensor(task.query_labels if task.gallery_labels is None else task.gallery_labels, device=device)
     best = torch.full((len(task.query),), -torch.inf, device=device)
     found = torch.full((len(task.query),), -1, device=device)
     with full_precision(torch.device(device)):
         for start in range(0, len(task.query), _BLOCK):
             rows = slice(start, min(start + _BLOCK, len(task.query)))
             queries = _floats(task.query[rows], device)
-            own = torch.from_numpy(task.query_labels[rows]).to(device)
+            own = torch.tensor(task.query_labels[rows], device=device)
             for first in range(0, len(gallery), _BLOCK):
                 block = products(queries, _floats(gallery[first : first + _BLOCK], device))
                 if others_only:
@@ -49,4 +49,4 @@ def nearest(task: Task, *, others_only: bool = False, device: str = "cpu") -> np
 
 
 def _floats(rows: np.ndarray, device: str) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(rows, dtype=np.float32)).to(device)
+    return torch.from_numpy(np.array(rows, dtype=np.float32)).to(device)

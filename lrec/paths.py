@@ -34,6 +34,11 @@ def embeddings(variant: str, backbone: str) -> Path:
     return Path("embeddings") / variant / backbone
 
 
+def embedding_facts(variant: str, backbone: str) -> Path:
+    """Return the JSON that says what a combination's embeddings are, and how their audit came out."""
+    return embeddings(variant, backbone) / "embedding.json"
+
+
 def unfinished(stage: str, variant: str, backbone: str) -> Path:
     """Return the folder of a stage's unfinished work on a combination; git and DVC ignore it."""
     return Path(".lrec") / stage / variant / backbone

@@ -46,7 +46,8 @@ def recall_table(variant: str, entries: dict[str, dict[str, Any]], ks: list[int]
 
     Args:
         variant: its name; the six benchmarks have reference figures, any other has none.
-        entries: the ledger's {backbone: entry} of this variant.
+        entries: the ledger's {name: entry} of this variant; a name is a backbone, perhaps with what was
+            embedded behind it.
         ks: cut-offs of the columns.
         reference: folder of reported_recall.csv and clean_recall.csv.
     """
@@ -55,7 +56,8 @@ def recall_table(variant: str, entries: dict[str, dict[str, Any]], ks: list[int]
     published = [] if reported.empty else list(dict.fromkeys(reported["backbone"]))
     header = ["Backbone"] + (["reported", "clean reference"] if published else [])
     rows, notes = [], []
-    for backbone in [*published, *(b for b in entries if b not in published)]:
+    # What is our own alone stands behind the published row of its backbone.
+    for backbone in sorted({*published, *entries}, key=lambda name: ([*published, name].index(name.split()[0]), name)):
         entry = entries.get(backbone)
         row = [backbone]
         if published:

@@ -9,8 +9,6 @@ import pandas as pd
 
 from lrec import files, recall
 
-_DTYPES = (np.float32, np.float16)
-
 
 @dataclass(frozen=True)
 class Task:
@@ -36,9 +34,7 @@ class Task:
 
     def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> "Task":
         """Return the task with a function applied to its embeddings, (n, d) to (n, e)."""
-        return replace(
-            self, query=change(self.query), gallery=None if self.gallery is None else change(self.gallery)
-        )
+        return replace(self, query=change(self.query), gallery=None if self.gallery is None else change(self.gallery))
 
     def columns(self, chosen: Sequence[int] | np.ndarray) -> "Task":
         """Return the task with some of the embeddings' columns only, in memory."""
@@ -87,7 +83,7 @@ def read(folder: Path, index: pd.DataFrame, prefix: str = "") -> Task | None:
 
 def _read(path: Path, index: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a split's embeddings and labels."""
-    embeddings = files.read_array(path, "embed", 2, _DTYPES)
+    embeddings = files.read_array(path, "embed", 2, np.float32, np.float16)
     labels = index.loc[index["split"] == split, "label"].to_numpy()
     if len(embeddings) != len(labels):
         raise ValueError(f"{path}: found {len(embeddings)} rows, expected {len(labels)} as in the index; embed anew")

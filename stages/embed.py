@@ -56,18 +56,18 @@ def main(variant: str, backbone: str) -> None:
             found = audit.measure(again, stored, rows, packed.labels(rows), **sizes)
             facts = settings.model_dump(include={"kind", "dtype", "precision", "batch_size"})
             facts |= {"dimensions": trained.width(settings.kind), "audit": found}
-            publish(work, paths.embeddings(variant, backbone), packed, facts)
+            publish(work, paths.embedding_facts(variant, backbone), packed, facts)
             shutil.rmtree(unfinished_work)
 
 
 def publish(work: Path, target: Path, packed: store.Store, facts: dict[str, object]) -> None:
-    """Put finished arrays, the rows they belong to and the facts in their folder, all at once."""
-    with files.atomic_folder(target) as folder:
+    """Put finished arrays, the rows they belong to and, at `target`, the facts in their folder, all at once."""
+    with files.atomic_folder(target.parent) as folder:
         for path in sorted(work.glob("*.npy")):
             unfinished.publish(path, folder / path.name)
         for split in dict.fromkeys(packed.index["split"]):
             np.save(folder / f"{split}_rows.npy", packed.rows(split))
-        files.write_json(folder / embed.FACTS, facts)
+        files.write_json(folder / target.name, facts)
 
 
 if __name__ == "__main__":
