@@ -47,13 +47,13 @@ def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float], flipp
         pixels: (B, S, S, 3) uint8.
         mean: per channel, of values scaled to 0-1.
         std: likewise.
-        flipped: (B,) bool, images to mirror left to right.
+        flipped: (F,) int64, positions in the batch of the images to mirror left to right.
 
     Returns:
         (B, 3, S, S) float32 in channels_last memory format.
     """
-    if flipped is not None:
-        pixels = torch.where(flipped[:, None, None, None], pixels.flip(2), pixels)
+    if flipped is not None and len(flipped):
+        pixels = pixels.index_copy(0, flipped, pixels[flipped].flip(2))
     scale = torch.tensor([1 / (255 * value) for value in std], device=pixels.device)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
-    return (pixels.float() * scale - shift).permute(0, 3, 1, 2)
+    return pixels.float().mul_(scale).sub_(shift).permute(0, 3, 1, 2)

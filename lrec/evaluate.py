@@ -34,9 +34,9 @@ def analyse(
     train: np.ndarray,
     branches: int,
     *,
-    images: int,
+    analysis_images: int,
     subsets: int,
-    dimensions: Sequence[int],
+    pca_dimensions: Sequence[int],
     device: str = "cpu",
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure what the ensemble buys and what the embedding costs.
@@ -45,9 +45,9 @@ def analyse(
         task: the whole task; of a large one whole classes are drawn at random.
         train: (n, d) embeddings of training images, that codes are fitted on.
         branches: M.
-        images: how many queries and gallery items to use at most; 0 = analyse nothing.
+        analysis_images: how many queries and gallery items to use at most; 0 = analyse nothing.
         subsets: sets of branches per ensemble size, see `ensemble_size.measure`.
-        dimensions: of principal components, see `compression.codes`.
+        pca_dimensions: of principal components, see `compression.codes`.
         device: where similarities are computed.
 
     Returns:
@@ -55,15 +55,15 @@ def analyse(
         the figures of the two modules; and the table of `ensemble_size.measure`. Without analyses the
         latter has one row, all branches, and the former is empty.
     """
-    if images == 0:
+    if analysis_images == 0:
         return {}, ensemble_size.measure(task, 1, 1, device=device).assign(branches=branches, members="all")
-    some = task.sample(images)
+    some = task.sample(analysis_images)
     sets = ensemble_size.measure(some, branches, subsets, device=device)
     analysis = {
         "images": len(some.query) + (0 if some.gallery is None else len(some.gallery)),
         "classes": len(np.unique(some.query_labels)),
         "agreement": round(ensemble_size.agreement(some, branches, device=device), 4),
         "ensemble_size": ensemble_size.curve(sets).to_dict("records"),
-        "compression": compression.compare(some, train, dimensions, device=device),
+        "compression": compression.compare(some, train, pca_dimensions, device=device),
     }
     return analysis, sets

@@ -116,8 +116,9 @@ def read_table(path: Path, columns: Sequence[str], made_by: str) -> pd.DataFrame
 
 def read_array(path: Path, made_by: str, dimensions: int, *dtypes: type) -> np.ndarray:
     """Open a .npy as a read-only memory map; its dimensions must be these, its dtype one of these."""
+    _require(path, made_by)
     try:
-        array = np.load(_require(path, made_by), mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(_damaged(path, f"not a .npy array ({error})", made_by)) from error
     if array.ndim != dimensions or array.dtype not in dtypes:

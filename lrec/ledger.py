@@ -27,19 +27,35 @@ def name(entry: dict[str, Any]) -> str:
     return entry["backbone"] + ("" if entry["kind"] == "logits" else f" ({entry['kind']})")
 
 
-def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> None:
+def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> bool:
     """Put a combination's result in, in place.
+
+    A run with the same code, data and settings whose 95% interval of R@1 overlaps the published one
+    reproduces the published figure; that one stays, with the record of the run that gave it. So
+    published tables do not move with the last bits of another processor's sums.
 
     Args:
         ledger: to change.
         entry: a result as the stage evaluate writes it, without what belongs to one run.
-        run: time, hardware and commit of the training. An entry that says the same as before keeps the
-            record of the run that first gave it, so a repeated run changes nothing.
+        run: time, hardware and commit of the training.
+
+    Returns:
+        Whether the entry was put in; False for a reproduction.
     """
     entries = ledger.setdefault(entry["variant"], {})
-    before = entries.get(name(entry), {})
-    if {key: value for key, value in before.items() if key != "run"} != entry:
-        entries[name(entry)] = {**entry, "run": run}
+    if reproduces(entries.get(name(entry)), entry):
+        return False
+    entries[name(entry)] = {**entry, "run": run}
+    return True
+
+
+def reproduces(published: dict[str, Any] | None, entry: dict[str, Any]) -> bool:
+    """Whether a result is the published one once more, up to floating-point noise in training."""
+    same = ("settings", "embedding", "evaluation", "counts", "official", "queries", "gallery")
+    if not published or any(published.get(key) != entry[key] for key in same):
+        return False
+    (low, high), (lower, upper) = published["recall_at_1_interval"], entry["recall_at_1_interval"]
+    return published["recall"].keys() == entry["recall"].keys() and lower <= high and low <= upper
 
 
 def write(path: Path, ledger: Ledger) -> None:

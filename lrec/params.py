@@ -39,7 +39,7 @@ class Normalization(Section):
 # The tags keep pydantic from reporting both alternatives when one of them is meant.
 Normalize = Annotated[
     Annotated[Literal["dataset", "imagenet"], Tag("name")] | Annotated[Normalization, Tag("values")],
-    Discriminator(lambda value: "values" if isinstance(value, dict) else "name"),
+    Discriminator(lambda value: "values" if isinstance(value, dict | Normalization) else "name"),
 ]
 
 

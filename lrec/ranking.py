@@ -102,16 +102,20 @@ class _Pass:
         self._set_limits()
         mirrored = self.offset == 0 and self.queries.rows.size == self.gallery.rows.size
         for rows, columns in self._blocks(mirrored):
-            block = self._similarities(rows, columns)
-            self._count(block, rows, columns, 0)
-            if mirrored and rows != columns:
-                self._count(block, columns, rows, 1)
+            self._add(rows, columns, mirrored)
         best = torch.where(self.positives > 0, self.count + 1, 0).cpu().numpy()
         zeros = np.zeros(len(best))
         ranks = Ranks(best, *(self.ladder.scores() if self.ladder else (zeros, zeros)))
         for query in self.unclear.nonzero()[:, 0].tolist():
             self._rank_by_definition(query, ranks)
         return ranks
+
+    def _add(self, rows: slice, columns: slice, mirrored: bool) -> None:
+        """Count the items of one block."""
+        block = self._similarities(rows, columns)
+        self._count(block, rows, columns, 0)
+        if mirrored and rows != columns:
+            self._count(block, columns, rows, 1)
 
     def _set_limits(self) -> None:
         """Find the similarity an item must have to count against a query's positives."""

@@ -79,10 +79,8 @@ def recall_at_k(
     >>> recall_at_k(np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1.0]]), ["cat", "cat", "dog", "cat"], ks=[1, 2])
     {1: 0.25, 2: 0.75}
     """
-    result = evaluate(
-        query, query_labels, ks, gallery, gallery_labels, precision=False, device=device, memory_bytes=memory_bytes
-    )
-    return result.recall
+    best = _rank(query, query_labels, ks, gallery, gallery_labels, False, device, memory_bytes)[0]
+    return _recall(best, ks)
 
 
 def evaluate(
@@ -114,25 +112,19 @@ def evaluate(
         ValueError: shapes, lengths or dtypes that do not fit, an empty set, a k below 1, or an embedding
         that is not finite; the message names the row.
     """
-    if not ks or any(k < 1 for k in ks):
-        raise ValueError(f"ks: found {list(ks)}, expected cutoffs of at least 1")
-    if (gallery is None) != (gallery_labels is None):
-        raise ValueError("gallery and gallery_labels: found one of them, expected both or none")
-    codes: dict[Hashable, int] = {}
-    device = torch.device(device)
-    share = memory_bytes // (2 if gallery is None else 4)
-    with full_precision(device):
-        queries, places = _side(query, query_labels, "query", codes, device, share)
-        others = queries if gallery is None else _side(gallery, gallery_labels, "gallery", codes, device, share)[0]
-        if queries.rows.width != others.rows.width:
-            raise ValueError(
-                f"gallery: found {others.rows.width} dimensions, expected the queries' {queries.rows.width}"
-            )
-        left = max(0, memory_bytes - queries.rows.kept_bytes - (gallery is not None) * others.rows.kept_bytes)
-        ranks = ranking.rank(queries, others, gallery is None, precision, left)
-    best = np.empty(len(places), np.int64)
-    best[places] = ranks.best
-    return _summary(best, queries.codes.cpu().numpy()[np.argsort(places)], ks, ranks if precision else None, seed)
+    best, classes, ranks = _rank(query, query_labels, ks, gallery, gallery_labels, precision, device, memory_bytes)
+    found, hits = best > 0, best == 1
+    _, code = np.unique(classes, return_inverse=True)
+    return Retrieval(
+        recall=_recall(best, ks),
+        lone_queries=int((~found).sum()),
+        mean_reciprocal_rank=math.fsum(1 / best[found]) / len(best),
+        macro_recall_at_1=_mean(np.bincount(code, hits) / np.bincount(code)),
+        recall_at_1_interval=interval(hits, classes, seed),
+        best_rank=best,
+        map_at_r=_mean(ranks.average_precision) if precision else None,
+        r_precision=_mean(ranks.r_precision) if precision else None,
+    )
 
 
 def interval(hits: np.ndarray, classes: np.ndarray, seed: int) -> tuple[float, float]:
@@ -160,6 +152,38 @@ def interval(hits: np.ndarray, classes: np.ndarray, seed: int) -> tuple[float, f
     return float(low), float(high)
 
 
+def _rank(
+    query: Embeddings,
+    query_labels: Iterable[Hashable],
+    ks: Sequence[int],
+    gallery: Embeddings | None,
+    gallery_labels: Iterable[Hashable] | None,
+    precision: bool,
+    device: str | torch.device,
+    memory_bytes: int,
+) -> tuple[np.ndarray, np.ndarray, ranking.Ranks]:
+    """Check the arguments; return best ranks and class codes in the queries' order, and all ranks in class order."""
+    if not len(ks) or any(k < 1 for k in ks):
+        raise ValueError(f"ks: found {list(ks)}, expected cutoffs of at least 1")
+    if (gallery is None) != (gallery_labels is None):
+        raise ValueError("gallery and gallery_labels: found one of them, expected both or none")
+    codes: dict[Hashable, int] = {}
+    device = torch.device(device)
+    share = memory_bytes // (2 if gallery is None else 4)
+    with full_precision(device):
+        queries, places = _side(query, query_labels, "query", codes, device, share)
+        others = queries if gallery is None else _side(gallery, gallery_labels, "gallery", codes, device, share)[0]
+        if queries.rows.width != others.rows.width:
+            raise ValueError(
+                f"gallery: found {others.rows.width} dimensions, expected {queries.rows.width}, the query's"
+            )
+        kept = queries.rows.kept_bytes + (0 if gallery is None else others.rows.kept_bytes)
+        ranks = ranking.rank(queries, others, gallery is None, precision, memory_bytes - kept)
+    best, classes = np.empty(len(places), np.int64), np.empty(len(places), np.int64)
+    best[places], classes[places] = ranks.best, queries.codes.cpu().numpy()
+    return best, classes, ranks
+
+
 def _side(
     data: Embeddings, labels: Any, name: str, codes: dict[Hashable, int], device: torch.device, keep_bytes: int
 ) -> tuple[ranking.Side, np.ndarray]:
@@ -180,24 +204,10 @@ def _side(
     return ranking.Side(rows, torch.from_numpy(coded[order]).to(device)), order
 
 
-def _summary(
-    best: np.ndarray, classes: np.ndarray, ks: Sequence[int], ranks: ranking.Ranks | None, seed: int
-) -> Retrieval:
-    """Average; sums are exactly rounded, so that the order of the queries does not matter."""
-    total = len(best)
-    found, hits = best > 0, best == 1
-    _, code = np.unique(classes, return_inverse=True)
-    return Retrieval(
-        recall={int(k): int((found & (best <= k)).sum()) / total for k in ks},
-        lone_queries=int((~found).sum()),
-        mean_reciprocal_rank=math.fsum(1 / best[found]) / total,
-        macro_recall_at_1=_mean(np.bincount(code, hits) / np.bincount(code)),
-        recall_at_1_interval=interval(hits, classes, seed),
-        best_rank=best,
-        map_at_r=None if ranks is None else _mean(ranks.average_precision),
-        r_precision=None if ranks is None else _mean(ranks.r_precision),
-    )
+def _recall(best: np.ndarray, ks: Sequence[int]) -> dict[int, float]:
+    return {int(k): int(((best > 0) & (best <= k)).sum()) / len(best) for k in ks}
 
 
 def _mean(values: np.ndarray) -> float:
+    """Average with an exactly rounded sum, so that the order of the queries does not matter."""
     return math.fsum(values) / len(values)

@@ -1,14 +1,40 @@
-"""What is not the same twice about a run: how long it took, on what, from which commit.
+"""Where a result came from: the code and data behind it, and what is not the same twice about a run.
 
-Kept apart from the pipeline's outputs, whose bytes must be the same for the same inputs.
+Time, hardware and commit are kept apart from the pipeline's outputs, whose bytes must be the same for
+the same inputs.
 """
 
+import hashlib
 import platform
 import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lrec import files
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """Return 16 hexadecimal digits of a SHA-256 over the names and bytes of files, in any order."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(f"{path.name} {files.digest(path)}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def code_digest() -> str:
+    """Return the digest of the project's modules that this process has loaded."""
+    root = Path(__file__).resolve().parent.parent
+    loaded = {
+        Path(module.__file__).resolve() for module in list(sys.modules.values()) if getattr(module, "__file__", "")
+    }
+    return digest(path for path in loaded if path.is_relative_to(root) and path.suffix == ".py" and _ours(path, root))
+
+
+def _ours(path: Path, root: Path) -> bool:
+    """Whether a file belongs to the project, and not to a virtual environment inside its folder."""
+    return path.relative_to(root).parts[0] in ("lrec", "stages")
 
 
 def _commit() -> str | None:

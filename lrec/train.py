@@ -142,7 +142,9 @@ def fit(
         with progress.bar(len(rows), f"epoch {epoch + 1}/{epochs}") as bar:
             loaded = batches.gather(images, selections, device, workers)
             for step, (chosen, pixels) in enumerate(zip(selections, loaded, strict=True)):
-                mirror = torch.from_numpy(generator.random(len(chosen)) < 0.5).to(device) if flip else None
+                mirror = (
+                    torch.from_numpy(np.flatnonzero(generator.random(len(chosen)) < 0.5)).to(device) if flip else None
+                )
                 batch = batches.normalize(pixels, normalization["mean"], normalization["std"], mirror)
                 losses, right = trainer.step(batch, meta_classes[:, position[chosen]])
                 _require_finite(losses, epoch, step)

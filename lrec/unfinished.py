@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,6 @@ _DONE = ".done"
 def digest(identity: Any) -> str:
     """Return a short hash of a value that JSON can hold: what the result of some work depends on."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def code(*modules: ModuleType) -> list[str]:
-    """Return the digests of modules' source files, as part of an identity."""
-    return [files.digest(Path(module.__file__ or "")) for module in modules]
 
 
 @contextlib.contextmanager

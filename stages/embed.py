@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lrec import audit, batches, command, device, embed, files, fold, model, params, paths, ranks, store, unfinished
+from lrec import audit, command, device, embed, files, fold, model, params, paths, ranks, runs, store, unfinished
 
 
 def main(variant: str, backbone: str) -> None:
@@ -26,7 +26,7 @@ def main(variant: str, backbone: str) -> None:
         "store": embed.identity(paths.store(variant)),
         "model": files.digest(paths.model(variant, backbone) / model.MODEL),
         "settings": [options, settings.dtype, torch.device(where).type],
-        "code": [torch.__version__, *unfinished.code(batches, device, embed, fold, model)],
+        "code": [torch.__version__, runs.code_digest()],
     }
     options |= {"device": where, "workers": settings.workers}
     splits = list(dict.fromkeys(packed.index["split"]))

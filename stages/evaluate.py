@@ -15,6 +15,7 @@ def main(variant: str, backbone: str) -> None:
     index = store.read_index(paths.store(variant) / store.INDEX)
     dataset = files.read_json(paths.store(variant) / store.DATASET, "preprocess")
     config = files.read_json(paths.model(variant, backbone) / "config.json", "train")
+    analyses = chosen.model_dump(include={"analysis_images", "subsets", "pca_dimensions"})
     where = device.choose(chosen.device)
 
     trained, untrained = task.read(folder, index), task.read(folder, index, "untrained_")
@@ -26,9 +27,7 @@ def main(variant: str, backbone: str) -> None:
         trained,
         files.read_array(folder / f"{store.TRAIN}.npy", "embed", 2, np.float32, np.float16),
         config["ensemble_size"],
-        images=chosen.analysis_images,
-        subsets=chosen.subsets,
-        dimensions=chosen.pca_dimensions,
+        **analyses,
         device=where,
     )
     result = {
@@ -40,7 +39,9 @@ def main(variant: str, backbone: str) -> None:
         "counts": dataset["counts"],
         "official": dataset["official"],
         "partial": dataset["partial"],
-        "embedding": facts,
+        "embedding": {key: value for key, value in facts.items() if key != "audit"},
+        "audit": facts["audit"],
+        "evaluation": analyses,
         **class_recall.extremes(classes),
         "analysis": analysis,
         "settings": config,

@@ -39,6 +39,8 @@ def main(variant: str, backbone: str) -> None:
         "normalization": normalization,
         "epochs": chosen.epochs,
         **recipe.model_dump(exclude={"device", "workers"}),
+        "data": runs.digest([paths.store(variant) / store.INDEX, paths.store(variant) / store.DATASET]),
+        "code": runs.code_digest(),
     }
     config = model.save(ensemble, paths.model(variant, backbone), used)
     files.write_table(paths.history(variant, backbone), history)

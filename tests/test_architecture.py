@@ -10,7 +10,10 @@ LEVELS = [
     {"model", "precision"},
     {"ranking"},
     {"recall", "embed", "train"},
-    {"evaluate", "tables"},
+    {"task", "tables"},
+    {"nearest", "compression"},
+    {"class_recall", "ensemble_size"},
+    {"evaluate"},
 ]
 
 

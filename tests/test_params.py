@@ -127,3 +127,9 @@ def test_dvc_reads_the_same_values(root: Path, tmp_path: Path):
     shutil.copy(root / "params.yaml", tmp_path)
     ours = yaml.load((tmp_path / "params.yaml").read_text(encoding="utf-8"), Loader=params._Loader)
     assert load_yaml(str(tmp_path / "params.yaml")) == ours
+
+
+@pytest.mark.parametrize("name", ["glyphs", "car_cropped"])
+def test_blocks_come_back_as_they_stand(root: Path, name: str):
+    settings = params.load(root / "params.yaml")
+    assert settings.variant(name).model_dump() == yaml.safe_load((root / "params.yaml").read_text())["variants"][name]

@@ -1,0 +1,1 @@
+"""Measurements against named peers, in the same run; none of them is a test."""

@@ -1,0 +1,212 @@
+"""Time exact recall against the usual ways to compute it, in one interleaved run; print Markdown tables.
+
+    python -m benchmarks.recall                      time and agreement for several sizes
+    python -m benchmarks.recall --memory             peak memory of every method, one process each
+    python -m benchmarks.recall --sop FILE           a slice of the largest benchmark from a memory map
+
+The data are unit vectors around random class centres, 5 per class: as many images and classes as in
+Stanford Online Products, and as many dimensions as 48 branches with 12 meta classes have.
+"""
+
+import argparse
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lrec import blocks, ranking
+from lrec.recall import MEMORY_BYTES, evaluate, recall_at_k
+from lrec.similarity import Rows, full_precision
+
+KS = (1, 10, 100, 1000)
+ROWS = 2048  # of a block in the methods that work by rows: 0.5 GB at the largest size
+
+
+def make(images: int, width: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Make (N, d) float32 embeddings and (N,) labels in random order."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randperm(images, generator=generator) // 5
+    data = torch.randn(-(-images // 5), width, generator=generator)[labels]
+    data += noise * torch.randn(images, width, generator=generator)
+    return torch.nn.functional.normalize(data).numpy(), labels.numpy()
+
+
+def counting(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+    """Compute recall by this project's method."""
+    return recall_at_k(data, labels, KS)
+
+
+def counting_all(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+    """Compute all metrics by this project's method, MAP@R and R-precision among them."""
+    return evaluate(data, labels, KS).recall
+
+
+def _shares(labels: np.ndarray, neighbours: np.ndarray) -> dict[int, float]:
+    """Compute recall from the 1,001 nearest items, the query among them."""
+    own = neighbours == np.arange(len(labels))[:, None]
+    own[~own.any(1), -1] = True
+    hits = labels[neighbours[~own].reshape(len(labels), -1)] == labels[:, None]
+    return {k: float(hits[:, :k].any(1).mean()) for k in KS}
+
+
+def topk(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+    """Compute recall by the full product and topk, by rows."""
+    items = torch.from_numpy(data)
+    found = [(items[i : i + ROWS] @ items.T).topk(max(KS) + 1).indices for i in range(0, len(items), ROWS)]
+    return _shares(labels, torch.cat(found).numpy())
+
+
+def faiss_flat(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+    """Compute recall by faiss's exact inner-product index."""
+    import faiss
+
+    index = faiss.IndexFlatIP(data.shape[1])
+    index.add(data)
+    return _shares(labels, index.search(data, max(KS) + 1)[1])
+
+
+def metric_learning(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+    """Compute recall by pytorch-metric-learning's nearest neighbours, recall being a custom metric of it."""
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+    class Calculator(AccuracyCalculator):
+        def calculate_recall(self, knn_labels, query_labels, **kwargs):
+            hits = knn_labels == query_labels[:, None]
+            return {k: float(hits[:, :k].any(1).float().mean()) for k in KS}
+
+        def requires_knn(self):
+            return [*super().requires_knn(), "recall"]
+
+    peer = Calculator(include=("recall",), k=max(KS), device=torch.device("cpu"))
+    return peer.get_accuracy(data, labels)["recall"]
+
+
+def product(data: np.ndarray, labels: np.ndarray) -> None:
+    """Compute the full product by rows and throw it away: the limit of methods that look at every pair twice."""
+    items = torch.from_numpy(data)
+    for i in range(0, len(items), ROWS):
+        items[i : i + ROWS] @ items.T
+
+
+METHODS: dict[str, Callable] = {
+    "lrec recall_at_k": counting,
+    "lrec evaluate (with MAP@R)": counting_all,
+    "full product + topk": topk,
+    "faiss IndexFlatIP": faiss_flat,
+    "pytorch-metric-learning": metric_learning,
+    "bare full product": product,
+}
+
+
+def compare(sizes: list[int], width: int, noise: float, repeats: int) -> None:
+    """Time all methods, interleaved; print medians, ratios, recall and the growth law."""
+    print(f"| N | method | median s | times {next(iter(METHODS))} | " + " | ".join(f"R@{k}" for k in KS) + " |")
+    print("|---:|:---|---:|---:|" + "---:|" * len(KS))
+    medians: dict[str, list[float]] = {name: [] for name in METHODS}
+    for size in sizes:
+        data, labels = make(size, width, noise)
+        times: dict[str, list[float]] = {name: [] for name in METHODS}
+        results = {}
+        for _ in range(repeats):
+            for name, method in METHODS.items():
+                start = time.perf_counter()
+                results[name] = method(data, labels)
+                times[name].append(time.perf_counter() - start)
+        for name in METHODS:
+            medians[name].append(statistics.median(times[name]))
+            shares = [f"{100 * results[name][k]:.3f}" if results[name] else "" for k in KS]
+            ratio = medians[name][-1] / medians[next(iter(METHODS))][-1]
+            print(
+                f"| {size:,} | {name} | {medians[name][-1]:.2f} | {ratio:.2f} | " + " | ".join(shares) + " |",
+                flush=True,
+            )
+    if len(sizes) > 1:
+        growth = {name: np.polyfit(np.log(sizes), np.log(seconds), 1)[0] for name, seconds in medians.items()}
+        print("\nGrowth (time ~ N^a): " + ", ".join(f"{name} {a:.2f}" for name, a in growth.items()))
+
+
+def peak(method: str, size: int, width: int, noise: float) -> None:
+    """Print how much one method raises this process's peak memory, in MB."""
+    METHODS[method](*make(200, width, noise))  # libraries load on first use
+    data, labels = make(size, width, noise)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    METHODS[method](data, labels)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6)
+
+
+def memory(size: int, width: int, noise: float) -> None:
+    """Measure every method's peak in a process of its own."""
+    print(f"| N = {size:,} | extra peak memory, MB |\n|:---|---:|")
+    for name in METHODS:
+        command = [sys.executable, "-m", "benchmarks.recall", "--peak", name, "--sizes", str(size)]
+        command += ["--width", str(width), "--noise", str(noise)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        print(f"| {name} | {float(output):,.0f} |", flush=True)
+    print(f"| a full float32 matrix | {4 * size * size / 1e6:,.0f} |")
+
+
+def sop(path: Path, size: int, width: int, count: int) -> None:
+    """Time `count` blocks of self-retrieval from a float16 memory map and extrapolate to all of them."""
+    if not path.exists():
+        data = np.lib.format.open_memmap(path, "w+", np.float16, (size, width))
+        for start in range(0, size, 1000):
+            data[start : start + 1000] = make(min(1000, size - start), width, 1.5)[0]
+        data.flush()
+        del data
+    data, labels = np.load(path, mmap_mode="r"), np.arange(size) // 5
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    codes = torch.from_numpy(labels)
+    with full_precision(torch.device("cpu")):
+        start = time.perf_counter()
+        side = ranking.Side(Rows(data, np.arange(size), "query", torch.device("cpu"), MEMORY_BYTES // 2), codes)
+        checked = time.perf_counter()
+        one = ranking._Pass(side, side, 0, False, MEMORY_BYTES)
+        one._set_limits()
+        limited = time.perf_counter()
+        all_blocks = list(blocks.triangle(0, size, blocks.block_size(width, MEMORY_BYTES)))
+        pairs = sum((r.stop - r.start) * (c.stop - c.start) for r, c in all_blocks)
+        some = all_blocks[:: max(1, len(all_blocks) // count)][:count]
+        done = sum((r.stop - r.start) * (c.stop - c.start) for r, c in some)
+        for rows, columns in some:
+            one._add(rows, columns, mirrored=True)
+        seconds = time.perf_counter() - limited
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
+    print(f"{size:,} x {width:,} float16 ({path.stat().st_size / 1e9:.1f} GB): check {checked - start:.0f} s, limits")
+    print(f"{limited - checked:.0f} s, {len(some)} of {len(all_blocks)} blocks {seconds:.0f} s; all blocks would take")
+    print(f"{seconds * pairs / done / 60:.0f} min. Peak memory grew by {extra:,.0f} MB, pages of the map included.")
+
+
+def main() -> None:
+    """Parse the command line and run one of the modes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5000, 20000, 60502], help="N")
+    parser.add_argument("--width", type=int, default=576, help="d")
+    parser.add_argument("--noise", type=float, default=2.5, help="length of the noise, the class centre's being 1")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", action="store_true", help="measure peak memory at the last size")
+    parser.add_argument("--peak", choices=METHODS, help=argparse.SUPPRESS)
+    parser.add_argument("--sop", type=Path, help="a float16 .npy of 60,502 x 24,576, made if missing (3 GB)")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks to time with --sop")
+    options = parser.parse_args()
+    if options.peak:
+        return peak(options.peak, options.sizes[-1], options.width, options.noise)
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    name = cpu[0].split(":")[1].strip() if cpu else platform.processor()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {name}; d = {options.width}\n")
+    if options.sop:
+        sop(options.sop, 60502, 24576, options.blocks)
+    elif options.memory:
+        memory(options.sizes[-1], options.width, options.noise)
+    else:
+        compare(options.sizes, options.width, options.noise, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
