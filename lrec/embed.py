@@ -1,11 +1,21 @@
-"""Extraction: one embedding per image, which depends on that image alone."""
+"""Extraction: one embedding per image, which depends on that image alone.
+
+What makes it fast: `lrec.fold` on the network, channels_last, inference mode, and batches read ahead.
+What makes it safe: the embeddings go straight into a memory map, whose `Journal` lets a run that was
+killed go on where it stopped.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from lrec import batches, progress
+from lrec import batches, progress, ranks
 from lrec.device import autocast
 from lrec.model import Ensemble
+from lrec.unfinished import Journal
 
 
 def extract(
@@ -16,32 +26,113 @@ def extract(
     out: np.ndarray,
     *,
     batch_size: int,
+    kind: str = "logits",
     precision: str = "float32",
     device: str = "cpu",
     workers: int = 0,
     description: str = "embed",
+    journal: Journal | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> None:
     """Embed rows of a store, in order, into `out`.
 
     Args:
-        model: the ensemble; it is put into evaluation mode, so no image sees its batch.
+        model: the ensemble; it is put into evaluation mode, so no image sees its batch. One that
+            `lrec.fold.fold` has been through gives the same embeddings sooner.
         images: (N, S, S, 3) uint8.
         rows: (R,) rows to embed.
         normalization: {"mean", "std"} per channel.
-        out: (R, M*D) array to fill, such as a memory map.
+        out: (R, d) float32 or float16 array to fill, such as a memory map.
         batch_size: images.
+        kind: "logits" or "features", see `Ensemble.embed`.
         precision: "float32" or "bfloat16" (autocast).
         device: of the forward pass.
         workers: threads that read ahead.
         description: label of the progress bar.
+        journal: of `out`, one part per batch; batches that it says are done are left out.
+        share: (rank, count) when several processes fill the same array: every count-th batch.
     """
     model = model.to(device, memory_format=torch.channels_last).eval()
-    selections = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    done = 0
-    with torch.inference_mode(), progress.bar(len(rows), description) as bar:
-        for pixels in batches.gather(images, selections, device, workers):
+    spans = split(len(rows), batch_size)[share[0] :: share[1]]
+    if journal:
+        spans = [span for span in spans if not journal.is_done(span.start // batch_size)]
+    selections = [rows[span] for span in spans]
+    with torch.inference_mode(), progress.bar(sum(map(len, selections)), description) as bar:
+        loaded = batches.gather(images, selections, device, workers)
+        for span, pixels in zip(spans, loaded, strict=True):
             with autocast(device, precision):
-                embedded = model.embed(batches.normalize(pixels, normalization["mean"], normalization["std"]))
-            out[done : done + len(embedded)] = embedded.float().cpu().numpy()
-            done += len(embedded)
+                embedded = model.embed(batches.normalize(pixels, normalization["mean"], normalization["std"]), kind)
+            out[span] = embedded.float().cpu().numpy()
+            if journal:
+                journal.note(span.start // batch_size)
             bar.update(len(embedded))
+    if journal:
+        journal.save()
+
+
+def fill(
+    path: Path, model: Ensemble, images: np.ndarray, rows: np.ndarray, dtype: str, batch_size: int, **options: Any
+) -> None:
+    """Embed rows into a .npy file, from where an earlier run stopped; several ranks share the batches.
+
+    Args:
+        path: the file; beside it lie the flags of its `Journal`.
+        model, images, rows, batch_size, options: as for `extract`.
+        dtype: "float32" or "float16", of the file.
+    """
+    if ranks.rank() == 0:
+        width = model.width(options["kind"])
+        Journal.create(path, (len(rows), width), dtype, len(split(len(rows), batch_size)))
+    ranks.wait()
+    journal = Journal(path)
+    extract(
+        model,
+        images,
+        rows,
+        out=journal.array,
+        batch_size=batch_size,
+        description=path.stem,
+        journal=journal,
+        share=(ranks.rank(), ranks.count()),
+        **options,
+    )
+    ranks.wait()
+
+
+def again(model: Ensemble, images: np.ndarray, **options: Any) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Return a function that embeds (n,) rows in batches of a given size as (n, d) float32, for the audit."""
+
+    def embed(rows: np.ndarray, batch_size: int) -> np.ndarray:
+        out = np.empty((len(rows), model.width(options["kind"])), np.float32)
+        extract(model, images, rows, out=out, description="audit", **options | {"batch_size": batch_size})
+        return out
+
+    return embed
+
+
+def split(count: int, batch_size: int) -> list[slice]:
+    """Return the ranges of the batches of so many images; the last may be shorter.
+
+    >>> split(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return [slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+
+
+def tested(splits: Sequence[str]) -> list[str]:
+    """Return the splits that are searched and searched in: query and gallery, or else test.
+
+    >>> tested(["train", "test"]), tested(["train", "query", "gallery"])
+    (['test'], ['query', 'gallery'])
+    """
+    return ["query", "gallery"] if "query" in splits else ["test"]
+
+
+def identity(store_folder: Path) -> list[object]:
+    """Return what tells a packed store from another without reading all of its pixels.
+
+    The images count by size and time of writing: a store that was packed anew is another one, at worst
+    in vain.
+    """
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(store_folder.iterdir())]
+    return [list(fact) for fact in facts]

@@ -1,58 +1,69 @@
-"""Metrics of stored embeddings: which split is searched in which, and what comes out."""
+"""What a combination's result says: the metrics of its embeddings, and the analyses of them."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lrec import files, recall
+from lrec import compression, ensemble_size
+from lrec.recall import Retrieval
+from lrec.task import Task
 
 
-def evaluate(
-    folder: Path, index: pd.DataFrame, ks: list[int], prefix: str = "", device: str = "cpu"
-) -> dict[str, Any] | None:
-    """Compute the retrieval metrics of a combination's embeddings.
+def figures(task: Task, found: Retrieval) -> dict[str, Any]:
+    """Return the figures of `lrec.recall.Retrieval` as plain numbers.
 
-    Args:
-        folder: the embeddings, `<prefix><split>.npy`.
-        index: of the packed store they were made from.
-        ks: cut-offs.
-        prefix: "" for the trained network, "untrained_" for the start of training.
-        device: where similarities are computed; the figures do not depend on it.
-
-    Returns:
-        The figures of `lrec.recall.Retrieval` as plain numbers, with the numbers of queries and of
-        gallery items that each is searched in; or None when nothing with this prefix was embedded. Query
-        images are searched in the gallery where the data set has one, else every test image in all others.
-
-    Raises:
-        ValueError: embeddings and index disagree.
+    With them the numbers of queries and of gallery items that each is searched in.
     """
-    splits = ["query", "gallery"] if (index["split"] == "query").any() else ["test"]
-    if not all((folder / f"{prefix}{split}.npy").exists() for split in splits) and prefix:
-        return None
-    arrays = [_read(folder, prefix + split, index, split) for split in splits]
-    (query, query_labels), (gallery, gallery_labels) = arrays[0], arrays[1] if len(arrays) > 1 else (None, None)
-    found = recall.evaluate(query, query_labels, ks, gallery, gallery_labels, device=device)
     return {
-        "recall": {str(k): found.recall[k] for k in ks},
+        "recall": {str(k): share for k, share in found.recall.items()},
         "map_at_r": found.map_at_r,
         "r_precision": found.r_precision,
         "mean_reciprocal_rank": found.mean_reciprocal_rank,
         "macro_recall_at_1": found.macro_recall_at_1,
         "recall_at_1_interval": list(found.recall_at_1_interval),
-        "queries": len(query),
+        "queries": len(task.query),
         "lone_queries": found.lone_queries,
-        "gallery": len(query) - 1 if gallery is None else len(gallery),
+        "gallery": len(task.query) - 1 if task.gallery is None else len(task.gallery),
     }
 
 
-def _read(folder: Path, name: str, index: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a split's embeddings and labels."""
-    path = folder / f"{name}.npy"
-    embeddings = files.read_array(path, "embed", 2, np.float32)
-    labels = index.loc[index["split"] == split, "label"].to_numpy()
-    if len(embeddings) != len(labels):
-        raise ValueError(f"{path}: found {len(embeddings)} rows, expected {len(labels)} as in the index; embed anew")
-    return embeddings, labels
+def analyse(
+    task: Task,
+    train: np.ndarray,
+    branches: int,
+    *,
+    analysis_images: int,
+    subsets: int,
+    pca_dimensions: Sequence[int],
+    device: str = "cpu",
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Measure what the ensemble buys and what the embedding costs.
+
+    Args:
+        task: the whole task; of a large one whole classes are drawn at random.
+        train: (n, d) embeddings of training images, that codes are fitted on.
+        branches: M.
+        analysis_images: how many queries and gallery items to use at most; 0 = analyse nothing.
+        subsets: sets of branches per ensemble size, see `ensemble_size.measure`.
+        pca_dimensions: of principal components, see `compression.codes`.
+        device: where similarities are computed.
+
+    Returns:
+        {"images", "classes", "agreement", "ensemble_size", "compression"}: how many of them were used, and
+        the figures of the two modules; and the table of `ensemble_size.measure`. Without analyses the
+        latter has one row, all branches, and the former is empty.
+    """
+    if analysis_images == 0:
+        return {}, ensemble_size.measure(task, 1, 1, device=device).assign(branches=branches, members="all")
+    some = task.sample(analysis_images)
+    sets = ensemble_size.measure(some, branches, subsets, device=device)
+    analysis = {
+        "images": len(some.query) + (0 if some.gallery is None else len(some.gallery)),
+        "classes": len(np.unique(some.query_labels)),
+        "agreement": round(ensemble_size.agreement(some, branches, device=device), 4),
+        "ensemble_size": ensemble_size.curve(sets).to_dict("records"),
+        "compression": compression.compare(some, train, pca_dimensions, device=device),
+    }
+    return analysis, sets

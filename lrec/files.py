@@ -130,15 +130,16 @@ def read_table(path: Path, columns: Sequence[str], made_by: str) -> pd.DataFrame
     return table
 
 
-def read_array(path: Path, made_by: str, dimensions: int, dtype: type) -> np.ndarray:
-    """Open a .npy as a read-only memory map; its dimensions and dtype must be these."""
+def read_array(path: Path, made_by: str, dimensions: int, *dtypes: type) -> np.ndarray:
+    """Open a .npy as a read-only memory map; its dimensions must be these, its dtype one of these."""
     _require(path, made_by)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(_damaged(path, f"not a .npy array ({error})", made_by)) from error
-    if array.ndim != dimensions or array.dtype != dtype:
-        found = f"{array.ndim} dimensions of {array.dtype}, expected {dimensions} of {np.dtype(dtype)}"
+    if array.ndim != dimensions or array.dtype not in dtypes:
+        expected = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
+        found = f"{array.ndim} dimensions of {array.dtype}, expected {dimensions} of {expected}"
         raise ValueError(_damaged(path, found, made_by))
     return array
 

@@ -9,13 +9,22 @@ Ledger = dict[str, dict[str, dict[str, Any]]]
 
 
 def read(path: Path) -> Ledger:
-    """Read a ledger {variant: {backbone: entry}}; one that does not exist is empty."""
+    """Read a ledger {variant: {name: entry}}, see `name`; one that does not exist is empty."""
     if not path.exists():
         return {}
     ledger = files.read_json(path, "report")
     if not isinstance(ledger, dict) or not all(isinstance(entries, dict) for entries in ledger.values()):
         raise ValueError(f"{path}: found no mapping of variants to backbones; restore it with `git checkout {path}`")
     return ledger
+
+
+def name(entry: dict[str, Any]) -> str:
+    """Return what a result is listed as: its backbone, and what was embedded unless it is the paper's logits.
+
+    >>> name({"backbone": "resnet18", "kind": "logits"}), name({"backbone": "resnet18", "kind": "features"})
+    ('resnet18', 'resnet18 (features)')
+    """
+    return entry["backbone"] + ("" if entry["kind"] == "logits" else f" ({entry['kind']})")
 
 
 def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> bool:
@@ -33,17 +42,17 @@ def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) ->
     Returns:
         Whether the entry was put in; False for a reproduction.
     """
-    backbones = ledger.setdefault(entry["variant"], {})
-    if reproduces(backbones.get(entry["backbone"]), entry):
+    entries = ledger.setdefault(entry["variant"], {})
+    if reproduces(entries.get(name(entry)), entry):
         return False
-    backbones[entry["backbone"]] = {**entry, "run": run}
+    entries[name(entry)] = {**entry, "run": run}
     return True
 
 
 def reproduces(published: dict[str, Any] | None, entry: dict[str, Any]) -> bool:
     """Whether a result is the published one once more, up to floating-point noise in training."""
-    same = ("settings", "counts", "official", "queries", "gallery")
-    if not published or any(published[key] != entry[key] for key in same):
+    same = ("settings", "embedding", "evaluation", "counts", "official", "queries", "gallery")
+    if not published or any(published.get(key) != entry[key] for key in same):
         return False
     (low, high), (lower, upper) = published["recall_at_1_interval"], entry["recall_at_1_interval"]
     return published["recall"].keys() == entry["recall"].keys() and lower <= high and low <= upper

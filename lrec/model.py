@@ -76,14 +76,28 @@ class Ensemble(nn.Module):
         trunk = self.stem(images)
         return torch.stack([branch(trunk) for branch in self.branches], dim=1)
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Map (N, 3, H, W) float images, normalised, to (N, M*D) embeddings of unit norm.
+    def embed(self, images: Tensor, kind: str = "logits") -> Tensor:
+        """Map (N, 3, H, W) float images, normalised, to (N, d) embeddings of unit norm.
 
-        Each branch's logits are L2-normalised, concatenated and divided by sqrt(M), so that the dot
+        Each branch's output is L2-normalised, concatenated and divided by sqrt(M), so that the dot
         product of two embeddings is the mean over branches of the cosine.
+
+        Args:
+            images: as above.
+            kind: "logits", the paper's, d = M*D; or "features", what the classifiers see: d is M times
+                the width of the pooled features, 512 for resnet18 and resnet34, 2048 for the others.
         """
-        logits = self(images).float()
-        return normalize(logits, dim=2).flatten(1) / self.ensemble_size**0.5
+        if kind == "features":
+            trunk = self.stem(images)
+            outputs = torch.stack([branch[:-1](trunk) for branch in self.branches], dim=1)
+        else:
+            outputs = self(images)
+        return normalize(outputs.float(), dim=2).flatten(1) / self.ensemble_size**0.5
+
+    def width(self, kind: str = "logits") -> int:
+        """Return d, the numbers in an embedding of this kind."""
+        classifier = self.branches[0][-1]
+        return self.ensemble_size * (classifier.in_features if kind == "features" else classifier.out_features)
 
 
 def _named(network: nn.Module, names: tuple[str, ...]) -> OrderedDict[str, nn.Module]:

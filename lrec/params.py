@@ -91,18 +91,38 @@ class Train(Section):
 
 
 class Embed(Section):
-    """Extraction. untrained: embed with the network as it was before training as well."""
+    """Extraction.
 
+    kind: "logits", the paper's embedding, or "features", the pooled features of every branch.
+    dtype: of the stored embeddings; float16 takes half the space. batch_size: images.
+    untrained: embed with the network as it was before training as well. precision: of the forward pass.
+    audit_images: how many test images are embedded again in other batches and compared.
+    workers: threads that fetch batches ahead, 0 = none.
+    """
+
+    kind: Literal["logits", "features"]
+    dtype: Literal["float32", "float16"]
     batch_size: Count
     untrained: bool
+    audit_images: Annotated[int, Field(ge=4)]
     precision: Precision
     device: str
     workers: Annotated[int, Field(ge=0)]
 
 
 class Evaluate(Section):
-    """Where recall is computed."""
+    """Metrics and analyses of the embeddings.
 
+    audit_tolerance: largest difference that the audit may find, as a share of unit norm.
+    analysis_images: the analyses of ensemble size and compression use at most about so many tested images,
+    of whole classes drawn at random; 0 = no analyses. subsets: how many sets of branches are drawn per
+    ensemble size. pca_dimensions: what embeddings are reduced to.
+    """
+
+    audit_tolerance: Annotated[float, Field(gt=0)]
+    analysis_images: Annotated[int, Field(ge=0)]
+    subsets: Count
+    pca_dimensions: list[Count]
     device: str
 
 

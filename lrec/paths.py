@@ -29,19 +29,29 @@ def history(variant: str, backbone: str) -> Path:
     return Path("history") / variant / f"{backbone}.csv"
 
 
-def checkpoints(variant: str, backbone: str) -> Path:
-    """Return the folder of a training's checkpoint; git and DVC ignore it."""
-    return Path(".lrec/train") / f"{variant}-{backbone}"
-
-
 def embeddings(variant: str, backbone: str) -> Path:
     """Return the folder of a combination's embeddings."""
     return Path("embeddings") / variant / backbone
 
 
+def embedding_facts(variant: str, backbone: str) -> Path:
+    """Return the JSON that says what a combination's embeddings are, and how their audit came out."""
+    return embeddings(variant, backbone) / "embedding.json"
+
+
+def unfinished(stage: str, variant: str, backbone: str) -> Path:
+    """Return the folder of a stage's unfinished work on a combination; git and DVC ignore it."""
+    return Path(".lrec") / stage / variant / backbone
+
+
+def results(variant: str, backbone: str) -> Path:
+    """Return the folder of what was measured on a combination: result.json and several tables."""
+    return Path("results") / variant / backbone
+
+
 def result(variant: str, backbone: str) -> Path:
     """Return the JSON with every metric of a combination."""
-    return Path("results") / variant / f"{backbone}.json"
+    return results(variant, backbone) / "result.json"
 
 
 def run_record(variant: str, backbone: str) -> Path:

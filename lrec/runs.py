@@ -5,15 +5,12 @@ the same inputs.
 """
 
 import hashlib
-import json
 import platform
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from lrec import files
 
@@ -24,12 +21,6 @@ def digest(paths: Iterable[Path]) -> str:
     for path in sorted(paths):
         total.update(f"{path.name} {files.digest(path)}\n".encode())
     return total.hexdigest()[:16]
-
-
-def fingerprint(values: Any) -> str:
-    """Return 16 hexadecimal digits of a SHA-256 over plain values, the version of torch among them."""
-    text = json.dumps([values, torch.__version__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def code_digest() -> str:

@@ -46,7 +46,8 @@ def recall_table(variant: str, entries: dict[str, dict[str, Any]], ks: list[int]
 
     Args:
         variant: its name; the six benchmarks have reference figures, any other has none.
-        entries: the ledger's {backbone: entry} of this variant.
+        entries: the ledger's {name: entry} of this variant; a name is a backbone, perhaps with what was
+            embedded behind it.
         ks: cut-offs of the columns.
         reference: folder of reported_recall.csv and clean_recall.csv.
     """
@@ -55,7 +56,9 @@ def recall_table(variant: str, entries: dict[str, dict[str, Any]], ks: list[int]
     published = [] if reported.empty else list(dict.fromkeys(reported["backbone"]))
     header = ["Backbone"] + (["reported", "clean reference"] if published else [])
     rows, notes = [], []
-    for backbone in [*published, *(b for b in entries if b not in published)]:
+    places = {backbone: place for place, backbone in enumerate(published)}
+    # What was embedded besides the paper's logits stands below the row of its backbone.
+    for backbone in sorted({*published, *entries}, key=lambda name: (places.get(name.split()[0], len(places)), name)):
         entry = entries.get(backbone)
         row = [backbone]
         if published:
@@ -71,6 +74,47 @@ def recall_table(variant: str, entries: dict[str, dict[str, Any]], ks: list[int]
         + _markdown([*header, "ours", "ours, untrained", "our settings"], rows)
         + "".join(f"\n\n{note}" for note in notes)
     )
+
+
+def ensemble_table(known: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Render recall at 1 over the number of branches, a row per analysed entry of the ledger; "" if none is."""
+    curves = {key: {row["branches"]: row for row in found["ensemble_size"]} for key, found in _analysed(known)}
+    sizes = sorted({size for curve in curves.values() for size in curve})
+    rows = [
+        [*key]
+        + [
+            f"{curve[size]['recall_at_1']:.1f} ± {curve[size]['recall_at_1_spread']:.1f}" if size in curve else ""
+            for size in sizes
+        ]
+        + [f"{100 * found['agreement']:.1f}", f"{found['images']:,}"]
+        for (key, found), curve in zip(_analysed(known), curves.values(), strict=True)
+    ]
+    title = "### Recall@1 over the number of branches\n\nMean and spread over sets of branches, percent.\n\n"
+    header = ["Variant", "Backbone", *(f"M={size}" for size in sizes), "branches agree", "images"]
+    return title + _markdown(header, rows) if rows else ""
+
+
+def compression_table(known: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Render bytes per image against recall at 1, a row per analysed entry of the ledger; "" if none is."""
+    costs = {key: {row["code"]: row for row in found["compression"]} for key, found in _analysed(known)}
+    codes = list(dict.fromkeys(code for found in costs.values() for code in found))
+    rows = [
+        [*key]
+        + [f"{found[code]['recall_at_1']:.1f} ({found[code]['bytes']:,} B)" if code in found else "" for code in codes]
+        for key, found in costs.items()
+    ]
+    title = "### Recall@1 and bytes per image of compressed embeddings\n\nPercent; fitted on training images.\n\n"
+    return title + _markdown(["Variant", "Backbone", *codes], rows) if rows else ""
+
+
+def _analysed(known: dict[str, dict[str, dict[str, Any]]]) -> list[tuple[tuple[str, str], dict[str, Any]]]:
+    """Return (variant, name) and the analyses of the entries that have them."""
+    return [
+        ((variant, name), entry["analysis"])
+        for variant, entries in known.items()
+        for name, entry in entries.items()
+        if entry["analysis"]
+    ]
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -102,6 +146,7 @@ def _settings(entry: dict[str, Any] | None) -> str:
     return (
         f"M {used['ensemble_size']}, D {used['meta_class_size']}, {used['image_size']} px, {used['epochs']} epochs, "
         f"batch {used['batch_size']}, weights {Path(used['weights']).name}"
+        + ("" if entry["kind"] == "logits" else f", embedded {entry['kind']}")
     )
 
 

@@ -1,50 +1,73 @@
-"""Stage embed: embed every split with the trained network, and the tested ones with the untrained."""
+"""Stage embed: embed every split with the trained network, and the tested ones with the untrained.
 
+A run that was killed goes on where it stopped. Several processes share the work when torchrun starts
+them: torchrun --nproc_per_node 2 -m stages.embed <variant> <backbone>
+"""
+
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from lrec import command, device, embed, files, model, params, paths, store
+from lrec import audit, command, device, embed, files, fold, model, params, paths, ranks, runs, store, unfinished
 
 
 def main(variant: str, backbone: str) -> None:
-    """Write embeddings/<variant>/<backbone>/: <split>.npy, <split>_rows.npy, untrained_<split>.npy."""
-    settings = params.load()
+    """Write embeddings/<variant>/<backbone>/: <split>.npy, <split>_rows.npy, untrained_<split>.npy, embedding.json."""
+    settings = params.load().embed
     packed = store.open_store(paths.store(variant))
     trained, config = model.load(paths.model(variant, backbone))
-    where = device.choose(settings.embed.device)
-    print(f"{variant}/{backbone}: embedding on {device.describe(where)}")
-
-    def write(ensemble: model.Ensemble, split: str, target: Path) -> None:
-        rows = packed.rows(split)
-        shape = (len(rows), ensemble.ensemble_size * ensemble.meta_class_size)
-        out = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=shape)
-        options = settings.embed.model_dump(exclude={"untrained", "device"})
-        embed.extract(
-            ensemble,
-            packed.images,
-            rows,
-            config["normalization"],
-            out,
-            **options,
-            device=where,
-            description=target.stem,
-        )
-        out.flush()
-
+    where = ranks.device(device.choose(settings.device))
+    options = settings.model_dump(include={"kind", "batch_size", "precision"})
+    options["normalization"] = config["normalization"]
+    identity = {
+        "store": embed.identity(paths.store(variant)),
+        "model": files.digest(paths.model(variant, backbone) / model.MODEL),
+        "settings": [options, settings.dtype, torch.device(where).type],
+        "code": [torch.__version__, runs.code_digest()],
+    }
+    options |= {"device": where, "workers": settings.workers}
     splits = list(dict.fromkeys(packed.index["split"]))
-    with files.atomic_folder(paths.embeddings(variant, backbone)) as folder:
-        for split in splits:
-            np.save(folder / f"{split}_rows.npy", packed.rows(split))
-            write(trained, split, folder / f"{split}.npy")
-        if settings.embed.untrained:
+    tested = embed.tested(splits)
+
+    def networks() -> Iterator[tuple[str, model.Ensemble, list[str]]]:
+        yield "", trained, splits
+        if settings.untrained:
             size = trained.ensemble_size, trained.meta_class_size
-            untrained = model.Ensemble(
-                backbone, *size, weights=config["weights"], seed=config["seed"], share=config["share"]
-            )
-            for split in splits:
-                if split != store.TRAIN:
-                    write(untrained, split, folder / f"untrained_{split}.npy")
+            start = model.Ensemble(backbone, *size, config["weights"], seed=config["seed"], share=config["share"])
+            yield "untrained_", start, tested
+
+    unfinished_work = paths.unfinished("embed", variant, backbone)
+    work = unfinished_work / unfinished.digest(identity)
+    with ranks.together(), unfinished.locked(work, ranks.rank()):
+        print(f"{variant}/{backbone}: embedding {settings.kind} on {device.describe(where)}")
+        for prefix, network, names in networks():
+            fold.fold(network)
+            for name in names:
+                rows = packed.rows(name)
+                embed.fill(work / f"{prefix}{name}.npy", network, packed.images, rows, settings.dtype, **options)
+        if ranks.rank() == 0:
+            rows = packed.rows(tested[0])
+            stored = np.load(work / f"{tested[0]}.npy", mmap_mode="r")
+            again = embed.again(trained, packed.images, **options)
+            sizes = {"images": settings.audit_images, "batch_size": settings.batch_size}
+            found = audit.measure(again, stored, rows, packed.labels(rows), **sizes)
+            facts = settings.model_dump(include={"kind", "dtype", "precision", "batch_size"})
+            facts |= {"dimensions": trained.width(settings.kind), "audit": found}
+            publish(work, paths.embedding_facts(variant, backbone), packed, facts)
+            shutil.rmtree(unfinished_work)
+
+
+def publish(work: Path, target: Path, packed: store.Store, facts: dict[str, object]) -> None:
+    """Put finished arrays, the rows they belong to and, at `target`, the facts in their folder, all at once."""
+    with files.atomic_folder(target.parent) as folder:
+        for path in sorted(work.glob("*.npy")):
+            unfinished.publish(path, folder / path.name)
+        for split in dict.fromkeys(packed.index["split"]):
+            np.save(folder / f"{split}_rows.npy", packed.rows(split))
+        files.write_json(folder / target.name, facts)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,61 @@
-"""Stage evaluate: exact Recall@K of the embeddings, trained and untrained."""
+"""Stage evaluate: exact metrics of the embeddings, trained and untrained, and analyses of them."""
 
-from lrec import command, device, evaluate, files, params, paths, store
+import numpy as np
+
+from lrec import audit, class_recall, command, device, ensemble_size, evaluate, files, params, paths, store, task
 
 
 def main(variant: str, backbone: str) -> None:
-    """Write results/<variant>/<backbone>.json."""
+    """Write results/<variant>/<backbone>/: result.json and the tables of classes, confusions and branches."""
     settings = params.load()
-    ks = settings.variant(variant).recall_at
-    index = store.read_index(paths.store(variant) / store.INDEX)
+    chosen, ks = settings.evaluate, settings.variant(variant).recall_at
+    facts = files.read_json(paths.embedding_facts(variant, backbone), "embed")
     folder = paths.embeddings(variant, backbone)
-    where = device.choose(settings.evaluate.device)
-    trained = evaluate.evaluate(folder, index, ks, device=where)
-    untrained = evaluate.evaluate(folder, index, ks, "untrained_", where)
+    audit.require(facts["audit"], chosen.audit_tolerance, str(folder))
+    index = store.read_index(paths.store(variant) / store.INDEX)
     dataset = files.read_json(paths.store(variant) / store.DATASET, "preprocess")
+    config = files.read_json(paths.model(variant, backbone) / "config.json", "train")
+    analyses = chosen.model_dump(include={"analysis_images", "subsets", "pca_dimensions"})
+    where = device.choose(chosen.device)
+
+    trained, untrained = task.read(folder, index), task.read(folder, index, "untrained_")
+    found = trained.evaluate(ks, where)
+    before = untrained and evaluate.figures(untrained, untrained.evaluate(ks, where))
+    names = dict(zip(index["label"], index["class"], strict=True))
+    classes = class_recall.per_class(found.best_rank, trained.query_labels, names, ks)
+    analysis, sets = evaluate.analyse(
+        trained,
+        files.read_array(folder / f"{store.TRAIN}.npy", "embed", 2, np.float32, np.float16),
+        config["ensemble_size"],
+        **analyses,
+        device=where,
+    )
     result = {
         "variant": variant,
         "backbone": backbone,
-        **trained,
-        "untrained": untrained,
+        "kind": facts["kind"],
+        **evaluate.figures(trained, found),
+        "untrained": before,
         "counts": dataset["counts"],
         "official": dataset["official"],
         "partial": dataset["partial"],
-        "settings": files.read_json(paths.model(variant, backbone) / "config.json", "train"),
+        "embedding": {key: value for key, value in facts.items() if key != "audit"},
+        "audit": facts["audit"],
+        "evaluation": analyses,
+        **class_recall.extremes(classes),
+        "analysis": analysis,
+        "settings": config,
     }
+    target = paths.results(variant, backbone)
+    files.write_table(target / "classes.csv", classes)
+    files.write_table(target / "confusions.csv", class_recall.confusions(trained, found.best_rank, names, where))
+    files.write_table(target / "branch_sets.csv", sets)
+    files.write_table(target / "ensemble_size.csv", ensemble_size.curve(sets))
     files.write_json(paths.result(variant, backbone), result)
-    for name, found in (("untrained", untrained), ("trained", trained)):
-        if found:
-            figures = ", ".join(f"R@{k} {100 * share:.2f}" for k, share in found["recall"].items())
-            print(f"{variant}/{backbone}: {name}: {figures} ({found['queries']:,} queries)")
+    for name, some in (("untrained", before), ("trained", result)):
+        if some:
+            shares = ", ".join(f"R@{k} {100 * share:.2f}" for k, share in some["recall"].items())
+            print(f"{variant}/{backbone}: {name}: {shares} ({some['queries']:,} queries)")
 
 
 if __name__ == "__main__":

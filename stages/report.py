@@ -22,7 +22,7 @@ def main(check: bool) -> None:
             run = runs.find(paths.run_record(variant, backbone), result["settings"])
             if not ledger.upsert(known, result, run):
                 print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
-            listed.setdefault(variant, {})[backbone] = flat(result)
+            listed.setdefault(variant, {})[ledger.name(result)] = flat(result)
     rendered = render(settings, known)
     files.write_json(paths.RECALL, listed)
     ledger.write(paths.LEDGER, known)
@@ -34,7 +34,7 @@ def main(check: bool) -> None:
 def flat(result: dict) -> dict[str, float]:
     """Return the figures for `dvc metrics`, percent with two decimals."""
     figures = {f"recall_at_{k}": round(100 * share, 2) for k, share in result["recall"].items()}
-    figures["map_at_r"] = round(100 * result["map_at_r"], 2)
+    figures |= {name: round(100 * result[name], 2) for name in ("map_at_r", "r_precision")}
     if result["untrained"]:
         untrained = result["untrained"]["recall"]
         figures |= {f"untrained_recall_at_{k}": round(100 * share, 2) for k, share in untrained.items()}
@@ -42,7 +42,7 @@ def flat(result: dict) -> dict[str, float]:
 
 
 def render(settings: params.Params, known: ledger.Ledger) -> str:
-    """Return all tables: model parameters, then one recall table per variant of params.yaml or the ledger."""
+    """Return all tables: model parameters, recalls per variant of params.yaml or the ledger, and analyses."""
     parts = [
         "### Model parameters",
         tables.parameter_table(list(model.BACKBONES), model.count_parameters, model.count_macs),
@@ -52,7 +52,8 @@ def render(settings: params.Params, known: ledger.Ledger) -> str:
         if variant in tables.VARIANTS or entries:
             ks = settings.variants[variant].recall_at if variant in settings.variants else _cutoffs(entries)
             parts.append(tables.recall_table(variant, entries, ks, paths.REFERENCE))
-    return "\n\n".join(parts) + "\n"
+    parts += [tables.ensemble_table(known), tables.compression_table(known)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _cutoffs(entries: dict[str, dict]) -> list[int]:

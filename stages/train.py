@@ -5,7 +5,9 @@ Killed and started again, it goes on from its last checkpoint.
 
 import time
 
-from lrec import checkpoint, command, device, files, fit, meta_classes, model, params, paths, runs, store
+import torch
+
+from lrec import checkpoint, command, device, files, fit, meta_classes, model, params, paths, runs, store, unfinished
 
 
 def main(variant: str, backbone: str) -> None:
@@ -31,29 +33,29 @@ def main(variant: str, backbone: str) -> None:
         "data": runs.digest([paths.store(variant) / store.INDEX, paths.store(variant) / store.DATASET]),
         "code": runs.code_digest(),
     }
-    name = runs.fingerprint([*shape, groups.tolist(), used])
-    saved = checkpoint.Checkpoint(
-        paths.checkpoints(variant, backbone) / f"{name}.safetensors", recipe.checkpoint_minutes
-    )
-    ensemble = model.Ensemble(
-        backbone, chosen.ensemble_size, chosen.meta_class_size, recipe.weights, seed=recipe.seed, share=recipe.share
-    )
+    folder = paths.unfinished("train", variant, backbone)
+    name = unfinished.digest([shape, groups.tolist(), used, torch.__version__])
     start = time.monotonic()
-    history = fit.fit(
-        ensemble,
-        packed.images,
-        rows,
-        groups[:, packed.labels(rows)],
-        used["normalization"],
-        fit.Recipe(epochs=chosen.epochs, **recipe.model_dump(exclude=machine | {"weights", "share"})),
-        device=where,
-        workers=recipe.workers,
-        checkpoint=saved,
-    )
-    config = model.save(ensemble, paths.model(variant, backbone), used)
-    files.write_table(paths.history(variant, backbone), history)
-    runs.record(paths.run_record(variant, backbone), config, time.monotonic() - start, device.describe(where))
-    saved.remove()
+    with unfinished.locked(folder):
+        saved = checkpoint.Checkpoint(folder / f"{name}.safetensors", recipe.checkpoint_minutes)
+        ensemble = model.Ensemble(
+            backbone, chosen.ensemble_size, chosen.meta_class_size, recipe.weights, seed=recipe.seed, share=recipe.share
+        )
+        history = fit.fit(
+            ensemble,
+            packed.images,
+            rows,
+            groups[:, packed.labels(rows)],
+            used["normalization"],
+            fit.Recipe(epochs=chosen.epochs, **recipe.model_dump(exclude=machine | {"weights", "share"})),
+            device=where,
+            workers=recipe.workers,
+            checkpoint=saved,
+        )
+        config = model.save(ensemble, paths.model(variant, backbone), used)
+        files.write_table(paths.history(variant, backbone), history)
+        runs.record(paths.run_record(variant, backbone), config, time.monotonic() - start, device.describe(where))
+        saved.remove()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lrec import batches, embed, evaluate, model
+from lrec import batches, embed, evaluate, model, task
 from lrec.store import Store
 
 
@@ -38,28 +38,33 @@ def write(folder: Path, splits: list[str], values: list[list[float]], prefix: st
 VALUES = [[1, 0], [0, 1], [0.8, 0.6], [0.6, 0.8]]
 
 
+def figures(folder: Path, index: pd.DataFrame, ks: list[int], prefix: str = "") -> dict | None:
+    found = task.read(folder, index, prefix)
+    return found and evaluate.figures(found, found.evaluate(ks))
+
+
 def test_test_images_search_each_other(tmp_path: Path):
-    found = evaluate.evaluate(tmp_path, write(tmp_path, ["test"], VALUES), [1, 3])
+    found = figures(tmp_path, write(tmp_path, ["test"], VALUES), [1, 3])
     assert found["recall"] == {"1": 0.5, "3": 1.0}
     assert (found["queries"], found["gallery"], found["lone_queries"]) == (4, 3, 0)
 
 
 def test_queries_search_the_gallery(tmp_path: Path):
-    found = evaluate.evaluate(tmp_path, write(tmp_path, ["query", "gallery"], VALUES), [1])
+    found = figures(tmp_path, write(tmp_path, ["query", "gallery"], VALUES), [1])
     assert found["recall"] == {"1": 1.0}
     assert (found["queries"], found["gallery"]) == (4, 4)
 
 
 def test_untrained_embeddings_may_be_absent(tmp_path: Path):
     index = write(tmp_path, ["test"], VALUES)
-    assert evaluate.evaluate(tmp_path, index, [1], "untrained_") is None
+    assert figures(tmp_path, index, [1], "untrained_") is None
     write(tmp_path, ["test"], VALUES, "untrained_")
-    assert evaluate.evaluate(tmp_path, index, [1], "untrained_") == evaluate.evaluate(tmp_path, index, [1])
+    assert figures(tmp_path, index, [1], "untrained_") == figures(tmp_path, index, [1])
 
 
 def test_embeddings_of_another_store_are_refused(tmp_path: Path):
     index = write(tmp_path, ["test"], VALUES)
     with pytest.raises(ValueError, match=r"test\.npy: found 4 rows, expected 3 as in the index; embed anew"):
-        evaluate.evaluate(tmp_path, index.iloc[:3], [1])
+        figures(tmp_path, index.iloc[:3], [1])
     with pytest.raises(FileNotFoundError, match=r"query\.npy: not found; run `dvc repro` \(stage embed\) first"):
-        evaluate.evaluate(tmp_path, index.assign(split="query"), [1])
+        figures(tmp_path, index.assign(split="query"), [1])

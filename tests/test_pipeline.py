@@ -98,7 +98,7 @@ def clone(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_repro_makes_every_artefact(clone: Path):
-    result = json.loads((clone / "results/glyphs/resnet18.json").read_text())
+    result = json.loads((clone / "results/glyphs/resnet18/result.json").read_text())
     flat = json.loads((clone / "metrics/recall.json").read_text())["glyphs"]["resnet18"]
     assert result["queries"] == 1088
     assert result["counts"] == {"train": [2176, 68], "test": [1088, 34]}

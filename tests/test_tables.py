@@ -21,6 +21,10 @@ def entry(**changes) -> dict:
     return {
         "variant": "car_cropped",
         "backbone": "resnet18",
+        "kind": "logits",
+        "embedding": {"kind": "logits", "dtype": "float32"},
+        "evaluation": {"subsets": 5},
+        "analysis": {},
         "recall": recall,
         "recall_at_1_interval": [0.45, 0.55],
         "queries": 8131,
@@ -66,6 +70,42 @@ def test_a_part_of_the_data_is_marked(root: Path):
     text = table(root, {"resnet18": entry(partial=True, counts={"train": [4052, 98], "test": [4092, 98]})})
     assert row(text, "resnet18")[3].endswith("†")
     assert "on 4,052 of 8,054 train images and 4,092 of 8,131 test images; not comparable" in text
+
+
+def test_both_kinds_stand_side_by_side(root: Path):
+    known: ledger.Ledger = {}
+    for kind in ("logits", "features"):
+        ledger.upsert(known, entry(kind=kind), None)
+    text = table(root, known["car_cropped"])
+    lines = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| resn")]
+    assert lines[:3] == ["resnet18", "resnet18 (features)", "resnet34"]
+    features = row(text, "resnet18 (features)")
+    assert features[1:4] == ["not run", "not run", "50.0 / 60.0 / 70.0 / 100.0"]
+    assert features[-1].endswith("weights w.pth, embedded features")
+
+
+def test_analyses_are_shown_where_they_were_made():
+    analysis = {
+        "images": 1234,
+        "agreement": 0.25,
+        "ensemble_size": [
+            {"branches": 1, "recall_at_1": 40.04, "recall_at_1_spread": 2.06},
+            {"branches": 2, "recall_at_1": 50.0, "recall_at_1_spread": 0.0},
+        ],
+        "compression": [{"code": "float32", "bytes": 2304, "recall_at_1": 50.0}],
+    }
+    wide = analysis | {
+        "ensemble_size": [{"branches": 4, "recall_at_1": 60.0, "recall_at_1_spread": 0.0}],
+        "compression": [{"code": "signs", "bytes": 3, "recall_at_1": 30.0}],
+    }
+    known = {"mine": {"a": {"analysis": analysis}, "b": {"analysis": {}}}, "sop": {"c": {"analysis": wide}}}
+    sizes, costs = tables.ensemble_table(known), tables.compression_table(known)
+    assert row(sizes, "Variant") == ["Variant", "Backbone", "M=1", "M=2", "M=4", "branches agree", "images"]
+    assert row(sizes, "mine") == ["mine", "a", "40.0 ± 2.1", "50.0 ± 0.0", "", "25.0", "1,234"]
+    assert row(sizes, "sop")[2:5] == ["", "", "60.0 ± 0.0"]
+    assert row(costs, "mine") == ["mine", "a", "50.0 (2,304 B)", ""]
+    assert row(costs, "sop") == ["sop", "c", "", "30.0 (3 B)"]
+    assert tables.ensemble_table({"mine": {"b": {"analysis": {}}}}) == ""
 
 
 def test_ones_own_data_has_no_reference_columns(root: Path):
@@ -119,6 +159,8 @@ NOISE = {"1": 0.51, "2": 0.6, "4": 0.7, "8": 1.0}
         ({"recall": NOISE, "recall_at_1_interval": [0.4, 0.44]}, False),
         ({"recall": {"1": 0.5, "3": 0.6}}, False),
         ({"settings": SETTINGS | {"epochs": 4}}, False),
+        ({"embedding": {"kind": "logits", "dtype": "float16"}}, False),
+        ({"evaluation": {"subsets": 6}}, False),
         ({"counts": {"train": [8054, 98], "test": [8130, 98]}}, False),
     ],
 )

@@ -1,0 +1,173 @@
+"""What a random weight per forward pass does to recall: the effect behind the reported figures.
+
+The weight is a softmax over branches of normal numbers, drawn once per forward pass, in training and in
+evaluation alike; it scales what each branch is given. Images of one batch share it, so that a batch
+leaves a fingerprint in its embeddings. Where batches follow the order of classes the fingerprint tells
+the class; where queries and gallery are embedded in separate passes it only disturbs.
+
+    python -m benchmarks.leak                    the trained model of glyphs, and one trained with the weight
+    python -m benchmarks.leak cub_uncropped resnet18 --epochs 0
+
+Writes docs/leak.png with --picture.
+"""
+
+import argparse
+from copy import deepcopy
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+
+from lrec import device, embed, meta_classes, model, params, paths, store, train
+from lrec.recall import recall_at_k
+
+PICTURE = Path("docs/leak.png")
+SPREADS = [0.25, 0.5, 1.0, 2.0]
+SITUATIONS = {
+    "test, batches in class order": ("one", "sorted"),
+    "test, shuffled batches": ("one", "shuffled"),
+    "query and gallery apart": ("two", "sorted"),
+}
+
+
+class RandomWeights:
+    """One softmax weight per branch, drawn anew whenever the stem runs; times M, so that their mean is 1.
+
+    Attributes:
+        spread: what the normal numbers are multiplied by; 0 is the network without the weight.
+    """
+
+    def __init__(self, network: model.Ensemble, spread: float, seed: int) -> None:
+        self.spread, self.size = spread, network.ensemble_size
+        self.generator = torch.Generator().manual_seed(seed)
+        self.weights = torch.ones(self.size)
+        network.stem.register_forward_hook(self._draw)
+        for number, branch in enumerate(network.branches):
+            branch.register_forward_pre_hook(lambda _, inputs, number=number: inputs[0] * self.weights[number])
+
+    def _draw(self, *_: object) -> None:
+        normal = torch.randn(self.size, generator=self.generator)
+        self.weights = self.size * torch.softmax(self.spread * normal, 0)
+
+
+class Trial:
+    """A test set, embedded in the ways that are compared."""
+
+    def __init__(self, packed: store.Store, normalization: dict, batch_size: int, where: str) -> None:
+        self.packed, self.where = packed, where
+        self.options = {"normalization": normalization, "batch_size": batch_size, "device": where}
+        rows = np.concatenate([packed.rows(split) for split in embed.tested(list(packed.index["split"]))])
+        self.rows = rows[np.argsort(packed.labels(rows), kind="stable")]
+
+    def _embed(self, network: model.Ensemble, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), network.width()), np.float32)
+        embed.extract(network, self.packed.images, rows, out=out, **self.options)
+        return out
+
+    def recall(self, network: model.Ensemble, passes: str, order: str) -> float:
+        """Return recall at 1, percent: of one pass searched in itself, or of every other image in the rest."""
+        rows = self.rows
+        if order == "shuffled":
+            rows = np.random.default_rng(0).permutation(rows)
+        parts = [rows] if passes == "one" else [rows[::2], rows[1::2]]
+        sides = [part for rows in parts for part in (self._embed(network, rows), self.packed.labels(rows))]
+        query, query_labels, *gallery = sides
+        return 100 * recall_at_k(query, query_labels, [1], *gallery, device=self.where)[1]
+
+    def row(self, network: model.Ensemble, spread: float, draws: int) -> list[float]:
+        """Return the recall in every situation, the mean over some draws of the weights."""
+        found = []
+        for seed in range(draws if spread else 1):
+            weighted = deepcopy(network)
+            RandomWeights(weighted, spread, seed)
+            found.append([self.recall(weighted, *situation) for situation in SITUATIONS.values()])
+        return [float(value) for value in np.mean(found, axis=0)]
+
+
+def trained_with_weights(
+    variant: str, backbone: str, packed: store.Store, spread: float, epochs: int, where: str
+) -> model.Ensemble:
+    """Train as the stage train does, with the random weight in every forward pass."""
+    settings = params.load()
+    chosen, recipe = settings.variant(variant), settings.train_of(variant)
+    rows = packed.rows(store.TRAIN)
+    size = chosen.meta_class_size, chosen.ensemble_size
+    groups = meta_classes.read(paths.meta_classes(variant), packed.train_classes(), *size)
+    network = model.Ensemble(backbone, *reversed(size), weights=recipe.weights, seed=recipe.seed)
+    weighted = deepcopy(network)
+    RandomWeights(weighted, spread, recipe.seed)
+    train.fit(
+        weighted,
+        packed.images,
+        rows,
+        groups[:, packed.labels(rows)],
+        packed.normalization(chosen.model_dump()["normalize"]),
+        epochs=epochs,
+        **recipe.model_dump(exclude={"weights", "device"}),
+        device=where,
+    )
+    network.load_state_dict(weighted.state_dict())
+    return network
+
+
+def draw(rows: dict[str, list[float]], title: str) -> None:
+    """Draw the recalls as bars."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 3.6), dpi=120, layout="constrained")
+    width = 0.8 / len(rows)
+    for number, (label, values) in enumerate(rows.items()):
+        places = np.arange(len(values)) + (number - (len(rows) - 1) / 2) * width
+        axes.bar_label(axes.bar(places, values, width * 0.92, label=label), fmt="%.1f", fontsize=8)
+    axes.set_xticks(range(len(SITUATIONS)), list(SITUATIONS))
+    axes.set_ylabel("recall at 1, percent")
+    axes.set_ylim(0, 105)
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8, loc="lower left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PICTURE, metadata={"Software": None})
+
+
+def main() -> None:
+    """Measure, print a table, draw."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("variant", nargs="?", default="glyphs")
+    parser.add_argument("backbone", nargs="?", default="resnet18")
+    parser.add_argument("--batch-size", type=int, default=10, help="of the extraction")
+    parser.add_argument("--draws", type=int, default=3, help="repetitions with other weights")
+    parser.add_argument("--epochs", type=int, help="of training with the weight; 0 = none, default: the variant's")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--picture", action="store_true", help=f"write {PICTURE}")
+    options = parser.parse_args()
+    packed = store.open_store(paths.store(options.variant))
+    clean, config = model.load(paths.model(options.variant, options.backbone))
+    where = device.choose(options.device)
+    trial = Trial(packed, config["normalization"], options.batch_size, where)
+    epochs = params.load().variant(options.variant).epochs if options.epochs is None else options.epochs
+    print(f"{options.variant}/{options.backbone}, M={clean.ensemble_size}, {len(trial.rows):,} images in batches of")
+    print(f"{options.batch_size}, mean of {options.draws} draws, {device.describe(where)}\n")
+    print(f"| trained | weights | {' | '.join(SITUATIONS)} |\n|---|---|{'---|' * len(SITUATIONS)}")
+    table: dict[tuple[str, float], list[float]] = {}
+
+    def measure(network: model.Ensemble, name: str, spreads: list[float]) -> None:
+        for spread in spreads:
+            table[name, spread] = trial.row(network, spread, options.draws)
+            figures = " | ".join(f"{value:.1f}" for value in table[name, spread])
+            print(f"| {name} | {f'spread {spread:g}' if spread else 'none'} | {figures} |", flush=True)
+
+    measure(clean, "without", [0, *SPREADS])
+    if epochs:
+        weighted = trained_with_weights(options.variant, options.backbone, packed, 1.0, epochs, where)
+        measure(weighted, "with spread 1", [0, 1.0])
+    if options.picture:
+        bars = {"trained without, embedded without": table["without", 0]}
+        bars["trained without, embedded with"] = table["without", 1.0]
+        if epochs:
+            bars["trained with, embedded with"] = table["with spread 1", 1.0]
+        draw(bars, f"{options.variant}, {options.backbone}: a random softmax weight per forward pass")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Batch norm folded into the convolutions before it: the same function with fewer operations.
+
+In evaluation a batch norm is a fixed scale and shift per channel, so it can be part of the weights and
+the bias of the convolution that feeds it.
+"""
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+# In these a convolution that is registered right before a batch norm feeds it and nothing else.
+_ORDERED = (nn.Sequential, BasicBlock, Bottleneck)
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Fold every pair of a convolution and its batch norm, in place, and put the model in evaluation mode.
+
+    The model gives the same outputs as before up to float rounding and cannot be trained any more: its
+    batch norms are gone. No second copy of the weights is made. Folding twice changes nothing.
+
+    Args:
+        model: of Sequentials and torchvision's ResNet blocks; what lies in other modules stays as it is.
+
+    Returns:
+        The model.
+    """
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _ORDERED):
+            _fold_pairs(module)
+    return model.requires_grad_(False)
+
+
+def _fold_pairs(module: nn.Module) -> None:
+    """Fold the pairs among the direct children of a module."""
+    children = list(module.named_children())
+    for (name, convolution), (norm_name, norm) in zip(children, children[1:], strict=False):
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(convolution, norm))
+            setattr(module, norm_name, nn.Identity())

@@ -1,0 +1,95 @@
+"""Work that was cut short: where its parts lie, and which of them are done.
+
+The parts lie in a folder named by a hash of everything the result depends on. A later run that would
+make the same bytes finds the folder and goes on; any other run finds none. Git and DVC ignore it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrec import files
+
+SAVE_SECONDS = 1.0
+_DONE = ".done"
+
+
+def digest(identity: Any) -> str:
+    """Return a short hash of a value that JSON can hold: what the result of some work depends on."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def locked(folder: Path, rank: int = 0) -> Iterator[None]:
+    """Make a folder and keep every process of the same rank out of it until the block ends or this one dies.
+
+    Raises:
+        ValueError: another process is in it. A stage outlives a pipeline that was killed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"lock.{rank}").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{folder}: another process is at this work; wait for it to end, or end it, and run again"
+            ) from error
+        yield
+
+
+def publish(source: Path, target: Path) -> None:
+    """Let a finished file appear at another place too: a link where the file system has them, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+class Journal:
+    """An array that is filled part by part, and a flag per part that is on disk.
+
+    Attributes:
+        array: the array, a writable memory map.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the .npy at `path` that `create` made."""
+        self.array = np.load(path, mmap_mode="r+")
+        self._done = np.memmap(path.with_suffix(_DONE), np.uint8, "r+")
+        self._pending: list[int] = []
+        self._saved = time.monotonic()
+
+    @staticmethod
+    def create(path: Path, shape: tuple[int, ...], dtype: str, parts: int) -> None:
+        """Make the array of zeros and its flags, unless an earlier run has; the flags come last."""
+        if not path.with_suffix(_DONE).exists():
+            np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape).flush()
+            with files.atomic(path.with_suffix(_DONE)) as stream:
+                stream.write(bytes(parts))
+
+    def is_done(self, part: int) -> bool:
+        """Say whether a part was written by this or an earlier run."""
+        return bool(self._done[part])
+
+    def note(self, part: int) -> None:
+        """Note that a part is in the array; about once a second what was noted goes to disk."""
+        self._pending.append(part)
+        if time.monotonic() - self._saved >= SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write the array to disk, and only then the flags of the parts noted since."""
+        self.array.flush()
+        self._done[self._pending] = 1
+        self._done.flush()
+        self._pending.clear()
+        self._saved = time.monotonic()
