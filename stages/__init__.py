@@ -2,3 +2,10 @@
 
 Each is started by DVC as `python -m stages.<name> <variant> [<backbone>]` from the repository's root.
 """
+
+import os
+
+# Set before torch loads its threads. A thread that waits for another must not spin: on a machine with
+# other work to do, spinning threads keep the core from the very thread they wait for, and a training
+# took ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrec import store
+# As in the stages, before torch is loaded: waiting threads do not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from lrec import store  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
