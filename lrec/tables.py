@@ -145,7 +145,7 @@ def _settings(entry: dict[str, Any] | None) -> str:
     used = entry["settings"]
     return (
         f"M {used['ensemble_size']}, D {used['meta_class_size']}, {used['image_size']} px, {used['epochs']} epochs, "
-        f"batch {used['batch_size']}, weights {Path(used['weights']).name}"
+        f"batch {used['batch_size']}, weights {used['weights'].split()[0]}"
         + ("" if entry["kind"] == "logits" else f", embedded {entry['kind']}")
     )
 

@@ -8,7 +8,15 @@ import torch
 from safetensors import SafetensorError
 from torchvision.models import get_model_weights
 
+from lrec import files
+
 PARAMETER = "train.weights"
+
+
+def describe(backbone: str, weights: str) -> str:
+    """Return what to record of a choice of weights: its name, and for a file the start of its SHA-256."""
+    path = Path(weights.replace("{backbone}", backbone))
+    return f"{path.name} {files.digest(path)[:16]}" if path.is_file() else weights
 
 
 def load(backbone: str, weights: str | None) -> dict[str, torch.Tensor] | None:

@@ -16,7 +16,8 @@ from lrec import audit, command, device, embed, files, fold, model, params, path
 
 def main(variant: str, backbone: str) -> None:
     """Write embeddings/<variant>/<backbone>/: <split>.npy, <split>_rows.npy, untrained_<split>.npy, embedding.json."""
-    settings = params.load().embed
+    everything = params.load()
+    settings, recipe = everything.embed, everything.train_of(variant)
     packed = store.open_store(paths.store(variant))
     trained, config = model.load(paths.model(variant, backbone))
     where = ranks.device(device.choose(settings.device))
@@ -36,7 +37,7 @@ def main(variant: str, backbone: str) -> None:
         yield "", trained, splits
         if settings.untrained:
             size = trained.ensemble_size, trained.meta_class_size
-            start = model.Ensemble(backbone, *size, config["weights"], seed=config["seed"], share=config["share"])
+            start = model.Ensemble(backbone, *size, recipe.weights, seed=config["seed"], share=config["share"])
             yield "untrained_", start, tested
 
     unfinished_work = paths.unfinished("embed", variant, backbone)

@@ -7,7 +7,21 @@ import time
 
 import torch
 
-from lrec import checkpoint, command, device, files, fit, meta_classes, model, params, paths, runs, store, unfinished
+from lrec import (
+    checkpoint,
+    command,
+    device,
+    files,
+    fit,
+    meta_classes,
+    model,
+    params,
+    paths,
+    runs,
+    store,
+    unfinished,
+    weights,
+)
 
 
 def main(variant: str, backbone: str) -> None:
@@ -30,6 +44,7 @@ def main(variant: str, backbone: str) -> None:
         "normalization": packed.normalization(chosen.model_dump()["normalize"]),
         "epochs": chosen.epochs,
         **recipe.model_dump(exclude=machine),
+        "weights": weights.describe(backbone, recipe.weights),
         "data": runs.digest([paths.store(variant) / store.INDEX, paths.store(variant) / store.DATASET]),
         "code": runs.code_digest(),
     }

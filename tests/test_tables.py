@@ -12,7 +12,7 @@ SETTINGS = {
     "image_size": 96,
     "epochs": 3,
     "batch_size": 32,
-    "weights": "some/where/w.pth",
+    "weights": "w.pth 0123456789abcdef",
 }
 
 
