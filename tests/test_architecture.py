@@ -5,12 +5,12 @@ from pathlib import Path
 from imports import imported
 
 LEVELS = [
-    {"__init__", "params", "files", "paths", "command", "progress", "device", "blocks"},
-    {"datasets", "store", "batches", "meta_classes", "weights", "runs", "ledger", "similarity"},
-    {"model", "precision"},
+    {"__init__", "params", "files", "paths", "command", "progress", "device", "blocks", "class_names"},
+    {"datasets", "store", "batches", "meta_classes", "weights", "runs", "ledger", "similarity", "sheet"},
+    {"model", "precision", "search"},
     {"ranking"},
     {"recall", "embed", "train"},
-    {"evaluate", "tables"},
+    {"evaluate", "tables", "figures", "retrieve", "export"},
 ]
 
 
