@@ -10,7 +10,9 @@ LEVELS = [
     {"model", "precision", "search"},
     {"ranking"},
     {"recall", "embed", "train"},
-    {"evaluate", "tables", "figures", "retrieve", "export"},
+    {"evaluate", "tables", "retrieve", "export"},
+    {"figures", "gallery"},
+    {"diagram", "report"},
 ]
 
 
