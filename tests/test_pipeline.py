@@ -11,7 +11,7 @@ import pytest
 import yaml
 from imports import closure
 
-STAGES = ["preprocess", "meta_classes", "train", "embed", "evaluate", "report"]
+STAGES = ["preprocess", "meta_classes", "train", "embed", "evaluate", "gallery", "report"]
 
 
 @pytest.fixture(scope="module")
