@@ -7,6 +7,9 @@ TABLES = Path("metrics/benchmarks.md")
 RECALL = Path("metrics/recall.json")
 README = Path("README.md")
 REFERENCE = Path("data/reference")
+GALLERY = "gallery.json"  # in the folder of a gallery
+REPORT = Path("report/index.html")
+ARCHITECTURE = Path("data/architecture.png")
 
 
 def store(variant: str) -> Path:
@@ -52,6 +55,16 @@ def results(variant: str, backbone: str) -> Path:
 def result(variant: str, backbone: str) -> Path:
     """Return the JSON with every metric of a combination."""
     return results(variant, backbone) / "result.json"
+
+
+def gallery(variant: str, backbone: str) -> Path:
+    """Return the folder of a combination's queries worth looking at."""
+    return results(variant, backbone) / "gallery"
+
+
+def figure(name: str) -> Path:
+    """Return the picture of a comparison with what others published."""
+    return Path("data") / f"{name}.png"
 
 
 def run_record(variant: str, backbone: str) -> Path:

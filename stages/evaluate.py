@@ -2,7 +2,20 @@
 
 import numpy as np
 
-from lrec import audit, class_recall, command, device, ensemble_size, evaluate, files, params, paths, store, task
+from lrec import (
+    audit,
+    class_recall,
+    command,
+    device,
+    ensemble_size,
+    evaluate,
+    files,
+    gallery,
+    params,
+    paths,
+    store,
+    task,
+)
 
 
 def main(variant: str, backbone: str) -> None:
@@ -51,6 +64,7 @@ def main(variant: str, backbone: str) -> None:
     files.write_table(target / "confusions.csv", class_recall.confusions(trained, found.best_rank, names, where))
     files.write_table(target / "branch_sets.csv", sets)
     files.write_table(target / "ensemble_size.csv", ensemble_size.curve(sets))
+    gallery.write(folder, paths.gallery(variant, backbone), where)
     files.write_json(paths.result(variant, backbone), result)
     for name, some in (("untrained", before), ("trained", result)):
         if some:

@@ -1,13 +1,18 @@
-"""Stage report: gather every combination's result into metrics/, and render the README's tables.
+"""Stage report: gather every combination's result into metrics/, the README's tables and figures, and a page.
 
 --check writes nothing and fails when the README's tables are not those of metrics/benchmarks.md.
 """
 
-from lrec import command, files, ledger, model, params, paths, runs, tables
+from pathlib import Path
+
+from lrec import command, diagram, figures, files, ledger, model, params, paths, runs, tables
+from lrec.report import page
+
+HISTORY = ("epoch", "learning_rate", "loss", "accuracy")
 
 
 def main(check: bool) -> None:
-    """Write metrics/recall.json, benchmarks.json and benchmarks.md, and the README between its markers."""
+    """Write metrics/, report/, the figures in data/, and the README between its markers."""
     readme = paths.README.read_text(encoding="utf-8")
     if check:
         if tables.insert(readme, paths.TABLES.read_text(encoding="utf-8")) != readme:
@@ -15,7 +20,7 @@ def main(check: bool) -> None:
         return
     settings = params.load()
     known = ledger.read(paths.LEDGER)
-    listed = {}
+    listed, shown = {}, []
     for variant in settings.datasets:
         for backbone in settings.backbones:
             result = files.read_json(paths.result(variant, backbone), "evaluate")
@@ -23,12 +28,28 @@ def main(check: bool) -> None:
             if not ledger.upsert(known, result, run):
                 print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
             listed.setdefault(variant, {})[ledger.name(result)] = flat(result)
+            history = files.read_table(paths.history(variant, backbone), HISTORY, "train")
+            folder = paths.gallery(variant, backbone)
+            found = files.read_json(folder / paths.GALLERY, "evaluate")
+            shown.append(page.Combination(result, history, found, folder))
     rendered = render(settings, known)
     files.write_json(paths.RECALL, listed)
     ledger.write(paths.LEDGER, known)
     files.write_text(paths.TABLES, rendered)
     files.write_text(paths.README, tables.insert(readme, rendered))
-    print(f"{paths.TABLES}: {sum(len(entries) for entries in known.values())} combinations; README updated")
+    pictures = draw(known)
+    files.write_text(paths.REPORT, page.render(shown, known, rendered, pictures))
+    combinations = sum(len(entries) for entries in known.values())
+    print(f"{paths.TABLES}: {combinations} combinations; README updated; page: {paths.REPORT}")
+
+
+def draw(known: ledger.Ledger) -> list[Path]:
+    """Draw the figures; return their paths."""
+    size = tables.PAPER_ENSEMBLE_SIZE, tables.PAPER_META_CLASS_SIZE["car"], tables.PAPER_IMAGE_SIZE
+    diagram.draw(paths.ARCHITECTURE, "resnet18", *size)
+    for name, variants in figures.PANELS.items():
+        figures.comparison(paths.figure(name), variants, paths.REFERENCE, known)
+    return [paths.ARCHITECTURE, *(paths.figure(name) for name in figures.PANELS)]
 
 
 def flat(result: dict) -> dict[str, float]:

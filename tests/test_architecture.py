@@ -20,6 +20,7 @@ LEVELS = [
         "backbones",
         "schedule",
         "augment",
+        "class_names",
     },
     {
         "datasets",
@@ -32,14 +33,15 @@ LEVELS = [
         "similarity",
         "unfinished",
         "checkpoint",
+        "sheet",
     },
-    {"model", "precision"},
+    {"model", "precision", "search"},
     {"ranking"},
     {"recall", "embed", "train"},
-    {"fit", "task", "tables"},
-    {"nearest", "compression"},
-    {"class_recall", "ensemble_size"},
-    {"evaluate"},
+    {"fit", "task", "tables", "retrieve", "export"},
+    {"nearest", "compression", "figures", "gallery"},
+    {"class_recall", "ensemble_size", "diagram"},
+    {"evaluate", "report"},
 ]
 
 

@@ -151,6 +151,33 @@ def test_the_same_training_gives_the_same_bytes(clone: Path):
     assert [(clone / name).read_bytes() for name in files] == before
 
 
+def test_models_travel_through_a_remote(clone: Path, tmp_path: Path):
+    config = (clone / ".dvc/config").read_text()
+    # With absolute paths: a remote added to one clone is meant for the other as well.
+    call(clone, "dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    call(clone, "git", "add", "-A")
+    call(clone, "git", "commit", "--quiet", "-m", "With a remote")
+    try:
+        call(clone, "dvc", "push", "models/glyphs/resnet18", "embeddings/glyphs/resnet18")
+        call(tmp_path, "git", "clone", "--quiet", str(clone), "other")
+        call(tmp_path / "other", "dvc", "pull", "embeddings/glyphs/resnet18")
+        call(tmp_path, "dvc", "get", str(tmp_path / "other"), "models/glyphs/resnet18", "--out", "mine")
+        for name, copy in (
+            ("embeddings/glyphs/resnet18/test.npy", "other/embeddings/glyphs/resnet18/test.npy"),
+            ("models/glyphs/resnet18/model.safetensors", "mine/model.safetensors"),
+        ):
+            assert (tmp_path / copy).read_bytes() == (clone / name).read_bytes()
+    finally:
+        (clone / ".dvc/config").write_text(config)
+
+
+def test_retrieval_works_right_after_repro(clone: Path):
+    out = call(clone, "python", "-m", "lrec.retrieve", "--output", "out.png")
+    (clone / "out.png").unlink()
+    assert out.count("query: glyphs/") == 4
+    assert "glyphs/resnet18: 1,088 images, 18 dimensions" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

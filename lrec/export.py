@@ -1,0 +1,136 @@
+"""A trained ensemble as one file for other programs: python -m lrec.export car_cropped/resnet18 --format onnx.
+
+The exported network takes images (N, 3, S, S) float32, RGB scaled to 0-1, of any number N, normalises them
+and returns embeddings (N, M*D) float32 of unit norm. It is compared with the original before it is kept.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lrec import command, files, model, paths
+
+TOLERANCE = 1e-4
+_BATCHES = (1, 3)  # sizes compared; the network is traced with 2
+
+
+class Embedding(nn.Module):
+    """An ensemble with its normalisation inside.
+
+    Args:
+        ensemble: put into evaluation mode.
+        normalization: {"mean", "std"} per channel, of values scaled to 0-1.
+    """
+
+    def __init__(self, ensemble: model.Ensemble, normalization: dict[str, list[float]]) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+        self.register_buffer("mean", torch.tensor(normalization["mean"])[:, None, None])
+        self.register_buffer("std", torch.tensor(normalization["std"])[:, None, None])
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, 3, S, S) float32, 0-1, to (N, M*D) float32."""
+        return self.ensemble.embed((images - self.mean) / self.std)
+
+
+def onnx(network: Embedding, example: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
+    """Write model.onnx (weights beyond 2 GB beside it); return a function that runs it.
+
+    Raises:
+        ValueError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch.onnx needs it, and says so less clearly)
+    except ImportError as error:
+        raise ValueError(f"onnx: {error}; pip install onnx onnxruntime onnxscript") from error
+    shapes = ({0: torch.export.Dim("images")},)
+    target = folder / "model.onnx"
+    torch.onnx.export(
+        network,
+        (example,),
+        target,
+        input_names=["images"],
+        output_names=["embeddings"],
+        dynamic_shapes=shapes,
+        dynamo=True,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def torchscript(network: Embedding, example: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
+    """Write model.ts, for torch.jit.load in Python and C++; return it, read back."""
+    torch.jit.save(torch.jit.trace(network, example), folder / "model.ts")
+    return torch.jit.load(folder / "model.ts")
+
+
+def exported(network: Embedding, example: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
+    """Write model.pt2, for torch.export.load; return it, read back."""
+    shapes = ({0: torch.export.Dim("images")},)
+    torch.export.save(torch.export.export(network, (example,), dynamic_shapes=shapes), folder / "model.pt2")
+    return torch.export.load(folder / "model.pt2").module()
+
+
+FORMATS = {"onnx": onnx, "torchscript": torchscript, "exported": exported}
+
+
+def export(variant: str, backbone: str, kind: str, target: Path) -> float:
+    """Export a trained ensemble into a folder, which appears complete and checked or not at all.
+
+    Args:
+        variant: of the data set.
+        backbone: of the ensemble.
+        kind: one of `FORMATS`.
+        target: the folder.
+
+    Returns:
+        The largest difference from the original, over random images in batches of 1 and 3.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: the difference is more than `TOLERANCE`, or a package is missing.
+    """
+    ensemble, config = model.load(paths.model(variant, backbone))
+    network, size = Embedding(ensemble, config["normalization"]), config["image_size"]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad(), warnings.catch_warnings(), files.atomic_folder(target) as draft:
+        # The exporters warn of their own parts' retirement, which a user can do nothing about.
+        warnings.simplefilter("ignore")
+        run = FORMATS[kind](network, torch.rand(2, 3, size, size, generator=generator), draft)
+        samples = [torch.rand(count, 3, size, size, generator=generator) for count in _BATCHES]
+        difference = max(float((run(images) - network(images)).abs().max()) for images in samples)
+        if not difference <= TOLERANCE:
+            raise ValueError(f"{target}: found embeddings that differ by {difference:.1e}, expected {TOLERANCE:.0e}")
+    return difference
+
+
+def main() -> int:
+    """Parse the command line, export, return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lrec.export", description=(__doc__ or "").split("\n\n")[1])
+    parser.add_argument("model", help="a trained combination, such as car_cropped/resnet18")
+    parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: onnx")
+    parser.add_argument("--output", type=Path, help="folder (default: exported/<model>/<format>)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args()
+
+    def work() -> None:
+        parts = Path(options.model).parts
+        if len(parts) != 2:
+            raise ValueError(f"{options.model}: not a combination, expected <variant>/<backbone>")
+        target = options.output or Path("exported", *parts, options.format)
+        difference = export(parts[0], parts[1], options.format, target)
+        print(f"{target}: differs from the original by at most {difference:.1e}")
+
+    return command.guard(work, options.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

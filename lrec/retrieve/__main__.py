@@ -1,0 +1,134 @@
+"""Search with any image: a table of the most similar ones, and a picture of them.
+
+Without arguments: a few images of the first combination that params.yaml lists, in all its others.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from lrec import command, device, search, sheet
+from lrec.class_names import readable
+from lrec.retrieve import approximate, query
+from lrec.retrieve.database import Database
+
+MAX_ROWS = 20
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line; each option has a second name, by which the original project knew it."""
+    options = argparse.ArgumentParser(prog="python -m lrec.retrieve", description=__doc__)
+    options.add_argument(
+        "--query",
+        "--query_img_name",
+        nargs="+",
+        metavar="PATH",
+        help="image of the data set (its path in index.csv, or row:N), image file, folder or glob",
+    )
+    options.add_argument("--database", "--data_base", help="as car_cropped/resnet18, or a folder of Database.save")
+    options.add_argument("--split", "--data_type", help="train, test, query or gallery; default: gallery, or else test")
+    options.add_argument("--num", "--retrieval_num", type=int, default=8, help="results per query (default: 8)")
+    options.add_argument("--output", type=Path, default=Path("retrieval.png"), help="picture (default: retrieval.png)")
+    options.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    options.add_argument("--index", choices=approximate.KINDS, help="search with faiss, and compare with exact search")
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
+    options.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    """Search, print and draw."""
+    name = options.database or query.default_database()
+    database = Database.load(name, options.split, device.choose(options.device))
+    finder = query.Finder(database)
+    queries = finder.find(options.query) if options.query else finder.default()
+    embedded = _embed(database, queries)
+    exclude = np.array([q.row for q in queries])
+    notes = [f"{name}: {len(database):,} images, {database.width} dimensions"]
+    if any(q.row == search.NO_ROW and not q.class_name for q in queries) and database.facts.get("crop") == "box":
+        notes.append(f"{name} holds images cropped to boxes: crop a photo of your own to its object first")
+    scores, rows = database.search(embedded, options.num, exclude)
+    if options.index:
+        index = approximate.Index(options.index, database.parts)
+        exact = rows
+        scores, rows = index.search(embedded, options.num, exclude)
+        notes.append(f"faiss {options.index}: {100 * approximate.agreement(exact, rows):.1f}% of the exact results")
+    answers = [answer(database, *found) for found in zip(queries, scores, rows, strict=True)]
+    draw(database, queries, answers, options.output)
+    more = f", the first {MAX_ROWS} of {len(queries)} queries" if len(queries) > MAX_ROWS else ""
+    notes.append(f"picture: {options.output}{more}")
+    if options.json:
+        print(json.dumps({"database": name, "split": database.facts.get("split"), "queries": answers}, indent=2))
+    else:
+        print("\n\n".join(table(found) for found in answers) + "\n")
+    print("\n".join(notes), file=sys.stderr if options.json else sys.stdout)
+
+
+def _embed(database: Database, queries: list[query.Query]) -> np.ndarray:
+    """Take embeddings of the database where a query is in it; the model is needed for the others only."""
+    others = [q.pixels for q in queries if q.row == search.NO_ROW]
+    fresh = iter(database.embed(others) if others else ())
+    return np.stack([next(fresh) if q.row == search.NO_ROW else database.embedding(q.row) for q in queries])
+
+
+def answer(database: Database, asked: query.Query, scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """Return a query's results as plain values; `right` is null where a class is unknown."""
+    results = []
+    for rank, (score, row) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True), start=1):
+        if row == search.NO_ROW:  # an approximate index may find fewer
+            continue
+        entry = database.index.iloc[row]
+        right = entry["class"] == asked.class_name if asked.class_name and entry["class"] else None
+        found = {"rank": rank, "similarity": round(score, 6), "class": entry["class"], "right": right}
+        results.append(found | {"path": entry["path"], "row": row})
+    return {"query": asked.name, "class": asked.class_name, "results": results}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Render one query's results as text."""
+    words = {True: "right", False: "wrong", None: "-"}
+    lines = [
+        [r["rank"], f"{r['similarity']:.4f}", _named(r["class"]), words[r["right"]], r["path"]]
+        for r in found["results"]
+    ]
+    header = ["rank", "similarity", "class", "match", "path"]
+    return f"query: {found['query']}, class: {_named(found['class'])}\n" + tabulate(
+        lines, header, disable_numparse=True, colalign=("right", "right", "left", "left", "left")
+    )
+
+
+def _named(name: str) -> str:
+    plain = readable(name)
+    return f"{name} {plain}" if len(plain) == 1 != len(name) else name or "unknown"
+
+
+def draw(database: Database, queries: list[query.Query], answers: list[dict[str, Any]], path: Path) -> None:
+    """Write the picture."""
+    sheet.draw(
+        path,
+        [
+            [
+                sheet.Tile(asked.pixels, asked.class_name),
+                *(
+                    sheet.Tile(database.picture(r["row"]), r["class"], r["similarity"], r["right"])
+                    for r in found["results"]
+                ),
+            ]
+            for asked, found in zip(queries[:MAX_ROWS], answers, strict=False)
+        ],
+    )
+
+
+def main() -> int:
+    """Parse the command line, search, return the exit status."""
+    options = parser().parse_args()
+    return command.guard(lambda: run(options), options.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Approximate search with faiss, an extra (pip install faiss-cpu), for galleries beyond a million.
+
+Not needed for anything else: `lrec.search` is exact and takes memory for one block.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrec import search
+
+KINDS = ("flat", "ivfpq", "hnsw")
+_TRAINING = 100_000  # rows that the lists and codes of ivfpq are learnt from
+_BLOCK = 65536
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ValueError(f"faiss: not installed ({error}); pip install faiss-cpu") from error
+    return faiss
+
+
+class Index:
+    """A faiss index over the rows of one or more arrays (n, d).
+
+    Args:
+        kind: "flat" (exact), "ivfpq" (some 16 to 64 bytes a row instead of 4 d) or "hnsw" (a graph, fast, 4 d
+            bytes and more a row).
+        gallery: arrays of float32 or float16, memory maps for example; read block by block.
+
+    Raises:
+        ValueError: unknown kind, faiss is not installed, or too few rows to learn codes from.
+    """
+
+    def __init__(self, kind: str, gallery: Sequence[np.ndarray]) -> None:
+        faiss = _faiss()
+        size, width = sum(len(part) for part in gallery), gallery[0].shape[1]
+        if kind == "flat":
+            self._index = faiss.IndexFlatIP(width)
+        elif kind == "hnsw":
+            self._index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
+            self._index.hnsw.efConstruction, self._index.hnsw.efSearch = 100, 128
+        elif kind == "ivfpq":
+            self._index = self._coded(faiss, gallery, size, width)
+        else:
+            raise ValueError(f"index: found {kind!r}, expected one of {', '.join(KINDS)}")
+        for part in gallery:
+            for start in range(0, len(part), _BLOCK):
+                self._index.add(np.ascontiguousarray(part[start : start + _BLOCK], dtype=np.float32))
+
+    @staticmethod
+    def _coded(faiss: Any, gallery: Sequence[np.ndarray], size: int, width: int) -> Any:
+        if size < 256:
+            raise ValueError(f"index: found {size} rows, expected at least 256 for ivfpq; use flat")
+        lists = max(1, min(int(4 * size**0.5), size // 39))  # faiss asks for 39 training rows a list
+        pieces = next(count for count in (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1) if width % count == 0)
+        # A code book needs 39 training rows an entry as well.
+        bits = min(8, (size // 39).bit_length() - 1)
+        quantizer = faiss.IndexFlatIP(width)
+        index = faiss.IndexIVFPQ(quantizer, width, lists, pieces, bits, faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = max(1, lists // 16)
+        taken = [part[:: max(1, size // _TRAINING)] for part in gallery]
+        index.train(np.concatenate([np.asarray(part, dtype=np.float32) for part in taken]))
+        return index
+
+    def search(self, queries: np.ndarray, k: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find about the k most similar rows of each query.
+
+        Args:
+            queries: (Q, d) floats.
+            k: results per query.
+            exclude: (Q,) rows a query must not find, `lrec.search.NO_ROW` for none.
+
+        Returns:
+            Scores (Q, k) float32, those of ivfpq being approximate, and rows (Q, k) int64; where fewer were
+            found, -inf and `NO_ROW` at the end.
+        """
+        scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k + 1)
+        own = (rows == exclude[:, None]) & (rows != search.NO_ROW)
+        # A stable sort moves the excluded row behind the others; one result too many was asked for.
+        order = np.argsort(own, axis=1, kind="stable")[:, :k]
+        scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        return np.where(rows == search.NO_ROW, -np.inf, scores).astype(np.float32), rows
+
+    def save(self, path: Path) -> None:
+        """Write the index in faiss's own format."""
+        _faiss().write_index(self._index, str(path))
+
+    @classmethod
+    def load(cls, path: Path) -> "Index":
+        """Open an index that `save` wrote."""
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: not found, expected an index that Index.save wrote")
+        index = cls.__new__(cls)
+        try:
+            index._index = _faiss().read_index(str(path))
+        except RuntimeError as error:
+            raise ValueError(f"{path}: found no faiss index ({str(error)[:80]}); save it anew") from error
+        return index
+
+
+def agreement(exact: np.ndarray, found: np.ndarray) -> float:
+    """Return the share of the exact results (Q, k) that are among those found (Q, k)."""
+    return float(np.mean([np.isin(right, rows).mean() for right, rows in zip(exact, found, strict=True)]))

@@ -1,0 +1,211 @@
+"""A database of embeddings to search, grow and save; it stays on disk until it is searched."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lrec import files, paths, search, store
+from lrec.datasets import picture
+from lrec.retrieve.encoder import Encoder, Picture
+
+EMBEDDINGS, INDEX, FACTS = "embeddings.npy", "index.csv", "database.json"
+COLUMNS = ("path", "class", "row")
+_BLOCK = 65536
+
+
+class Database:
+    """Embeddings of G images, what each image is, and the model that embeds new ones.
+
+    Attributes:
+        parts: arrays (n, d) of float32 or float16 that hold rows 0 to G-1 one after the other.
+        index: G rows with the columns path, class ("" where unknown) and row, the row in the packed
+            store (-1 where the image is not in it).
+        facts: where the model and the packed store are, and how pictures are resized.
+    """
+
+    def __init__(self, embeddings: np.ndarray, index: pd.DataFrame, facts: dict[str, Any], device: str = "cpu") -> None:
+        """Make a database; `load` reads one."""
+        if embeddings.ndim != 2 or embeddings.dtype not in (np.float32, np.float16) or not embeddings.shape[1]:
+            found = f"{embeddings.dtype} of shape {embeddings.shape}"
+            raise ValueError(f"embeddings: found {found}, expected (G, d) of float32 or float16")
+        if len(index) != len(embeddings):
+            raise ValueError(f"index: found {len(index):,} rows, expected {len(embeddings):,}, one per embedding")
+        self.parts, self.index, self.facts, self._device = [embeddings], index, facts, device
+
+    @classmethod
+    def load(cls, path: str | Path, split: str | None = None, device: str = "cpu") -> "Database":
+        """Open a database; embeddings are memory-mapped, and the model waits until it is needed.
+
+        Args:
+            path: a folder that `save` wrote, or a combination that the pipeline has embedded, as
+                "car_cropped/resnet18".
+            split: of a combination: "train", "test", "query" or "gallery"; None is the gallery where
+                there is one, else test.
+            device: of embedding and search.
+
+        Raises:
+            FileNotFoundError: there is no such database, or no such split.
+            ValueError: a file is damaged, or files do not belong together.
+        """
+        folder = Path(path)
+        if (folder / FACTS).is_file():
+            if split is not None:
+                raise ValueError(f"{folder}: found a split ({split}), expected none: a saved database is one whole")
+            table = files.read_table(folder / INDEX, COLUMNS, "of whoever saved it").astype({"row": np.int64})
+            return cls(_open_array(folder / EMBEDDINGS), table, files.read_json(folder / FACTS, ""), device)
+        if folder.is_dir() and folder.parts[0] == paths.embeddings("", "").parts[0]:
+            folder = folder.relative_to(paths.embeddings("", ""))
+        if len(folder.parts) != 2 or not paths.embeddings(*folder.parts).is_dir():
+            known = sorted(p.relative_to(p.parents[1]).as_posix() for p in Path("embeddings").glob("*/*") if p.is_dir())
+            raise FileNotFoundError(
+                f"{path}: found no such database, expected one of {', '.join(known) or 'none yet'}, or a folder that "
+                "Database.save wrote; list the data set in params.yaml and run `dvc repro`"
+            )
+        return cls._of_pipeline(*folder.parts, split, device)
+
+    @classmethod
+    def _of_pipeline(cls, variant: str, backbone: str, split: str | None, device: str) -> "Database":
+        folder, packed = paths.embeddings(variant, backbone), paths.store(variant)
+        table = store.read_index(packed / store.INDEX)
+        there = list(dict.fromkeys(table["split"]))
+        split = split or next(name for name in ("gallery", "test", there[-1]) if name in there)
+        if split not in there:
+            raise ValueError(f"split: found {split!r}, expected one of {', '.join(there)} for {variant}")
+        rows = table[table["split"] == split]
+        dataset = files.read_json(packed / store.DATASET, "preprocess")
+        facts = {
+            "name": f"{variant}/{backbone}",
+            "split": split,
+            "model": paths.model(variant, backbone).as_posix(),
+            "store": packed.as_posix(),
+            "resize": dataset["resize"],
+            "crop": dataset["crop"],
+        }
+        return cls(_open_array(folder / f"{split}.npy"), rows[list(COLUMNS)].reset_index(drop=True), facts, device)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def width(self) -> int:
+        """Dimensions d of an embedding."""
+        return self.parts[0].shape[1]
+
+    def embedding(self, row: int) -> np.ndarray:
+        """Return the embedding of a row, (d,) float32."""
+        for part in self.parts:
+            if row < len(part):
+                break
+            row -= len(part)
+        return np.array(part[row], dtype=np.float32)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The model, read on first use."""
+        return Encoder(Path(self.facts["model"]), self.facts["resize"], self._device)
+
+    @cached_property
+    def stored(self) -> store.Store | None:
+        """The packed store the images come from, or None where it is not here."""
+        folder = Path(self.facts.get("store") or "")
+        return store.open_store(folder) if (folder / store.IMAGES).is_file() else None
+
+    def embed(self, images: Picture | Sequence[Picture]) -> np.ndarray:
+        """Embed files, decoded pictures or (H, W, 3) uint8 arrays, one or several, as (N, d) float32."""
+        single = isinstance(images, str | Path) or not isinstance(images, Sequence | np.ndarray)
+        if isinstance(images, np.ndarray) and images.ndim == 3:
+            single = True
+        embedded = self.encoder.embed([images] if single else images)
+        if embedded.shape[1] != self.width:
+            raise ValueError(
+                f"{self.facts['model']}: makes {embedded.shape[1]} dimensions, expected {self.width} as in the database"
+            )
+        return embedded
+
+    def search(
+        self,
+        queries: np.ndarray | torch.Tensor | Picture | Sequence[Picture],
+        k: int,
+        exclude: np.ndarray | None = None,
+        memory_bytes: int = search.MEMORY_BYTES,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the k most similar images of each query, exactly.
+
+        Args:
+            queries: embeddings (Q, d) of floats, or what `embed` takes.
+            k: results per query.
+            exclude: (Q,) rows that a query must not find, -1 for none.
+            memory_bytes: bound of the working memory.
+
+        Returns:
+            Similarities (Q, k) float32, descending, and rows (Q, k) int64 of `index`; equal ones in the order
+            of rows.
+
+        Raises:
+            ValueError: k is out of range, or the queries do not fit.
+        """
+        if isinstance(queries, torch.Tensor):
+            queries = queries.detach().cpu().numpy()
+        if not (isinstance(queries, np.ndarray) and np.issubdtype(queries.dtype, np.floating)):
+            queries = self.embed(queries)
+        return search.top(queries, self.parts, k, exclude, memory_bytes=memory_bytes, device=self._device)
+
+    def add(self, images: Sequence[Picture], classes: Sequence[str] | None = None) -> np.ndarray:
+        """Embed images and append them in memory; `save` makes that last.
+
+        Args:
+            images: N files, decoded pictures or arrays.
+            classes: their N names, where known.
+
+        Returns:
+            Their rows, (N,) int64.
+        """
+        if classes is not None and len(classes) != len(images):
+            raise ValueError(f"classes: found {len(classes)}, expected {len(images)}, one per image")
+        first = len(self)
+        names = [str(image) if isinstance(image, str | Path) else "" for image in images]
+        known = list(classes) if classes is not None else [""] * len(images)
+        self.parts.append(self.embed(images).astype(self.parts[0].dtype))
+        new = pd.DataFrame({"path": names, "class": known, "row": np.full(len(names), search.NO_ROW, np.int64)})
+        self.index = pd.concat([self.index, new], ignore_index=True)
+        return np.arange(first, len(self))
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder that `load` opens; it appears complete or not at all, and may be the one loaded."""
+        with files.atomic_folder(Path(path)) as draft:
+            shape = (len(self), self.width)
+            out = np.lib.format.open_memmap(draft / EMBEDDINGS, mode="w+", dtype=self.parts[0].dtype, shape=shape)
+            first = 0
+            for part in self.parts:
+                for start in range(0, len(part), _BLOCK):
+                    block = part[start : start + _BLOCK]
+                    out[first : first + len(block)] = block
+                    first += len(block)
+            out.flush()
+            files.write_table(draft / INDEX, self.index)
+            files.write_json(draft / FACTS, self.facts | {"split": None})
+
+    def picture(self, row: int) -> np.ndarray | None:
+        """Return the picture of a row, (H, W, 3) uint8, or None where neither store nor file is here."""
+        entry = self.index.iloc[row]
+        if entry["row"] >= 0 and self.stored is not None:
+            return np.array(self.stored.images[entry["row"]])
+        if entry["path"] and Path(entry["path"]).is_file():
+            return np.asarray(picture.decode(Path(entry["path"])))
+        return None
+
+
+def _open_array(path: Path) -> np.ndarray:
+    """Memory-map embeddings of either precision."""
+    half = np.dtype(np.float16)
+    try:
+        return files.read_array(path, "embed", 2, np.float32)
+    except ValueError as error:
+        if str(half) not in str(error):
+            raise
+    return files.read_array(path, "embed", 2, np.float16)

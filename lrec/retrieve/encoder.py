@@ -1,0 +1,75 @@
+"""From pictures of any kind to embeddings, as the pipeline makes them of its stored images."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lrec import batches, model
+from lrec.datasets import picture
+
+# A file, a decoded picture, or (H, W, 3) uint8 pixels.
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray
+
+_BATCH = 64
+
+
+class Encoder:
+    """A trained ensemble with what it takes to prepare a picture for it.
+
+    Args:
+        folder: of the saved ensemble.
+        resize: "squash" or "crop", as the training images were resized.
+        device: of the forward pass.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ValueError: the model is damaged.
+    """
+
+    def __init__(self, folder: Path, resize: str, device: str = "cpu") -> None:
+        ensemble, config = model.load(folder)
+        self._ensemble = ensemble.to(device, memory_format=torch.channels_last).eval()
+        self._normalization = config["normalization"]
+        self._resize, self._device = resize, device
+        self.image_size: int = config["image_size"]
+
+    def prepare(self, images: Iterable[Picture]) -> np.ndarray:
+        """Decode and resize to (N, S, S, 3) uint8.
+
+        Raises:
+            FileNotFoundError: a file is not there.
+            ValueError: a file cannot be decoded, or an array is not (H, W, 3) uint8.
+        """
+        ready = [picture.crop_and_resize(_open(image), None, self.image_size, self._resize) for image in images]
+        return np.stack(ready) if ready else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Embed (N, S, S, 3) uint8 as (N, M*D) float32 of unit norm."""
+        width = self._ensemble.ensemble_size * self._ensemble.meta_class_size
+        out = np.empty((len(pixels), width), np.float32)
+        selections = [np.arange(start, min(start + _BATCH, len(pixels))) for start in range(0, len(pixels), _BATCH)]
+        with torch.inference_mode():
+            for rows, batch in zip(selections, batches.gather(pixels, selections, self._device, 0), strict=True):
+                ready = batches.normalize(batch, self._normalization["mean"], self._normalization["std"])
+                out[rows] = self._ensemble.embed(ready).float().cpu().numpy()
+        return out
+
+    def embed(self, images: Sequence[Picture]) -> np.ndarray:
+        """Embed pictures of any kind as (N, M*D) float32, holding a batch of them in memory at a time."""
+        starts = range(0, len(images), _BATCH)
+        parts = [self.encode(self.prepare(images[start : start + _BATCH])) for start in starts]
+        return np.concatenate(parts) if parts else self.encode(self.prepare([]))
+
+
+def _open(image: Picture) -> Image.Image:
+    if isinstance(image, str | Path):
+        return picture.decode(Path(image))
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image: found {image.dtype} of shape {image.shape}, expected (H, W, 3) uint8")
+    return Image.fromarray(image)

@@ -1,0 +1,143 @@
+"""What a query on the command line stands for: an image of the data set, a file, a folder or a glob."""
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lrec import params, paths, search, store
+from lrec.datasets import picture, reader
+from lrec.retrieve.database import Database
+
+ROW = "row:"
+DEFAULT_QUERIES = 4
+_SEED = 0
+_NESTING = 2  # folders that archives add above a data set's own root
+
+
+@dataclass(frozen=True)
+class Query:
+    """One image to search with.
+
+    Attributes:
+        name: its path, as the index or the user wrote it.
+        class_name: "" where unknown.
+        pixels: (H, W, 3) uint8.
+        row: its row in the database, `search.NO_ROW` where it is not in it.
+    """
+
+    name: str
+    class_name: str
+    pixels: np.ndarray
+    row: int
+
+
+class Finder:
+    """Turns what a user wrote into queries.
+
+    Args:
+        database: that is searched; the images of its data set, whatever their split, are known by path.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        table = database.index.assign(own=range(len(database)), split=database.facts.get("split"))
+        folder = Path(database.facts.get("store") or "")
+        if (folder / store.INDEX).is_file():
+            stored = store.read_index(folder / store.INDEX)
+            others = stored[~stored["row"].isin(table["row"])].assign(own=search.NO_ROW)
+            table = pd.concat([table, others[list(table.columns)]], ignore_index=True)
+        self._table = table
+        self._places = {path: place for place, path in enumerate(table["path"]) if path}
+        self._raw = _raw_folders(folder.name)
+
+    def default(self) -> list[Query]:
+        """Return a few images, the same every time: of the query split if the gallery is searched, else its own."""
+        searched = self._table["own"] != search.NO_ROW
+        chosen = np.flatnonzero(searched & (self._table["path"] != ""))
+        if self._database.facts.get("split") == "gallery" and (self._table["split"] == "query").any():
+            chosen = np.flatnonzero(self._table["split"] == "query")
+        if not len(chosen):
+            raise ValueError("query: found none, and the database has no image of its own to take; add --query PATH")
+        some = np.random.default_rng(_SEED).choice(chosen, min(DEFAULT_QUERIES, len(chosen)), replace=False)
+        return [self._at(int(place)) for place in np.sort(some)]
+
+    def find(self, written: Sequence[str]) -> list[Query]:
+        """Return the queries that each argument stands for, in order.
+
+        Raises:
+            FileNotFoundError: an argument is neither in the index nor a file, a folder or a glob.
+            ValueError: an image cannot be decoded, or a row is out of range.
+        """
+        return [query for text in written for query in self._one(text)]
+
+    def _one(self, text: str) -> list[Query]:
+        if text.startswith(ROW):
+            return [self._at(self._place(text))]
+        if text in self._places:
+            return [self._at(self._places[text])]
+        path = Path(text)
+        if path.is_file():
+            return [self._of_file(path)]
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in picture.SUFFIXES and p.is_file())
+            if not found:
+                raise FileNotFoundError(f"{text}: found no image in this folder, expected {' '.join(picture.SUFFIXES)}")
+            return [self._of_file(p) for p in found]
+        found = sorted(Path(name) for name in glob.glob(text, recursive=True) if Path(name).is_file())
+        if not found:
+            raise FileNotFoundError(
+                f"{text}: query not found, expected a path of the data set's index (such as "
+                f"{self._table['path'].iloc[0]}), row:N, or an image file, a folder or a glob"
+            )
+        return [self._of_file(p) for p in found]
+
+    def _place(self, text: str) -> int:
+        rows = self._table["row"].to_numpy()
+        number = text.removeprefix(ROW)
+        if not number.isdecimal() or int(number) not in rows:
+            raise ValueError(f"{text}: query not found, expected {ROW}N with N from {rows.min()} to {rows.max():,}")
+        return int(np.flatnonzero(rows == int(number))[0])
+
+    def _at(self, place: int) -> Query:
+        entry = self._table.iloc[place]
+        return Query(entry["path"], entry["class"], self._pixels(entry), int(entry["own"]))
+
+    def _pixels(self, entry: pd.Series) -> np.ndarray:
+        packed = self._database.stored
+        if packed is not None and entry["row"] != search.NO_ROW:
+            return np.array(packed.images[entry["row"]])
+        return np.asarray(picture.decode(Path(entry["path"])))
+
+    def _of_file(self, path: Path) -> Query:
+        """A file; one that lies in the data set's raw folder is the data set's image of that name."""
+        for raw in self._raw:
+            if path.resolve().is_relative_to(raw):
+                parts = path.resolve().relative_to(raw).parts
+                for skipped in range(_NESTING + 1):
+                    name = "/".join(parts[skipped:])
+                    if name in self._places:
+                        return self._at(self._places[name])
+        return Query(str(path), "", np.asarray(picture.decode(path)), search.NO_ROW)
+
+
+def _raw_folders(variant: str) -> list[Path]:
+    """Where the raw images of a variant may lie; none where the settings do not know it."""
+    if not params.PARAMS_FILE.is_file():
+        return []
+    settings = params.load()
+    if variant not in settings.variants or not (folder := settings.variants[variant].folder):
+        return []
+    names = [folder, *reader.ALIASES.get(settings.variants[variant].layout, ())]
+    return [(settings.raw_root() / name).resolve() for name in names if (settings.raw_root() / name).is_dir()]
+
+
+def default_database() -> str:
+    """Return the first combination that params.yaml lists."""
+    settings = params.load()
+    return (
+        paths.embeddings(settings.datasets[0], settings.backbones[0]).relative_to(paths.embeddings("", "")).as_posix()
+    )

@@ -1,0 +1,104 @@
+"""Exact search: the k most similar rows of a gallery for every query, block by block.
+
+A similarity is a dot product in float32. Equally similar rows come in the order of their numbers, so the
+answer depends on the numbers alone. Recall is not computed from these lists: `lrec.recall` counts.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from lrec.similarity import full_precision, products
+
+MEMORY_BYTES = 256 * 2**20
+_QUERIES = 256  # searched together
+NO_ROW = -1
+
+
+def top(
+    queries: np.ndarray,
+    gallery: Sequence[np.ndarray],
+    k: int,
+    exclude: np.ndarray | None = None,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+    device: str = "cpu",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k most similar gallery rows of each query.
+
+    Args:
+        queries: (Q, d) floats.
+        gallery: one or more (n, d) arrays of float16 or float32, memory maps for example; their rows are
+            numbered on from one array to the next, G in all.
+        k: results per query.
+        exclude: (Q,) rows that a query must not find, its own for example; `NO_ROW` for none.
+        memory_bytes: bound of the working memory.
+        device: where products are computed.
+
+    Returns:
+        Scores (Q, k) float32, descending, and rows (Q, k) int64.
+
+    Raises:
+        ValueError: k is out of range, the dimensions differ, or a query is not finite.
+    """
+    size, width = sum(len(part) for part in gallery), gallery[0].shape[1]
+    queries = np.asarray(queries, dtype=np.float32)
+    if queries.ndim != 2 or queries.shape[1] != width:
+        raise ValueError(f"queries: found embeddings of shape {queries.shape}, expected (Q, {width}) as in the gallery")
+    if not np.isfinite(queries).all():
+        raise ValueError("queries: found a value that is not finite, expected numbers")
+    hidden = np.full(len(queries), NO_ROW) if exclude is None else np.asarray(exclude)
+    most = size - int((hidden != NO_ROW).any())
+    if not 1 <= k <= most:
+        raise ValueError(f"number of results: found {k}, expected 1 to {most:,}, the images that can be found")
+    scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    with full_precision(torch.device(device)):
+        for start in range(0, len(queries), _QUERIES):
+            some = slice(start, start + _QUERIES)
+            found = _search(queries[some], gallery, k, hidden[some], memory_bytes, device)
+            scores[some], rows[some] = (part.cpu().numpy() for part in found)
+    return scores, rows
+
+
+def _search(
+    queries: np.ndarray, gallery: Sequence[np.ndarray], k: int, exclude: np.ndarray, memory_bytes: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Carry the best k from block to block; earlier blocks hold lower rows, so stable sorts keep the order."""
+    own = torch.from_numpy(queries).to(device)
+    hidden = torch.from_numpy(exclude).to(device)
+    # A block takes its rows twice (as stored and in float32) and its similarities about three times.
+    size = max(k, 1024, memory_bytes // (8 * own.shape[1] + 12 * len(own)))
+    scores = torch.empty(len(own), 0, device=device)
+    rows = torch.empty(len(own), 0, dtype=torch.int64, device=device)
+    for first, block in _blocks(gallery, size):
+        similar = products(own, torch.from_numpy(block).to(device))
+        inside = ((hidden >= first) & (hidden < first + len(block))).nonzero()[:, 0]
+        similar[inside, hidden[inside] - first] = -torch.inf
+        values, places = _largest(similar, min(k, len(block)))
+        scores, order = torch.cat([scores, values], 1).sort(dim=1, descending=True, stable=True)
+        rows = torch.cat([rows, places + first], 1).gather(1, order)
+        scores, rows = scores[:, :k], rows[:, :k]
+    return scores, rows
+
+
+def _blocks(gallery: Sequence[np.ndarray], size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the number of the first row and up to `size` rows as float32."""
+    first = 0
+    for part in gallery:
+        for start in range(0, len(part), size):
+            yield first + start, np.array(part[start : start + size], dtype=np.float32)
+        first += len(part)
+
+
+def _largest(similar: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k largest values of every line and their places, equal ones by place."""
+    values, places = similar.topk(k, dim=1)
+    places, order = places.sort(1)
+    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    places = places.gather(1, order)
+    # Where more than k values reach the last one, topk has taken any of the equal ones.
+    for line in ((similar >= values[:, -1:]).sum(1) > k).nonzero()[:, 0].tolist():
+        places[line] = similar[line].sort(dim=0, descending=True, stable=True).indices[:k]
+        values[line] = similar[line][places[line]]
+    return values, places

@@ -1,0 +1,144 @@
+"""The database in Python: load, search, add, save, its size and speed, and faiss beside it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from retrieval_project import make
+
+from lrec.retrieve import Database, approximate
+
+
+@pytest.fixture(scope="module")
+def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    make(root, folder)
+    return folder
+
+
+@pytest.fixture
+def database(made: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    monkeypatch.chdir(made)
+    return Database.load("tiny/resnet18")
+
+
+def test_load(database: Database):
+    assert len(database) == 24
+    assert database.width == 8
+    assert isinstance(database.parts[0], np.memmap)
+    assert "encoder" not in vars(database)  # the model waits
+
+
+def test_load_by_folder(database: Database):
+    assert len(Database.load("embeddings/tiny/resnet18", "train")) == 16
+
+
+def test_search_takes_embeddings_tensors_and_images(database: Database):
+    expected = database.search(np.array(database.parts[0][:2]), 3)
+    assert expected[1][:, 0].tolist() == [0, 1]
+    pixels = np.stack([database.picture(0), database.picture(1)])
+    pictures = [Image.fromarray(p) for p in pixels]
+    files = ["raw/pictures/16.png", Path("raw/pictures/17.png")]
+    for queries in (torch.from_numpy(np.array(database.parts[0][:2])), pixels, pictures, files):
+        scores, rows = database.search(queries, 3)
+        np.testing.assert_array_equal(rows, expected[1])
+        np.testing.assert_allclose(scores, expected[0], atol=1e-5)
+    for single in (pixels[0], pictures[0], files[0], files[1]):
+        assert database.search(single, 3)[0].shape == (1, 3)
+
+
+def test_add_and_save(database: Database, tmp_path: Path):
+    rows = database.add(["raw/pictures/0.png", "raw/pictures/1.png"], ["new", ""])
+    assert rows.tolist() == [24, 25]
+    for _ in range(2):  # the second time over the folder that is open
+        database.save(tmp_path / "saved")
+        database = Database.load(tmp_path / "saved")
+        assert len(database) == 26
+        assert database.index["class"].tolist()[-2:] == ["new", ""]
+        scores, found = database.search("raw/pictures/0.png", 1)
+        assert found.tolist() == [[24]]
+        np.testing.assert_allclose(scores, 1, atol=1e-5)
+        np.testing.assert_array_equal(database.picture(24), np.asarray(Image.open("raw/pictures/0.png")))
+        np.testing.assert_array_equal(database.embedding(25), database.parts[-1][-1])
+
+
+def test_half_precision(database: Database, tmp_path: Path):
+    half = Database(np.array(database.parts[0], np.float16), database.index, database.facts)
+    half.save(tmp_path / "half")
+    loaded = Database.load(tmp_path / "half")
+    assert loaded.parts[0].dtype == np.float16
+    exact, rounded = (d.search(np.array(database.parts[0]), 1)[0] for d in (database, loaded))
+    np.testing.assert_allclose(exact, rounded, atol=2e-3)
+
+
+def test_a_large_one_is_opened_without_being_read(tmp_path: Path, database: Database):
+    embeddings = np.lib.format.open_memmap(tmp_path / "e.npy", mode="w+", dtype=np.float16, shape=(20_000, 64))
+    index = pd.DataFrame({"path": [f"{i}.png" for i in range(20_000)], "class": "x", "row": -1})
+    Database(embeddings, index, database.facts).save(tmp_path / "large")
+    loaded = Database.load(tmp_path / "large")
+    assert isinstance(loaded.parts[0], np.memmap)
+    assert (tmp_path / "large/embeddings.npy").stat().st_size == 20_000 * 64 * 2 + 128
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "rows", "message"),
+    [
+        (np.zeros((2, 3)), 2, "found float64"),
+        (np.zeros(3, np.float32), 3, "expected \\(G, d\\)"),
+        (np.zeros((2, 3), np.float32), 3, "found 3 rows, expected 2"),
+    ],
+)
+def test_bad_arrays(embeddings: np.ndarray, rows: int, message: str):
+    index = pd.DataFrame({"path": [""] * rows, "class": "", "row": -1})
+    with pytest.raises(ValueError, match=message):
+        Database(embeddings, index, {})
+
+
+def test_bad_calls(database: Database):
+    with pytest.raises(ValueError, match="classes: found 1, expected 2"):
+        database.add(["raw/pictures/0.png"] * 2, ["a"])
+    with pytest.raises(ValueError, match=r"found float64 of shape \(4, 4, 3\)|expected \(Q, 8\)"):
+        database.search(np.zeros((4, 4, 3)), 1)
+    with pytest.raises(FileNotFoundError, match="expected one of shop/resnet18, tiny/resnet18"):
+        Database.load("tiny/resnet19")
+
+
+@pytest.mark.parametrize("kind", approximate.KINDS)
+def test_faiss_against_exact(kind: str, tmp_path: Path):
+    pytest.importorskip("faiss", reason="faiss is an extra: pip install faiss-cpu")
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(50, 32))
+    gallery = (centres[np.arange(3000) % 50] + 0.3 * generator.normal(size=(3000, 32))).astype(np.float32)
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    index = pd.DataFrame({"path": [""] * 3000, "class": "", "row": -1})
+    database = Database(gallery, index, {})
+    exclude = np.arange(20)
+    exact = database.search(gallery[:20], 10, exclude)
+    made = approximate.Index(kind, database.parts)
+    made.save(tmp_path / "index.faiss")
+    for index in (made, approximate.Index.load(tmp_path / "index.faiss")):
+        scores, rows = index.search(gallery[:20], 10, exclude)
+        assert not (rows == exclude[:, None]).any()
+        assert (np.diff(scores, axis=1) <= 0).all()
+        assert approximate.agreement(exact[1], rows) >= {"flat": 1, "hnsw": 0.95, "ivfpq": 0.4}[kind]
+
+
+def test_faiss_errors(tmp_path: Path):
+    pytest.importorskip("faiss", reason="faiss is an extra: pip install faiss-cpu")
+    few = [np.zeros((10, 4), np.float32)]
+    with pytest.raises(ValueError, match="expected one of flat, ivfpq, hnsw"):
+        approximate.Index("tree", few)
+    with pytest.raises(ValueError, match="expected at least 256"):
+        approximate.Index("ivfpq", few)
+    with pytest.raises(FileNotFoundError, match="expected an index"):
+        approximate.Index.load(tmp_path / "none")
+    (tmp_path / "bad").write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match="found no faiss index"):
+        approximate.Index.load(tmp_path / "bad")
+
+
+def test_agreement_by_hand():
+    assert approximate.agreement(np.array([[1, 2], [3, 4]]), np.array([[2, 9], [4, 3]])) == 0.75

@@ -1,0 +1,69 @@
+"""Exports run without the project, in any batch size, and give the original's embeddings."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from retrieval_project import make
+
+from lrec import export
+from lrec.retrieve import Database
+
+
+@pytest.fixture(scope="module")
+def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    make(root, folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def project(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(made)
+    return made
+
+
+def run(file: Path, images: np.ndarray) -> np.ndarray:
+    """Run an exported file with what its format is made for."""
+    if file.suffix == ".onnx":
+        session = __import__("onnxruntime").InferenceSession(file)
+        return session.run(["embeddings"], {"images": images})[0]
+    network = torch.jit.load(file) if file.suffix == ".ts" else torch.export.load(file).module()
+    return network(torch.from_numpy(images)).detach().numpy()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("onnx", "model.onnx"), ("torchscript", "model.ts"), ("exported", "model.pt2")]
+)
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")
+def test_embeds_like_the_pipeline(kind: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    if kind == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package, reason="ONNX is an extra: pip install onnx onnxruntime onnxscript")
+    monkeypatch.setattr(sys, "argv", ["export", "tiny/resnet18", "--format", kind])
+    assert export.main() == 0
+    assert f"exported/tiny/resnet18/{kind}: differs from the original by at most" in capsys.readouterr().out
+    database = Database.load("tiny/resnet18")
+    pixels = np.stack([database.picture(row) for row in range(5)])
+    images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / 255
+    found = run(Path("exported/tiny/resnet18", kind, name), images)
+    np.testing.assert_allclose(found, database.parts[0][:5], atol=1e-4)
+
+
+def test_one_that_differs_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setitem(export.FORMATS, "exported", lambda network, example, folder: lambda x: network(x) + 0.001)
+    with pytest.raises(ValueError, match="differ by 1.0e-03, expected 1e-04"):
+        export.export("tiny", "resnet18", "exported", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("tiny", "expected <variant>/<backbone>"), ("tiny/resnet34", "models/tiny/resnet34/config.json: not found")],
+)
+def test_errors(name: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(sys, "argv", ["export", name, "--format", "exported"])
+    assert export.main() == 1
+    assert message in capsys.readouterr().err

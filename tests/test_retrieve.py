@@ -1,0 +1,171 @@
+"""Search on the command line: what counts as a query, what is printed, what is drawn, and errors."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from retrieval_project import make
+
+from lrec.retrieve import __main__ as tool
+
+
+@pytest.fixture(scope="module")
+def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    make(root, folder)
+    return folder
+
+
+@pytest.fixture
+def project(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(made)
+    return made
+
+
+def ask(capsys: pytest.CaptureFixture, *arguments: str) -> dict:
+    tool.run(tool.parser().parse_args(["--json", *arguments]))
+    return json.loads(capsys.readouterr().out)
+
+
+def expected(project: Path, row: int) -> list[int]:
+    """Return rows of the test split (store rows 16 to 39) by similarity to one of them, itself left out."""
+    embedded = np.load(project / "embeddings/tiny/resnet18/test.npy").astype(np.float64)
+    similar = embedded @ embedded[row]
+    similar[row] = -np.inf
+    return np.argsort(-similar, kind="stable")[:-1].tolist()
+
+
+def test_no_argument_at_all(project: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["retrieve"])
+    assert tool.main() == 0
+    first = capsys.readouterr().out
+    assert first.count("query: ") == 4
+    assert first.count("rank") == 4
+    assert "tiny/resnet18: 24 images, 8 dimensions" in first
+    drawn = (project / "retrieval.png").read_bytes()
+    assert tool.main() == 0
+    assert capsys.readouterr().out == first
+    assert (project / "retrieval.png").read_bytes() == drawn
+    with Image.open(project / "retrieval.png") as picture:
+        assert picture.size[0] > 1200
+
+
+def test_an_image_of_the_data_set_does_not_find_itself(project: Path, capsys: pytest.CaptureFixture):
+    by_path = ask(capsys, "--query", "20.png", "--num", "23")["queries"][0]
+    assert [r["row"] for r in by_path["results"]] == expected(project, 4)
+    assert [r["rank"] for r in by_path["results"]] == list(range(1, 24))
+    assert by_path["class"] == "U+0416"
+    assert all(r["right"] == (r["class"] == "U+0416") for r in by_path["results"])
+    assert ask(capsys, "--query", "row:20", "--num", "23")["queries"][0] == by_path
+    assert ask(capsys, "--query", "raw/pictures/20.png", "--num", "23")["queries"][0] == by_path
+
+
+def test_an_unknown_image_is_embedded(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
+    shutil.copy(project / "raw/pictures/20.png", tmp_path / "mine.png")
+    found = ask(capsys, "--query", str(tmp_path / "mine.png"), "--num", "24")["queries"][0]
+    assert [r["row"] for r in found["results"]][0] == 4
+    assert sorted(r["row"] for r in found["results"]) == list(range(24))
+    assert found["results"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+    assert found["class"] == ""
+    assert {r["right"] for r in found["results"]} == {None}
+
+
+def test_an_image_of_another_split_is_embedded(project: Path, capsys: pytest.CaptureFixture):
+    found = ask(capsys, "--query", "3.png", "--num", "24")["queries"][0]
+    assert found["class"] == "001.Black_footed_Albatross"
+    train, test = (np.load(project / f"embeddings/tiny/resnet18/{split}.npy") for split in ("train", "test"))
+    similar = [r["similarity"] for r in found["results"]]
+    np.testing.assert_allclose(similar, np.sort(test @ train[3])[::-1], atol=1e-5)
+
+
+def test_a_folder_a_glob_and_several(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
+    (tmp_path / "sub").mkdir()
+    for name in ("b.png", "a.png", "sub/c.PNG", "[d].png"):
+        shutil.copy(project / "raw/pictures/1.png", tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    names = [str(tmp_path / name) for name in ("[d].png", "a.png", "b.png", "sub/c.PNG")]
+    arguments = ["--num", "1", "--query"]
+    assert [q["query"] for q in ask(capsys, *arguments, str(tmp_path))["queries"]] == names
+    assert [q["query"] for q in ask(capsys, *arguments, f"{tmp_path}/?.png", "row:0")["queries"]] == names[1:3] + [
+        "0.png"
+    ]
+    assert [q["query"] for q in ask(capsys, *arguments, names[0])["queries"]] == names[:1]
+
+
+def test_query_and_gallery_splits(project: Path, capsys: pytest.CaptureFixture):
+    found = ask(capsys, "--database", "shop/resnet18", "--num", "24")
+    assert found["split"] == "gallery"
+    assert all(int(q["query"].removesuffix(".png")) < 16 for q in found["queries"])
+    assert all(len(q["results"]) == 24 for q in found["queries"])
+    assert ask(capsys, "--database", "shop/resnet18", "--split", "query", "--num", "15")["split"] == "query"
+
+
+def test_original_option_names(project: Path, capsys: pytest.CaptureFixture):
+    original = ["--query_img_name", "5.png", "--data_base", "tiny/resnet18", "--data_type", "train"]
+    ours = ["--query", "5.png", "--database", "tiny/resnet18", "--split", "train", "--num", "2"]
+    found = ask(capsys, *original, "--retrieval_num", "2")
+    assert found == ask(capsys, *ours)
+    assert found["split"] == "train"
+    assert len(found["queries"][0]["results"]) == 2
+
+
+def test_frames_are_green_and_red(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
+    found = ask(capsys, "--query", "row:20", "--num", "23", "--output", str(tmp_path / "out/r.png"))
+    with Image.open(tmp_path / "out/r.png") as picture:
+        colours = {tuple(colour) for colour in np.unique(np.asarray(picture).reshape(-1, 3), axis=0)}
+    rights = {r["right"] for r in found["queries"][0]["results"]}
+    assert rights == {True, False}
+    assert (0x1A, 0x7F, 0x37) in colours
+    assert (0xCF, 0x22, 0x2E) in colours
+
+
+def test_classes_are_legible(project: Path, capsys: pytest.CaptureFixture):
+    tool.run(tool.parser().parse_args(["--query", "row:20", "--num", "1"]))
+    assert "query: 20.png, class: U+0416 Ж\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--database", "nope/resnet18"], "nope/resnet18: found no such database, expected one of shop/resnet18, tiny"),
+        (["--split", "gallery"], "split: found 'gallery', expected one of train, test for tiny"),
+        (["--num", "0"], "number of results: found 0, expected 1 to 23"),
+        (["--num", "24"], "number of results: found 24, expected 1 to 23"),
+        (["--query", "nowhere.png"], "nowhere.png: query not found, expected a path of the data set's index"),
+        (["--query", "row:40"], "row:40: query not found, expected row:N with N from 0 to 39"),
+        (["--query", "broken.png"], "broken.png: not readable as an image"),
+        (["--query", "empty"], "empty: found no image in this folder"),
+        (["--device", "cuda:77"], "device: found 'cuda:77'"),
+    ],
+)
+def test_errors_are_one_line(
+    project: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+):
+    (project / "broken.png").write_bytes(b"no picture")
+    (project / "empty").mkdir(exist_ok=True)
+    monkeypatch.setattr(sys, "argv", ["retrieve", *arguments])
+    assert tool.main() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_missing_model(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    make(root, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree("models")
+    monkeypatch.setattr(sys, "argv", ["retrieve", "--query", "row:0"])
+    assert tool.main() == 1
+    assert "models/tiny/resnet18/config.json: not found; run `dvc repro` (stage train) first" in capsys.readouterr().err
+    # An image of the database needs no model.
+    monkeypatch.setattr(sys, "argv", ["retrieve", "--query", "row:20"])
+    assert tool.main() == 0

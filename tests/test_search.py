@@ -1,0 +1,63 @@
+"""Exact search against sorting the whole matrix, with ties, exclusions, several arrays and small memory."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrec import search
+
+
+def brute(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    similar = queries @ gallery.T
+    for query, row in enumerate(exclude):
+        if row != search.NO_ROW:
+            similar[query, row] = -np.inf
+    rows = np.argsort(-similar, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(similar, rows, 1), rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(2, 2500), st.data())
+def test_same_as_sorting_everything(seed: int, count: int, size: int, data: st.DataObject):
+    generator = np.random.default_rng(seed)
+    # Small whole numbers: products are exact in float32, and many are equal.
+    gallery = generator.integers(-2, 3, (size, 3)).astype(np.float32)
+    queries = generator.integers(-2, 3, (count, 3)).astype(np.float32)
+    exclude = generator.integers(-1, size, count)
+    k = data.draw(st.integers(1, size - 1))
+    cut = data.draw(st.integers(0, size))
+    found = search.top(queries, [gallery[:cut], gallery[cut:].astype(np.float16)], k, exclude, memory_bytes=1)
+    for ours, theirs in zip(found, brute(queries, gallery, k, exclude), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_by_hand():
+    gallery = np.array([[1, 0], [0, 1], [1, 0], [0.6, 0.8]], dtype=np.float32)
+    scores, rows = search.top(np.array([[1, 0]]), [gallery], 3, np.array([0]))
+    assert rows.tolist() == [[2, 3, 1]]
+    np.testing.assert_allclose(scores, [[1, 0.6, 0]], rtol=1e-6)
+    assert scores.dtype == np.float32
+    assert rows.dtype == np.int64
+
+
+def test_more_queries_than_are_searched_together():
+    generator = np.random.default_rng(0)
+    gallery = generator.integers(-9, 9, (700, 4)).astype(np.float32)
+    found = search.top(gallery, [gallery], 5, np.arange(700))
+    for ours, theirs in zip(found, brute(gallery, gallery, 5, np.arange(700)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("queries", "k", "message"),
+    [
+        (np.zeros((1, 2)), 0, "found 0, expected 1 to 3"),
+        (np.zeros((1, 2)), 4, "found 4, expected 1 to 3"),
+        (np.zeros((1, 3)), 1, r"expected \(Q, 2\)"),
+        (np.full((1, 2), np.nan), 1, "not finite"),
+    ],
+)
+def test_errors(queries: np.ndarray, k: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        search.top(queries, [np.zeros((4, 2), np.float32)], k, np.array([0]))
