@@ -1,8 +1,8 @@
 """Extraction: one embedding per image, which depends on that image alone.
 
-What makes it fast: `lrec.fold` on the network, channels_last, inference mode, and batches read ahead.
-What makes it safe: the embeddings go straight into a memory map, whose `Journal` lets a run that was
-killed go on where it stopped.
+Nothing is computed that embeddings do not need (`lrec.fold` on the network, inference mode, batches read
+ahead; how much that brings: `benchmarks/extraction.py`). The embeddings go straight into a memory map,
+whose `Journal` lets a run that was killed go on where it stopped.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def extract(
 
     Args:
         model: the ensemble; it is put into evaluation mode, so no image sees its batch. One that
-            `lrec.fold.fold` has been through gives the same embeddings sooner.
+            `lrec.fold.fold` has been through gives the same embeddings with fewer operations.
         images: (N, S, S, 3) uint8.
         rows: (R,) rows to embed.
         normalization: {"mean", "std"} per channel.

@@ -25,18 +25,19 @@ class Embedding(nn.Module):
     Args:
         ensemble: put into evaluation mode.
         normalization: {"mean", "std"} per channel, of values scaled to 0-1.
+        kind: "logits" or "features", see `lrec.model.Ensemble.embed`.
     """
 
-    def __init__(self, ensemble: model.Ensemble, normalization: dict[str, list[float]]) -> None:
+    def __init__(self, ensemble: model.Ensemble, normalization: dict[str, list[float]], kind: str = "logits") -> None:
         super().__init__()
-        self.ensemble = ensemble
+        self.ensemble, self.kind = ensemble, kind
         self.register_buffer("mean", torch.tensor(normalization["mean"])[:, None, None])
         self.register_buffer("std", torch.tensor(normalization["std"])[:, None, None])
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (N, 3, S, S) float32, 0-1, to (N, M*D) float32."""
-        return self.ensemble.embed((images - self.mean) / self.std)
+        """Map (N, 3, S, S) float32, 0-1, to (N, d) float32."""
+        return self.ensemble.embed((images - self.mean) / self.std, self.kind)
 
 
 def onnx(network: Embedding, example: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
@@ -82,14 +83,15 @@ def exported(network: Embedding, example: Tensor, folder: Path) -> Callable[[Ten
 FORMATS = {"onnx": onnx, "torchscript": torchscript, "exported": exported}
 
 
-def export(variant: str, backbone: str, kind: str, target: Path) -> float:
+def export(variant: str, backbone: str, form: str, target: Path, kind: str = "logits") -> float:
     """Export a trained ensemble into a folder, which appears complete and checked or not at all.
 
     Args:
         variant: of the data set.
         backbone: of the ensemble.
-        kind: one of `FORMATS`.
+        form: one of `FORMATS`.
         target: the folder.
+        kind: "logits" or "features", see `lrec.model.Ensemble.embed`.
 
     Returns:
         The largest difference from the original, over random images in batches of 1 and 3.
@@ -99,12 +101,12 @@ def export(variant: str, backbone: str, kind: str, target: Path) -> float:
         ValueError: the difference is more than `TOLERANCE`, or a package is missing.
     """
     ensemble, config = model.load(paths.model(variant, backbone))
-    network, size = Embedding(ensemble, config["normalization"]), config["image_size"]
+    network, size = Embedding(ensemble, config["normalization"], kind), config["image_size"]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad(), warnings.catch_warnings(), files.atomic_folder(target) as draft:
         # The exporters warn of their own parts' retirement, which a user can do nothing about.
         warnings.simplefilter("ignore")
-        run = FORMATS[kind](network, torch.rand(2, 3, size, size, generator=generator), draft)
+        run = FORMATS[form](network, torch.rand(2, 3, size, size, generator=generator), draft)
         samples = [torch.rand(count, 3, size, size, generator=generator) for count in _BATCHES]
         difference = max(float((run(images) - network(images)).abs().max()) for images in samples)
         if not difference <= TOLERANCE:
@@ -117,6 +119,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lrec.export", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("model", help="a trained combination, such as car_cropped/resnet18")
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: onnx")
+    parser.add_argument("--kind", choices=["logits", "features"], default="logits", help="default: logits")
     parser.add_argument("--output", type=Path, help="folder (default: exported/<model>/<format>)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
@@ -126,7 +129,7 @@ def main() -> int:
         if len(parts) != 2:
             raise ValueError(f"{options.model}: not a combination, expected <variant>/<backbone>")
         target = options.output or Path("exported", *parts, options.format)
-        difference = export(parts[0], parts[1], options.format, target)
+        difference = export(parts[0], parts[1], options.format, target, options.kind)
         print(f"{target}: differs from the original by at most {difference:.1e}")
 
     return command.guard(work, options.debug)

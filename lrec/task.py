@@ -58,7 +58,7 @@ class Task:
         return Task(self.query[some], self.query_labels[some], self.gallery[others], self.gallery_labels[others])
 
 
-def read(folder: Path, index: pd.DataFrame, prefix: str = "") -> Task | None:
+def read(folder: Path, index: pd.DataFrame, prefix: str = "") -> Task:
     """Open a combination's embeddings as memory maps.
 
     Query images are searched in the gallery where the data set has one, else every test image in all others.
@@ -68,17 +68,21 @@ def read(folder: Path, index: pd.DataFrame, prefix: str = "") -> Task | None:
         index: of the packed store they were made from.
         prefix: "" for the trained network, "untrained_" for the start of training.
 
-    Returns:
-        The task, or None when nothing with this prefix was embedded.
-
     Raises:
-        FileNotFoundError: the trained network's embeddings are not there.
+        FileNotFoundError: there are none.
         ValueError: embeddings and index disagree.
     """
-    splits = ["query", "gallery"] if (index["split"] == "query").any() else ["test"]
-    if prefix and not all((folder / f"{prefix}{split}.npy").exists() for split in splits):
-        return None
-    return Task(*(part for split in splits for part in _read(folder / f"{prefix}{split}.npy", index, split)))
+    return Task(*(part for split in _splits(index) for part in _read(folder / f"{prefix}{split}.npy", index, split)))
+
+
+def find(folder: Path, index: pd.DataFrame, prefix: str) -> Task | None:
+    """Open embeddings as `read` does, or return None when nothing with this prefix was embedded."""
+    there = all((folder / f"{prefix}{split}.npy").exists() for split in _splits(index))
+    return read(folder, index, prefix) if there else None
+
+
+def _splits(index: pd.DataFrame) -> list[str]:
+    return ["query", "gallery"] if (index["split"] == "query").any() else ["test"]
 
 
 def _read(path: Path, index: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:

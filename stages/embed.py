@@ -4,6 +4,7 @@ A run that was killed goes on where it stopped. Several processes share the work
 them: torchrun --nproc_per_node 2 -m stages.embed <variant> <backbone>
 """
 
+import inspect
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lrec import audit, command, device, embed, files, fold, model, params, paths, ranks, runs, store, unfinished
+from lrec import (
+    audit,
+    batches,
+    command,
+    device,
+    embed,
+    files,
+    fold,
+    model,
+    params,
+    paths,
+    ranks,
+    runs,
+    store,
+    unfinished,
+)
+
+# What the numbers come from: an unfinished run goes on only if none of it has changed.
+COMPUTING = (batches, device, embed, fold, model)
 
 
 def main(variant: str, backbone: str) -> None:
@@ -26,8 +45,8 @@ def main(variant: str, backbone: str) -> None:
     identity = {
         "store": embed.identity(paths.store(variant)),
         "model": files.digest(paths.model(variant, backbone) / model.MODEL),
-        "settings": [options, settings.dtype, torch.device(where).type],
-        "code": [torch.__version__, runs.code_digest()],
+        "settings": [options, settings.dtype, settings.untrained, torch.device(where).type],
+        "code": [torch.__version__, runs.digest(Path(inspect.getfile(module)) for module in COMPUTING)],
     }
     options |= {"device": where, "workers": settings.workers}
     splits = list(dict.fromkeys(packed.index["split"]))

@@ -31,9 +31,9 @@ def main(variant: str, backbone: str) -> None:
     analyses = chosen.model_dump(include={"analysis_images", "subsets", "pca_dimensions"})
     where = device.choose(chosen.device)
 
-    trained, untrained = task.read(folder, index), task.read(folder, index, "untrained_")
+    trained, untrained = task.read(folder, index), task.find(folder, index, "untrained_")
     found = trained.evaluate(ks, where)
-    before = untrained and evaluate.figures(untrained, untrained.evaluate(ks, where))
+    before = evaluate.figures(untrained, untrained.evaluate(ks, where)) if untrained else None
     names = dict(zip(index["label"], index["class"], strict=True))
     classes = class_recall.per_class(found.best_rank, trained.query_labels, names, ks)
     analysis, sets = evaluate.analyse(

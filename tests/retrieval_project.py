@@ -9,7 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
-from lrec import batches, model, paths, store
+from lrec import batches, files, model, paths, store
 
 NAMES = ["U+0416", "U+0041", "a_<b>&c", "001.Black_footed_Albatross"]
 SIZE = 32
@@ -58,5 +58,6 @@ def _combination(folder: Path, variant: str, pictures: list[np.ndarray], splits:
         embedded = ensemble.embed(ready).numpy()
     out = folder / paths.embeddings(variant, "resnet18")
     out.mkdir(parents=True)
+    files.write_json(folder / paths.embedding_facts(variant, "resnet18"), {"kind": "logits"})
     for split in splits:
         np.save(out / f"{split}.npy", embedded[(index["split"] == split).to_numpy()])

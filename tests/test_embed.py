@@ -1,5 +1,6 @@
 """Extraction fills its array exactly once per image, goes on after a kill, and is shared by processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import torch
 
 from lrec import embed, fold, model, store, unfinished
 from stages import embed as embed_stage
+from stages import evaluate as evaluate_stage
 
 NAIVE = {"normalization": store.IMAGENET, "device": "cpu"}
 OPTIONS = NAIVE | {"kind": "logits", "precision": "float32", "workers": 0}
@@ -97,7 +99,7 @@ def project(tiny_store: store.Store, tmp_path: Path, root: Path) -> Path:
     (tmp_path / "data/processed").mkdir(parents=True)
     (tmp_path / "store").rename(tmp_path / "data/processed/glyphs")
     config = {"normalization": store.IMAGENET, "weights": "none", "seed": 0}
-    model.save(model.Ensemble("resnet18", 3, 5), tmp_path / "models/glyphs/resnet18", config)
+    model.save(model.Ensemble("resnet18", 1, 5), tmp_path / "models/glyphs/resnet18", config)
     return tmp_path
 
 
@@ -138,6 +140,20 @@ def test_killed_and_run_again_gives_the_same_bytes(project: Path, root: Path, mo
     embed_stage.main("glyphs", "resnet18")
     assert resumed_passes == len(passes) - kept
     assert published(project) == resumed
+
+
+def test_a_failed_audit_stops_the_evaluation(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project)
+    embed_stage.main("glyphs", "resnet18")
+    facts = project / "embeddings/glyphs/resnet18/embedding.json"
+    found = json.loads(facts.read_text())
+    assert found["audit"]["images"] == 15
+    assert found["dimensions"] == 5
+    found["audit"] |= {"sorted": 0.5, "largest": 0.5}
+    facts.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"^embeddings/glyphs/resnet18: embedded sorted, .* differ by 0\.5, [^\n]+$"):
+        evaluate_stage.main("glyphs", "resnet18")
+    assert not (project / "results").exists()
 
 
 @pytest.mark.slow

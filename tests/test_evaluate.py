@@ -39,8 +39,8 @@ VALUES = [[1, 0], [0, 1], [0.8, 0.6], [0.6, 0.8]]
 
 
 def figures(folder: Path, index: pd.DataFrame, ks: list[int], prefix: str = "") -> dict | None:
-    found = task.read(folder, index, prefix)
-    return found and evaluate.figures(found, found.evaluate(ks))
+    found = task.find(folder, index, prefix) if prefix else task.read(folder, index)
+    return evaluate.figures(found, found.evaluate(ks)) if found else None
 
 
 def test_test_images_search_each_other(tmp_path: Path):

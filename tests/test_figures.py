@@ -23,7 +23,7 @@ def test_shapes_are_the_models():
     found = diagram.shapes("resnet18", 48, 12, 256)
     assert list(found) == [
         *("image", "conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),
-        *("avgpool", "flatten", "classifier", "embedding"),
+        *("pool", "flatten", "classifier", "embedding"),
     ]
     assert found["layer1"] == (64, 64, 64)
     assert found["layer4"] == (512, 8, 8)

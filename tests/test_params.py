@@ -66,6 +66,8 @@ def test_paper_settings(root: Path):
         ("flip: true", "flip: 'yes'", "train.flip: found 'yes'"),
         ("milestones: [0.5, 0.7]", "milestones: [0.5, 7]", "train.milestones.1: found 7"),
         ("datasets: [glyphs]", "datasets: [glyfs]", "unknown variant 'glyfs', expected one of glyphs, car_uncropped"),
+        ("kind: logits", "kind: logit", "embed.kind: found 'logit', expected 'logits' or 'features'"),
+        ("audit_tolerance: 0.0001", "audit_tolerance: 0.0", "evaluate.audit_tolerance: found 0.0, expected greater"),
         ("datasets: [glyphs]", "datasets: []", "datasets: found []"),
         ("datasets: [glyphs]", "datasets: [glyphs, glyphs]", "expected no entry twice"),
         ("backbones: [resnet18]", "backbones: [resnet19]", "backbones.0: found 'resnet19', expected 'resnet18'"),

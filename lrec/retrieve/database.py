@@ -85,6 +85,7 @@ class Database:
             "store": packed.as_posix(),
             "resize": dataset["resize"],
             "crop": dataset["crop"],
+            "kind": files.read_json(paths.embedding_facts(variant, backbone), "embed")["kind"],
         }
         return cls(_open_array(folder / f"{split}.npy"), rows[list(COLUMNS)].reset_index(drop=True), facts, device)
 
@@ -107,7 +108,7 @@ class Database:
     @cached_property
     def encoder(self) -> Encoder:
         """The model, read on first use."""
-        return Encoder(Path(self.facts["model"]), self.facts["resize"], self._device)
+        return Encoder(Path(self.facts["model"]), self.facts["resize"], self._device, self.facts["kind"])
 
     @cached_property
     def stored(self) -> store.Store | None:

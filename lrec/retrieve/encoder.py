@@ -24,17 +24,18 @@ class Encoder:
         folder: of the saved ensemble.
         resize: "squash" or "crop", as the training images were resized.
         device: of the forward pass.
+        kind: "logits" or "features", see `lrec.model.Ensemble.embed`.
 
     Raises:
         FileNotFoundError: there is no model.
         ValueError: the model is damaged.
     """
 
-    def __init__(self, folder: Path, resize: str, device: str = "cpu") -> None:
+    def __init__(self, folder: Path, resize: str, device: str = "cpu", kind: str = "logits") -> None:
         ensemble, config = model.load(folder)
         self._ensemble = ensemble.to(device, memory_format=torch.channels_last).eval()
         self._normalization = config["normalization"]
-        self._resize, self._device = resize, device
+        self._resize, self._device, self._kind = resize, device, kind
         self.image_size: int = config["image_size"]
 
     def prepare(self, images: Iterable[Picture]) -> np.ndarray:
@@ -48,18 +49,17 @@ class Encoder:
         return np.stack(ready) if ready else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Embed (N, S, S, 3) uint8 as (N, M*D) float32 of unit norm."""
-        width = self._ensemble.ensemble_size * self._ensemble.meta_class_size
-        out = np.empty((len(pixels), width), np.float32)
+        """Embed (N, S, S, 3) uint8 as (N, d) float32 of unit norm."""
+        out = np.empty((len(pixels), self._ensemble.width(self._kind)), np.float32)
         selections = [np.arange(start, min(start + _BATCH, len(pixels))) for start in range(0, len(pixels), _BATCH)]
         with torch.inference_mode():
             for rows, batch in zip(selections, batches.gather(pixels, selections, self._device, 0), strict=True):
                 ready = batches.normalize(batch, self._normalization["mean"], self._normalization["std"])
-                out[rows] = self._ensemble.embed(ready).float().cpu().numpy()
+                out[rows] = self._ensemble.embed(ready, self._kind).float().cpu().numpy()
         return out
 
     def embed(self, images: Sequence[Picture]) -> np.ndarray:
-        """Embed pictures of any kind as (N, M*D) float32, holding a batch of them in memory at a time."""
+        """Embed pictures of any kind as (N, d) float32, holding a batch of them in memory at a time."""
         starts = range(0, len(images), _BATCH)
         parts = [self.encode(self.prepare(images[start : start + _BATCH])) for start in starts]
         return np.concatenate(parts) if parts else self.encode(self.prepare([]))
