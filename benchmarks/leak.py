@@ -125,7 +125,7 @@ def draw(rows: dict[str, list[float]], title: str) -> None:
     axes.set_ylabel("recall at 1, percent")
     axes.set_ylim(0, 105)
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8, loc="lower left")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=len(rows))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(PICTURE, metadata={"Software": None})
 
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("variant", nargs="?", default="glyphs")
     parser.add_argument("backbone", nargs="?", default="resnet18")
     parser.add_argument("--batch-size", type=int, default=10, help="of the extraction")
-    parser.add_argument("--draws", type=int, default=3, help="repetitions with other weights")
+    parser.add_argument("--draws", type=int, default=2, help="repetitions with other weights")
     parser.add_argument("--epochs", type=int, help="of training with the weight; 0 = none, default: the variant's")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--picture", action="store_true", help=f"write {PICTURE}")
