@@ -11,7 +11,6 @@ Stanford Online Products, and as many dimensions as 48 branches with 12 meta cla
 import argparse
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -106,30 +105,31 @@ METHODS: dict[str, Callable] = {
 
 
 def compare(sizes: list[int], width: int, noise: float, repeats: int) -> None:
-    """Time all methods, interleaved; print medians, ratios, recall and the growth law."""
-    print(f"| N | method | median s | times {next(iter(METHODS))} | " + " | ".join(f"R@{k}" for k in KS) + " |")
-    print("|---:|:---|---:|---:|" + "---:|" * len(KS))
-    medians: dict[str, list[float]] = {name: [] for name in METHODS}
+    """Time all methods, interleaved; print medians, their ratios to the first method, recall and the growth law.
+
+    CPU seconds, of all threads together, are the steadier figure where other programs run beside.
+    """
+    print("| N | method | s | ratio | CPU s | ratio | " + " | ".join(f"R@{k}" for k in KS) + " |")
+    print("|---:|:---|---:|---:|---:|---:|" + "---:|" * len(KS))
+    medians: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
     for size in sizes:
         data, labels = make(size, width, noise)
-        times: dict[str, list[float]] = {name: [] for name in METHODS}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in METHODS}
         results = {}
         for _ in range(repeats):
             for name, method in METHODS.items():
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), time.process_time()
                 results[name] = method(data, labels)
-                times[name].append(time.perf_counter() - start)
+                times[name].append((time.perf_counter() - start, time.process_time() - cpu))
         for name in METHODS:
-            medians[name].append(statistics.median(times[name]))
-            shares = [f"{100 * results[name][k]:.3f}" if results[name] else "" for k in KS]
+            medians[name].append(np.median(times[name], axis=0))
             ratio = medians[name][-1] / medians[next(iter(METHODS))][-1]
-            print(
-                f"| {size:,} | {name} | {medians[name][-1]:.2f} | {ratio:.2f} | " + " | ".join(shares) + " |",
-                flush=True,
-            )
+            cells = [f"{x:.2f}" for pair in zip(medians[name][-1], ratio, strict=True) for x in pair]
+            cells += [f"{100 * results[name][k]:.3f}" if results[name] else "" for k in KS]
+            print(f"| {size:,} | {name} | " + " | ".join(cells) + " |", flush=True)
     if len(sizes) > 1:
-        growth = {name: np.polyfit(np.log(sizes), np.log(seconds), 1)[0] for name, seconds in medians.items()}
-        print("\nGrowth (time ~ N^a): " + ", ".join(f"{name} {a:.2f}" for name, a in growth.items()))
+        growth = {name: np.polyfit(np.log(sizes), np.log(value), 1)[0][1] for name, value in medians.items()}
+        print("\nGrowth (CPU time ~ N^a): " + ", ".join(f"{name} {a:.2f}" for name, a in growth.items()))
 
 
 def peak(method: str, size: int, width: int, noise: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 _LEAF = 1024  # rows of a block on the diagonal, half of which is computed in vain
-_BYTE = 255  # additions of 0 or 1 that a byte can take
+_STRIP = 2**20  # values compared at a time; a float32 count of so few is exact
 
 
 def block_size(width: int, memory_bytes: int) -> int:
@@ -54,17 +54,23 @@ def at_least(block: torch.Tensor, limits: torch.Tensor, axis: int) -> torch.Tens
         axis: 0 or 1.
 
     Returns:
-        (n,) or (m,) int64. The bytes of the comparison are added eight at a time as int64, 255 at most
-        before the bytes are read: ten times as fast as summing booleans.
+        (n,) or (m,) int64. The comparison is written as floats, into a buffer that stays in the
+        processor's cache, and summed: several times as fast as booleans on a CPU.
     """
     height, width = block.shape
-    mask = torch.empty(height, -(-width // 8) * 8, dtype=torch.bool, device=block.device)
-    mask[:, width:] = False
-    torch.ge(block, limits.to(block.dtype).unsqueeze(1 - axis), out=mask[:, :width])
-    total = torch.zeros_like(limits, dtype=torch.int64)
-    for words in mask.view(torch.int64).split(_BYTE, dim=1 - axis):
-        counts = words.sum(1 - axis).view(torch.uint8)
-        total += counts.view(height, 8).sum(1) if axis == 0 else counts[:width]
+    limits = limits.to(block.dtype).unsqueeze(1 - axis)
+    total = torch.zeros(limits.numel(), dtype=torch.int64, device=block.device)
+    size = max(1, _STRIP // width)
+    buffer = torch.empty(min(size, height), width, device=block.device)
+    for start in range(0, height, size):
+        rows = slice(start, min(start + size, height))
+        reached = buffer[: rows.stop - rows.start]
+        if axis == 0:
+            torch.ge(block[rows], limits[rows], out=reached)
+            total[rows] = reached.sum(1).long()
+        else:
+            torch.ge(block[rows], limits, out=reached)
+            total += reached.sum(0).long()
     return total
 
 

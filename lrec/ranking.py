@@ -21,7 +21,7 @@ from lrec.blocks import at_least, batches, block_size, rectangle, triangle
 from lrec.precision import Ladder
 from lrec.similarity import Rows, ordered_products, products, rounding
 
-_TILE = 128  # queries whose positives are computed together
+_TILE = 256  # queries whose positives are computed together
 _DENSE = 1 / 64  # share of doubtful similarities above which a whole float64 block is cheaper
 _PAIR_VALUES = 2**19  # values multiplied at a time in single products: what a processor's cache holds
 _POSITIVE_BYTES = 256  # memory a positive takes in a ladder
@@ -162,14 +162,17 @@ class _Pass:
 
     def _count(self, block: torch.Tensor, rows: slice, columns: slice, axis: int) -> None:
         """Count the items of a block that reach the limits of the queries along one of its axes."""
-        limit, blur = self.limit[rows], self.blur[rows]
-        sure, possible = at_least(block, limit + blur, axis), at_least(block, limit - blur, axis)
-        self.count[rows] += sure
-        doubtful = (possible > sure).nonzero()[:, 0]
-        if len(doubtful):
-            lines, number = _lines(block, doubtful, axis), int((possible - sure).sum())
-            resolve = self._resolve_all if number > _DENSE * lines.numel() else self._resolve_single
-            resolve(lines, doubtful + rows.start, columns)
+        possible = at_least(block, self.limit[rows] - self.blur[rows], axis)
+        some = possible.nonzero()[:, 0]
+        if len(some):
+            query, part = some + rows.start, block.index_select(axis, some)
+            sure = at_least(part, self.limit[query] + self.blur[query], axis)
+            self.count[query] += sure
+            doubtful, number = (possible[some] > sure).nonzero()[:, 0], int((possible[some] - sure).sum())
+            resolve = (
+                self._resolve_all if number > _DENSE * len(doubtful) * block.shape[1 - axis] else self._resolve_single
+            )
+            resolve(_lines(part, doubtful, axis), query[doubtful], columns)
         if self.ladder:
             self._climb(block, rows, columns, axis)
 
