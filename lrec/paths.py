@@ -7,6 +7,7 @@ TABLES = Path("metrics/benchmarks.md")
 RECALL = Path("metrics/recall.json")
 README = Path("README.md")
 REFERENCE = Path("data/reference")
+RESULTS, HISTORY = Path("results"), Path("history")
 GALLERY = "gallery.json"  # in the folder of a gallery
 REPORT = Path("report/index.html")
 ARCHITECTURE = Path("data/architecture.png")
@@ -29,7 +30,7 @@ def model(variant: str, backbone: str) -> Path:
 
 def history(variant: str, backbone: str) -> Path:
     """Return the CSV of a training's epochs."""
-    return Path("history") / variant / f"{backbone}.csv"
+    return HISTORY / variant / f"{backbone}.csv"
 
 
 def embeddings(variant: str, backbone: str) -> Path:
@@ -49,7 +50,7 @@ def unfinished(stage: str, variant: str, backbone: str) -> Path:
 
 def results(variant: str, backbone: str) -> Path:
     """Return the folder of what was measured on a combination: result.json and several tables."""
-    return Path("results") / variant / backbone
+    return RESULTS / variant / backbone
 
 
 def result(variant: str, backbone: str) -> Path:

@@ -3,6 +3,7 @@
 --check writes nothing and fails when the README's tables are not those of metrics/benchmarks.md.
 """
 
+import shutil
 from pathlib import Path
 
 from lrec import command, diagram, figures, files, ledger, model, params, paths, runs, tables
@@ -19,6 +20,7 @@ def main(check: bool) -> None:
             raise ValueError(f"{paths.README}: its tables are not those of {paths.TABLES}; run python -m stages.report")
         return
     settings = params.load()
+    prune(settings)
     known = ledger.read(paths.LEDGER)
     listed, shown = {}, []
     for variant in settings.datasets:
@@ -41,6 +43,19 @@ def main(check: bool) -> None:
     files.write_text(paths.REPORT, page.render(shown, known, rendered, pictures))
     combinations = sum(len(entries) for entries in known.values())
     print(f"{paths.TABLES}: {combinations} combinations; README updated; page: {paths.REPORT}")
+
+
+def prune(settings: params.Params) -> None:
+    """Remove results and histories of combinations that are not listed from the working tree.
+
+    This stage depends on both folders as they are; what lies there from another selection would make the
+    same run look like a different one. DVC's cache and the ledger keep them.
+    """
+    listed = {(variant, backbone) for variant in settings.datasets for backbone in settings.backbones}
+    for path in [*paths.RESULTS.glob("*/*"), *paths.HISTORY.glob("*/*.csv")]:
+        if (path.parent.name, path.name.removesuffix(".csv")) not in listed:
+            print(f"{path}: not listed in params.yaml, removed; it stays in DVC's cache")
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def draw(known: ledger.Ledger) -> list[Path]:

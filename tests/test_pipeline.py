@@ -130,6 +130,16 @@ def test_a_second_repro_has_nothing_to_do(clone: Path):
     assert call(clone, "git", "status", "--porcelain") == before
 
 
+def test_leftovers_of_another_selection_do_not_change_the_lock(clone: Path):
+    before = (clone / "dvc.lock").read_bytes()
+    for name in ("results/sop/resnet50/result.json", "history/sop/resnet50.csv"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).write_text("left over")
+    call(clone, "dvc", "repro")
+    assert (clone / "dvc.lock").read_bytes() == before
+    assert not (clone / "results/sop/resnet50").exists()
+
+
 def test_other_cutoffs_train_nothing(clone: Path):
     out = call(clone, "dvc", "exp", "run", "-S", "variants.glyphs.recall_at=[1,3]")
     assert "Running stage 'evaluate@glyphs-resnet18'" in out
