@@ -58,6 +58,11 @@ def reproduces(published: dict[str, Any] | None, entry: dict[str, Any]) -> bool:
     return published["recall"].keys() == entry["recall"].keys() and lower <= high and low <= upper
 
 
+def ordered(ledger: Ledger) -> Ledger:
+    """Return a ledger in a fixed order, so that nothing depends on what was run first."""
+    return {variant: dict(sorted(ledger[variant].items())) for variant in sorted(ledger)}
+
+
 def write(path: Path, ledger: Ledger) -> None:
-    """Write a ledger in a fixed order, atomically."""
-    files.write_json(path, {variant: dict(sorted(ledger[variant].items())) for variant in sorted(ledger)})
+    """Write a ledger, atomically."""
+    files.write_json(path, ordered(ledger))

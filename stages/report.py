@@ -6,6 +6,8 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from lrec import command, diagram, figures, files, ledger, model, params, paths, runs, tables
 from lrec.report import page
 
@@ -22,7 +24,7 @@ def main(check: bool) -> None:
     settings = params.load()
     prune(settings)
     known = ledger.read(paths.LEDGER)
-    listed, shown = {}, []
+    listed, shown, histories, sizes = {}, [], [], []
     for variant in settings.datasets:
         for backbone in settings.backbones:
             result = files.read_json(paths.result(variant, backbone), "evaluate")
@@ -34,8 +36,15 @@ def main(check: bool) -> None:
             folder = paths.gallery(variant, backbone)
             found = files.read_json(folder / paths.GALLERY, "evaluate")
             shown.append(page.Combination(result, history, found, folder))
+            named = f"{variant}/{ledger.name(result)}"
+            curve = files.read_table(paths.results(variant, backbone) / "ensemble_size.csv", ("branches",), "evaluate")
+            histories.append(history.assign(combination=named))
+            sizes.append(curve.assign(combination=named))
+    known = ledger.ordered(known)
     rendered = render(settings, known)
     files.write_json(paths.RECALL, listed)
+    for name, curves in (("training", histories), ("ensemble_size", sizes)):
+        files.write_table(paths.TABLES.with_name(f"{name}.csv"), pd.concat(curves))
     ledger.write(paths.LEDGER, known)
     files.write_text(paths.TABLES, rendered)
     files.write_text(paths.README, tables.insert(readme, rendered))
