@@ -41,7 +41,7 @@ def test_one_branch_is_torchvisions_network(backbone: str, tmp_path: Path):
     ensemble = model.Ensemble(backbone, 2, 5, weights=str(tmp_path / "{backbone}.pth"), seed=1).eval()
     images = torch.randn(2, 3, 64, 64)
     for branch in ensemble.branches:
-        network.fc = branch.classifier
+        network.set_submodule(model.BACKBONES[backbone].classifier, branch.classifier)
         with torch.inference_mode():
             torch.testing.assert_close(branch(ensemble.stem(images)), network(images))
 
@@ -103,7 +103,8 @@ def test_save_and_load(tmp_path: Path):
     ensemble = model.Ensemble("resnet18", 2, 5, seed=3)
     config = model.save(ensemble, tmp_path, {"epochs": 4})
     loaded, found = model.load(tmp_path)
-    assert found == config == {"backbone": "resnet18", "ensemble_size": 2, "meta_class_size": 5, "epochs": 4}
+    shape = {"backbone": "resnet18", "ensemble_size": 2, "meta_class_size": 5, "share": "layer1"}
+    assert found == config == shape | {"epochs": 4}
     for key, value in ensemble.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value)
 
