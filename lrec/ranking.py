@@ -21,7 +21,7 @@ from lrec.blocks import at_least, batches, block_size, rectangle, triangle
 from lrec.precision import Ladder
 from lrec.similarity import Rows, ordered_products, products, rounding
 
-_TILE = 256  # queries whose positives are computed together
+_TILE = 128  # queries whose positives are computed together
 _DENSE = 1 / 64  # share of doubtful similarities above which a whole float64 block is cheaper
 _PAIR_VALUES = 2**19  # values multiplied at a time in single products: what a processor's cache holds
 _POSITIVE_BYTES = 256  # memory a positive takes in a ladder
