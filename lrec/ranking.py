@@ -21,7 +21,7 @@ from lrec.blocks import at_least, batches, block_size, rectangle, triangle
 from lrec.precision import Ladder
 from lrec.similarity import Rows, ordered_products, products, rounding
 
-_TILE = 256  # queries whose positives are computed together
+_TILE = 128  # queries whose positives are computed together
 _DENSE = 1 / 64  # share of doubtful similarities above which a whole float64 block is cheaper
 _PAIR_VALUES = 2**19  # values multiplied at a time in single products: what a processor's cache holds
 _POSITIVE_BYTES = 256  # memory a positive takes in a ladder
@@ -169,12 +169,12 @@ class _Pass:
             sure = at_least(part, self.limit[query] + self.blur[query], axis)
             self.count[query] += sure
             doubtful, number = (possible[some] > sure).nonzero()[:, 0], int((possible[some] - sure).sum())
-            resolve = (
-                self._resolve_all if number > _DENSE * len(doubtful) * block.shape[1 - axis] else self._resolve_single
-            )
-            resolve(_lines(part, doubtful, axis), query[doubtful], columns)
+            many = number > _DENSE * len(doubtful) * block.shape[1 - axis]
+            resolve = self._resolve_all if many else self._resolve_single
+            if number:
+                resolve(_lines(part, doubtful, axis), query[doubtful], columns)
         if self.ladder:
-            self._climb(block, rows, columns, axis)
+            self._climb(self.ladder, block, rows, columns, axis)
 
     def _doubtful(self, lines: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         limit, blur = self.limit[query, None], self.blur[query, None]
@@ -197,24 +197,24 @@ class _Pass:
             self.count[who] += (doubtful & (excess >= slack)).sum(1)
             self.unclear[who] |= (doubtful & (excess.abs() < slack)).any(1)
 
-    def _climb(self, block: torch.Tensor, rows: slice, columns: slice, axis: int) -> None:
+    def _climb(self, ladder: Ladder, block: torch.Tensor, rows: slice, columns: slice, axis: int) -> None:
         """Count the items of a block at each positive that may still rank R or better."""
-        lowest = (self.ladder.lowest(rows) - self.blur[rows]).float()
+        lowest = (ladder.lowest(rows) - self.blur[rows]).float()
         reaching = at_least(block, lowest, axis)
         for part in batches(reaching, max(1, self.memory // _ITEM_BYTES)):
             chosen = reaching[part].nonzero()[:, 0] + part.start
             lines = _lines(block, chosen, axis)
             line, item = (lines >= lowest[chosen, None]).nonzero(as_tuple=True)
             query, value = chosen[line] + rows.start, lines[line, item].double()
-            place = self.ladder.land(query, value)
-            near = (self.ladder.gap(query, value, place) <= self.blur[query]).nonzero()[:, 0]
+            place = ladder.land(query, value)
+            near = (ladder.gap(query, value, place) <= self.blur[query]).nonzero()[:, 0]
             doubtful = query[near]
             value = self._exact_pairs(doubtful, item[near] + columns.start)
-            place[near] = self.ladder.land(doubtful, value)
-            unclear = self.ladder.gap(doubtful, value, place[near]) <= self.slack[doubtful]
+            place[near] = ladder.land(doubtful, value)
+            unclear = ladder.gap(doubtful, value, place[near]) <= self.slack[doubtful]
             self.unclear[doubtful[unclear]] = True
-            self.ladder.add(query, place)
-        self.ladder.prune(rows)
+            ladder.add(query, place)
+        ladder.prune(rows)
 
     def _exact_pairs(self, query: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
         """Return the float64 similarities of (n,) queries to (n,) items."""
@@ -246,9 +246,8 @@ class _Pass:
         precision = (step / (step + count).double())[step + count <= len(positives)].cpu().numpy()
         ranks.best[query] = int(count[0]) + 1
         if self.ladder:
-            ranks.average_precision[query] = np.bincount(np.zeros(len(precision), int), precision, 1)[0] / len(
-                positives
-            )
+            summed = np.append(0.0, precision).cumsum()[-1]  # in the ladder's order, to the last bit
+            ranks.average_precision[query] = summed / len(positives)
             ranks.r_precision[query] = len(precision) / len(positives)
 
 

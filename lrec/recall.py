@@ -5,8 +5,8 @@ Policy, for all figures:
 - The similarity is the dot product of the vectors as given. Embeddings have unit norm, so it is the cosine.
 - In self-retrieval the query itself is left out by its index, never by rank or similarity.
 - Ties count against the query: an item of another class as similar as a positive is ranked before it.
-  Similarities closer than about 4 d 2^-52 |query| max |gallery item| are a tie; that is 5e-13 for 576
-  dimensions and unit norm.
+  Similarities closer than 8 times the float64 bound of `similarity.rounding` are a tie; that is about
+  4 d 2^-52 |query| max |gallery item|, 5e-13 for 576 dimensions and unit norm.
 - A query without a positive in the gallery (lone) counts as a miss in every average, and lone queries
   are reported.
 

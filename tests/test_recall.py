@@ -133,6 +133,23 @@ def test_every_path_to_exactness_equals_the_twin(monkeypatch, blur, slack, dense
         check(query[:30], code[:30], query[30:], code[30:], memory_bytes=memory)
 
 
+def test_doubt_about_a_lower_positive_alone_is_settled_by_definition(monkeypatch):
+    asked = []
+    initial, settle = ranking._Pass.__init__, ranking._Pass._rank_by_definition
+
+    def widened(self, *arguments):
+        initial(self, *arguments)
+        self.blur += 0.05
+        self.slack += 0.05
+
+    monkeypatch.setattr(ranking._Pass, "__init__", widened)
+    monkeypatch.setattr(ranking._Pass, "_rank_by_definition", lambda *x: (asked.append(x[1]), settle(*x)))
+    gallery = np.array([[0.9, 0.0], [0.5, 0.0], [0.5, 0.1]])
+    found = evaluate(np.array([[1.0, 0.0]]), ["a"], [1], gallery, ["a", "a", "b"])
+    assert asked == [0]
+    assert found.map_at_r == found.r_precision == 1 / 2
+
+
 def test_leaves_out_the_query_by_its_index():
     query = np.array([[1, 0], [1, 0], [0, 1], [0, 1]])
     assert recall_at_k(query.astype(float), ["a", "b", "b", "a"], [1, 2]) == {1: 0.0, 2: 0.0}
