@@ -119,7 +119,9 @@ def test_repro_leaves_nothing_untracked(clone: Path):
         "dvc.lock",
         "metrics/benchmarks.json",
         "metrics/benchmarks.md",
+        "metrics/ensemble_size.csv",
         "metrics/recall.json",
+        "metrics/training.csv",
     }
     assert not [line for line in status if line.startswith("??")]
 
