@@ -1,9 +1,12 @@
 """Step time and peak memory of streamed training against the plain loop over all branches.
 
-The plain loop runs every branch forward, then one backward pass and one fused Adam step over all of
-them. Times are taken in turns in one process; peak memory is that of a process of its own.
+The plain loop is what one would write first: every branch forward, one loss, one backward pass and one step of
+torch.optim.Adam over all parameters. Ours is the training of the stage train, with the settings that the stage
+makes for its process. Each runs in a process of its own, so that neither's memory or settings touch the other's;
+they take their steps in turns while the other waits.
 
-    python -m benchmarks.training --branches 1 4 16 --batch-sizes 10 32
+    python -m benchmarks.training --branches 1 4 16 48 --batch-sizes 10 32
+    python -m benchmarks.training --device cuda --backbone resnet50 --branches 48 --size 256 --batch-sizes 10 128
 """
 
 import argparse
@@ -17,16 +20,18 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from lrec.model import Ensemble
+import stages  # noqa: F401 (its settings are the stage's)
+from lrec import allocator, device
+from lrec.model import BACKBONES, Ensemble
 from lrec.train import Trainer
 
 META_CLASSES = 12
 
 
-def plain(ensemble: Ensemble) -> Callable[[torch.Tensor, torch.Tensor], None]:
+def plain(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch.Tensor, torch.Tensor], object]:
     """Return a step of the plain loop."""
-    ensemble = ensemble.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(ensemble.parameters(), lr=1e-4, fused=True)
+    ensemble = ensemble.to(options.device).train()
+    optimizer = torch.optim.Adam(ensemble.parameters(), lr=1e-4)
 
     def step(images: torch.Tensor, targets: torch.Tensor) -> None:
         logits = ensemble(images)
@@ -38,9 +43,10 @@ def plain(ensemble: Ensemble) -> Callable[[torch.Tensor, torch.Tensor], None]:
     return step
 
 
-def streamed(ensemble: Ensemble) -> Callable[[torch.Tensor, torch.Tensor], object]:
+def streamed(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch.Tensor, torch.Tensor], object]:
     """Return a step of this project's training."""
-    trainer = Trainer(ensemble, "cpu")
+    allocator.keep_freed_memory()
+    trainer = Trainer(ensemble, options.device, precision=options.precision, compile=options.compile)
     trainer.set_learning_rate(1e-4)
     trainer.start_epoch()
     return trainer.step
@@ -49,60 +55,98 @@ def streamed(ensemble: Ensemble) -> Callable[[torch.Tensor, torch.Tensor], objec
 METHODS = {"plain": plain, "streamed": streamed}
 
 
-def batch(options: argparse.Namespace, branches: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make a batch of noise."""
-    images = torch.randn(batch_size, 3, options.size, options.size).to(memory_format=torch.channels_last)
-    return images, torch.randint(0, META_CLASSES, (branches, batch_size))
+def work(options: argparse.Namespace) -> None:
+    """Take a step for every line of standard input; answer with its milliseconds and the peak memory so far, MB."""
+    (branches,), (batch_size,) = options.branches, options.batch_sizes
+    with device.arithmetic(options.device, options.tf32, deterministic=False):
+        step = METHODS[options.method](Ensemble(options.backbone, branches, META_CLASSES), options)
+        for _ in sys.stdin:
+            images = torch.randn(batch_size, 3, options.size, options.size, device=options.device)
+            targets = torch.randint(0, META_CLASSES, (branches, batch_size), device=options.device)
+            _wait(options.device)
+            start = time.perf_counter()
+            step(images, targets)
+            _wait(options.device)
+            print(1000 * (time.perf_counter() - start), _peak(options.device), flush=True)
 
 
-def peak(options: argparse.Namespace, method: str, branches: int, batch_size: int) -> float:
-    """Return the peak memory in MB of a process that takes three steps."""
-    arguments = ["--method", method, "--branches", str(branches), "--batch-sizes", str(batch_size)]
-    arguments += ["--backbone", options.backbone, "--size", str(options.size)]
-    command = [sys.executable, "-m", "benchmarks.training", *arguments]
-    return float(subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout)
+def _wait(where: str) -> None:
+    if where != "cpu":
+        torch.cuda.synchronize()
+
+
+def _peak(where: str) -> float:
+    if where != "cpu":
+        return torch.cuda.max_memory_allocated() / 1e6
+    # Not ru_maxrss: a process takes the one of its parent over.
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+class Worker:
+    """A method in a process of its own."""
+
+    def __init__(self, options: argparse.Namespace, method: str, branches: int, batch_size: int) -> None:
+        arguments = ["--method", method, "--branches", str(branches), "--batch-sizes", str(batch_size)]
+        for name in ("backbone", "size", "device", "precision"):
+            arguments += [f"--{name}", str(getattr(options, name))]
+        arguments += [f"--{name}" for name in ("tf32", "compile") if getattr(options, name)]
+        command = [sys.executable, "-m", "benchmarks.training", *arguments]
+        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def step(self) -> tuple[float, float]:
+        """Return milliseconds and peak memory, MB, of a step."""
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        milliseconds, peak = self.process.stdout.readline().split()
+        return float(milliseconds), float(peak)
+
+    def end(self) -> None:
+        """Let the process go."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(options: argparse.Namespace, branches: int, batch_size: int) -> str:
+    """Return a line of the table: medians of steps in turns, and the last peaks."""
+    workers = {name: Worker(options, name, branches, batch_size) for name in METHODS}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in METHODS}
+    for _ in range(options.warmup + options.rounds):
+        for name, worker in workers.items():
+            found[name].append(worker.step())
+    for worker in workers.values():
+        worker.end()
+    slow, fast = (statistics.median(ms for ms, _ in found[name][options.warmup :]) for name in METHODS)
+    most, least = (found[name][-1][1] for name in METHODS)
+    return (
+        f"| {branches} | {batch_size} | {slow:,.0f} | {fast:,.0f} | {slow / fast:.2f}x "
+        f"| {most:,.0f} | {least:,.0f} | {least / most:.2f} |"
+    )
 
 
 def main() -> None:
     """Print one row per number of branches and batch size."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--size", type=int, default=64, help="side of the images")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--backbone", default="resnet18", choices=list(BACKBONES))
+    parser.add_argument("--size", type=int, default=64, help="side of the images, pixels")
     parser.add_argument("--branches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[10, 32])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of ours")
+    parser.add_argument("--tf32", action="store_true", help="for both, on a GPU")
+    parser.add_argument("--compile", action="store_true", help="ours")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.method:
-        (branches,), (batch_size,) = options.branches, options.batch_sizes
-        step = METHODS[options.method](Ensemble(options.backbone, branches, META_CLASSES))
-        for _ in range(3):
-            step(*batch(options, branches, batch_size))
-        # Not ru_maxrss: a process takes the one of its parent over.
-        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-        print(int(line.split()[1]) / 1024)
-        return
-    print(f"{options.backbone}, {options.size} px, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+        return work(options)
+    print(f"{options.backbone}, {options.size} px, {device.describe(options.device)}\n")
     print("| M | batch | plain, ms | streamed, ms | speed | plain, MB | streamed, MB | memory |")
     print("|---|---|---|---|---|---|---|---|")
     for branches in options.branches:
-        steps = {name: make(Ensemble(options.backbone, branches, META_CLASSES)) for name, make in METHODS.items()}
         for batch_size in options.batch_sizes:
-            times: dict[str, list[float]] = {name: [] for name in steps}
-            for turn in range(options.rounds + 1):
-                data = batch(options, branches, batch_size)
-                for name, step in steps.items():
-                    start = time.perf_counter()
-                    step(*data)
-                    if turn:
-                        times[name].append(time.perf_counter() - start)
-            slow, fast = (1000 * statistics.median(times[name]) for name in METHODS)
-            most, least = (peak(options, name, branches, batch_size) for name in METHODS)
-            print(
-                f"| {branches} | {batch_size} | {slow:,.0f} | {fast:,.0f} | {slow / fast:.2f}x "
-                f"| {most:,.0f} | {least:,.0f} | {least / most:.2f} |",
-                flush=True,
-            )
+            print(compare(options, branches, batch_size), flush=True)
 
 
 if __name__ == "__main__":

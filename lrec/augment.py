@@ -19,6 +19,13 @@ class Changes:
     flipped: Tensor | None
     windows: Tensor | None
 
+    def part(self, chosen: range) -> "Changes":
+        """Return the changes of some of the images in a row."""
+        flipped, windows = self.flipped, self.windows
+        if flipped is not None:
+            flipped = flipped[(flipped >= chosen.start) & (flipped < chosen.stop)] - chosen.start
+        return Changes(flipped, windows if windows is None else windows[chosen.start : chosen.stop])
+
 
 def draw(generator: np.random.Generator, count: int, flip: bool, random_crop: float) -> Changes:
     """Draw the changes of a batch of `count` images.

@@ -20,12 +20,14 @@ class Backbone:
 
     build: torchvision's function. parts: its submodules up to the global average pool. cuts: for each of
     `SHARES`, how many parts the stem has; the rest belongs to the branches. classifier: its last layer.
+    depthwise: most convolutions are; a processor then trains faster with channels last, otherwise slower.
     """
 
     build: Callable[..., nn.Module]
     parts: tuple[str, ...]
     cuts: dict[str, int]
     classifier: str
+    depthwise: bool = False
 
     def split(self, share: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the names of the stem's and of a branch's parts."""
@@ -50,5 +52,6 @@ BACKBONES = {
         tuple(f"features.{number}" for number in range(19)),
         dict(zip(SHARES, (0, 4, 7, 11, 14, 19), strict=True)),
         "classifier.1",
+        depthwise=True,
     ),
 }

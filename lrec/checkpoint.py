@@ -1,12 +1,16 @@
-"""Checkpoints of a training: one file, whole or not there, from which it goes on bit by bit.
+"""Checkpoints of a training: a folder that is whole or not there, from which it goes on bit by bit.
 
-The file's name is a hash of everything that the training depends on, so that a training with other
-parameters, data or code never goes on from it.
+The folder's name is a hash of everything that the training depends on, so that a training with other
+parameters, data or code never goes on from it. Inside, each state has a folder of its own: one file of
+tensors per process, and a progress.json that is written last. What a process needs it finds whoever
+wrote it, so a training may go on with another number of processes.
 """
 
 import errno
-import json
+import shutil
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,82 +18,142 @@ import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
-from lrec import files
+from lrec import files, ranks
+from lrec.model import Ensemble
+
+PROGRESS = "progress.json"
+Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 class Checkpoint:
     """The checkpoint of one training.
 
     Args:
-        path: of the file; its folder holds no other training's.
+        folder: of its own; whatever else lies beside it belongs to other trainings and is removed.
         minutes: how often, beside the end of every epoch, one is due.
     """
 
-    def __init__(self, path: Path, minutes: float) -> None:
-        self.path, self.seconds, self.last = path, 60 * minutes, time.monotonic()
-        for other in path.parent.glob("*.safetensors"):
-            if other != path:
-                other.unlink()
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self.folder, self.seconds, self.last = folder, 60 * minutes, time.monotonic()
+        if ranks.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            _clear(other for other in folder.parent.iterdir() if other != folder and not other.name.startswith("lock"))
+            _clear(state for state in folder.iterdir() if not (state / PROGRESS).is_file())
+        ranks.wait()
 
     def due(self) -> bool:
-        """Whether the time since the last one is up."""
-        return time.monotonic() - self.last >= self.seconds
+        """Whether the time since the last one is up, by rank 0's clock."""
+        return ranks.agree(time.monotonic() - self.last >= self.seconds)
 
-    def save(self, model: nn.Module, optimizers: dict[str, torch.optim.Optimizer], progress: dict[str, Any]) -> None:
-        """Write model, optimiser state and progress (plain JSON values), atomically.
+    def save(
+        self,
+        model: Ensemble,
+        optimizers: Optimizers,
+        progress: dict[str, Any],
+        best: Mapping[str, Tensor] | None = None,
+        shared: bool = True,
+    ) -> None:
+        """Write the state of a training; an earlier one goes once this one is whole.
+
+        Args:
+            model: with `optimizers`, one per part of it: "stem", or a branch's number.
+            optimizers: see model.
+            progress: plain JSON values, among them "epoch" and "step".
+            best: tensors of the model at an earlier epoch, kept as well.
+            shared: whether other processes hold other branches; if not, rank 0 writes all there is.
 
         Raises:
-            OSError: no room on the disk, among others; an earlier checkpoint stays.
+            OSError: no room on the disk, among others; an earlier state stays.
         """
-        tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-        for name, optimizer in optimizers.items():
-            for number, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{name}.{number}.{key}": value for key, value in state.items()}
-        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        try:
-            with files.atomic_path(self.path) as draft:
-                safetensors.torch.save_file(plain, draft, metadata={"progress": json.dumps(progress)})
-        except SafetensorError as error:
-            size = sum(value.nbytes for value in plain.values()) / 1e9
-            raise OSError(
-                errno.EIO, f"cannot write a checkpoint of {size:.1f} GB ({error}); free disk space, then run again"
-            ) from error
+        state = self.folder / f"{progress['epoch']:05d}-{progress['step']:07d}"
+        first = ranks.rank() == 0
+        if first or shared:
+            tensors = _tensors(model, optimizers, best or {}, stem=first)
+            try:
+                with files.atomic_path(state / f"{ranks.rank()}.safetensors") as draft:
+                    safetensors.torch.save_file(tensors, draft)
+            except (SafetensorError, OSError) as error:
+                size = sum(value.nbytes for value in tensors.values()) / 1e9
+                shutil.rmtree(state, ignore_errors=True)
+                raise OSError(
+                    errno.EIO,
+                    f"{self.folder}: cannot write a checkpoint of {size:.1f} GB ({error}); the one before it stays: "
+                    "free disk space, then run again",
+                ) from error
+        ranks.wait()
+        if first:
+            files.write_json(state / PROGRESS, progress)
+            _clear(other for other in self.folder.iterdir() if other != state)
+        ranks.wait()
         self.last = time.monotonic()
 
-    def load(self, model: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Any] | None:
-        """Put a checkpoint's state into model and optimisers and return its progress; None without one.
+    def load(self, model: Ensemble, optimizers: Optimizers) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Put the newest state into model and optimisers; None if there is none.
+
+        Returns:
+            The progress, and the tensors of this process's part of the best model, if any were kept.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: a file is damaged.
         """
-        if not self.path.exists():
+        states = sorted(path.parent for path in self.folder.glob(f"*/{PROGRESS}"))
+        if not states:
             return None
+        wanted = model.state_dict().keys()
         try:
-            with safetensors.safe_open(self.path, "pt") as stream:
-                progress = json.loads(stream.metadata()["progress"])
-                tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (it is no dict)
-            model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-            for name, optimizer in optimizers.items():
-                _restore(optimizer, f"optimizer.{name}.", tensors)
+            with ExitStack() as stack:
+                sources = {}
+                for path in sorted(states[-1].glob("*.safetensors")):
+                    stream = stack.enter_context(safetensors.safe_open(path, "pt"))
+                    sources |= dict.fromkeys(stream.keys(), stream)
+
+                def take(prefix: str) -> dict[str, Tensor]:
+                    keys = [key for key in sources if key.startswith(prefix)]
+                    return {key.removeprefix(prefix): sources[key].get_tensor(key) for key in keys}
+
+                model.load_state_dict({key: sources[f"model.{key}"].get_tensor(f"model.{key}") for key in wanted})
+                for name, optimizer in optimizers.items():
+                    _restore(optimizer, take(f"optimizer.{name}."))
+                best = {
+                    key: sources[f"best.{key}"].get_tensor(f"best.{key}") for key in wanted if f"best.{key}" in sources
+                }
+            return files.read_json(states[-1] / PROGRESS, "train"), best
         except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.path}: damaged checkpoint ({error}); delete it and run again") from error
-        return progress
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{states[-1]}: damaged checkpoint ({reason}); delete it and run again") from error
 
     def remove(self) -> None:
-        """Delete the file, once the training's results are written."""
-        self.path.unlink(missing_ok=True)
+        """Delete the folder, once the training's results are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _restore(optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, Tensor]) -> None:
+def _clear(paths: Iterator[Path]) -> None:
+    for path in list(paths):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _tensors(model: Ensemble, optimizers: Optimizers, best: Mapping[str, Tensor], stem: bool) -> dict[str, Tensor]:
+    """Return what one process writes; the stem, which all of them have, only if asked for."""
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors |= {f"best.{key}": value for key, value in best.items()}
+    for name, optimizer in optimizers.items():
+        for number, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{name}.{number}.{key}": value for key, value in state.items()}
+    skipped = () if stem else ("model.stem.", "best.stem.", "optimizer.stem.")
+    return {
+        key: value.detach().cpu().contiguous() for key, value in tensors.items() if not key.startswith(tuple(skipped))
+    }
+
+
+def _restore(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Load an optimiser's state, in the memory format of its parameters, which fused steps rely on."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        if key.startswith(prefix):
-            number, field = key.removeprefix(prefix).split(".")
-            same_shape = value.shape == parameters[int(number)].shape and value.ndim > 0
-            kept = torch.empty_like(parameters[int(number)], dtype=value.dtype).copy_(value) if same_shape else value
-            state.setdefault(int(number), {})[field] = kept
+        number, field = key.split(".")
+        same_shape = value.shape == parameters[int(number)].shape and value.ndim > 0
+        kept = torch.empty_like(parameters[int(number)], dtype=value.dtype).copy_(value) if same_shape else value
+        state.setdefault(int(number), {})[field] = kept
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

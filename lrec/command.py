@@ -23,7 +23,8 @@ def guard(work: Callable[[], None], debug: bool = False) -> int:
     except (ValueError, OSError, MemoryError) as error:
         if debug or os.environ.get(DEBUG_VARIABLE):
             raise
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        who = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        print(f"{who}error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
 

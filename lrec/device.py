@@ -1,6 +1,8 @@
 """Choice of the device and of the arithmetic that runs on it."""
 
 import contextlib
+import os
+from collections.abc import Iterator
 
 import torch
 
@@ -33,3 +35,47 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager:
     if precision == "bfloat16":
         return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def require_native(device: str, precision: str) -> None:
+    """Refuse bfloat16 where it would be emulated, several times slower than float32.
+
+    Raises:
+        ValueError: it would be.
+    """
+    if precision != "bfloat16":
+        return
+    if torch.device(device).type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        found = getattr(torch.cpu, "get_capabilities", dict)()
+        native = any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    if not native:
+        raise ValueError(f"precision: found bfloat16, which {describe(device)} has no instructions for; set float32")
+
+
+@contextlib.contextmanager
+def arithmetic(device: str, tf32: bool, deterministic: bool) -> Iterator[None]:
+    """Set how a GPU computes while the block runs; a processor computes in float32 and repeats its bytes anyway.
+
+    Args:
+        device: where the block computes.
+        tf32: round the factors of float32 products to 10 bits of mantissa: several times faster.
+        deterministic: the same bytes for the same seed, at some cost in speed; what cannot be had so fails.
+    """
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    backends = torch.backends
+    before = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark
+    repeated = torch.are_deterministic_algorithms_enabled()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = tf32
+    backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic or repeated)
+    try:
+        yield
+    finally:
+        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark = before
+        torch.use_deterministic_algorithms(repeated)

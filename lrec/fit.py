@@ -1,76 +1,37 @@
 """The training loop: epochs, batches, history, checkpoints."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from lrec import augment, batches, progress
+from lrec import augment, batches, progress, ranks, validation
 from lrec.checkpoint import Checkpoint
 from lrec.model import Ensemble
-from lrec.schedule import learning_rate
+from lrec.recipe import COLUMNS, VALIDATION, Recipe, State, Tally, kept_epoch
 from lrec.train import Trainer
-
-COLUMNS = ["epoch", "learning_rate", "loss", "accuracy"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to train; the fields are those of `lrec.params.Train`, and the epochs."""
+class Held:
+    """Images held out for validation: (R,) rows of the store, and (R,) int64 class labels."""
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    milestones: Sequence[float] = (0.5, 0.7)
-    gamma: float = 0.1
-    schedule: str = "multistep"
-    warmup_epochs: float = 0.0
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    flip: bool = True
-    random_crop: float = 1.0
-    freeze_batch_norm: bool = False
-    accumulate: int = 1
-    seed: int = 0
-    precision: str = "float32"
-
-    def rate(self, epoch: int, share: float) -> float:
-        """Return the learning rate, see `lrec.schedule.learning_rate`."""
-        return learning_rate(
-            epoch,
-            share,
-            epochs=self.epochs,
-            base=self.learning_rate,
-            schedule=self.schedule,
-            milestones=self.milestones,
-            gamma=self.gamma,
-            warmup_epochs=self.warmup_epochs,
-        )
+    rows: np.ndarray
+    labels: np.ndarray
 
 
-@dataclass
-class State:
-    """How far a training is: plain values that a checkpoint keeps."""
-
-    epoch: int = 0
-    step: int = 0
-    loss: float = 0.0
-    right: float = 0.0
-    seen: int = 0
-    history: list[list[float]] = field(default_factory=list)
-
-
-def shuffled(rows: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:
+def shuffled(rows: np.ndarray, batch_size: int, generator: np.random.Generator, smallest: int = 2) -> list[np.ndarray]:
     """Split rows at random into batches; every row is in one of them.
 
-    A last batch of one image would give batch norm nothing to average: it joins the batch before.
+    A last batch of fewer than `smallest` images joins the batch before: one image gives batch norm nothing
+    to average, and data-parallel processes need two each.
     """
     order = generator.permutation(rows)
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if len(parts) > 1 and len(parts[-1]) == 1:
+    if len(parts) > 1 and len(parts[-1]) < smallest:
         parts[-2:] = [np.concatenate(parts[-2:])]
     return parts
 
@@ -83,66 +44,120 @@ def fit(
     normalization: dict[str, list[float]],
     recipe: Recipe,
     *,
+    held: Held | None = None,
     device: str = "cpu",
     workers: int = 0,
     checkpoint: Checkpoint | None = None,
 ) -> pd.DataFrame:
-    """Train an ensemble in place.
+    """Train an ensemble in place, alone or together with the other processes that torchrun has started.
 
     Everything random in an epoch comes from a generator seeded with the recipe's seed and the epoch, so
     a training that goes on from a checkpoint ends with the same bytes as one that was never stopped.
 
     Args:
-        model: the ensemble at its start.
+        model: the ensemble at its start; of several processes in ensemble parallel each has its part.
         images: (N, S, S, 3) uint8.
         rows: (R,) training rows of `images`.
         targets: (M, R) int64, meta class of each training row, per branch.
         normalization: {"mean", "std"} per channel.
         recipe: how to train.
+        held: images of other classes to validate on after each epoch. The model ends as it was at the best
+            of these epochs, and the training once there was none better for `patience` epochs.
         device: where.
         workers: threads that fetch batches ahead; the result does not depend on it.
         checkpoint: where to go on from, and to write to at the end of every epoch and when one is due.
 
     Returns:
         One row per epoch: epoch (from 1), learning_rate of its last step, loss (mean over branches and
-        images), accuracy (share of right meta classes, while training).
+        images), accuracy (share of right meta classes, while training), and with `held`
+        validation_recall_at_1 (percent).
 
     Raises:
-        ValueError: the loss is no longer finite; the message names epoch, step and branch.
+        ValueError: the loss is no longer finite; the message names epoch, step and branch. Or the batches
+            are too small for so many data-parallel processes.
         MemoryError: out of memory; the message says what to lower.
+        ConnectionError: another of the processes is gone.
     """
-    options = ("precision", "weight_decay", "label_smoothing", "freeze_batch_norm", "accumulate")
+    options = ("precision", "weight_decay", "label_smoothing", "freeze_batch_norm", "accumulate", "parallel", "compile")
     trainer = Trainer(model, device, **{name: getattr(recipe, name) for name in options})
-    state = State()
+    divided = recipe.parallel == "data"
+    smallest = 2 * ranks.count() if divided else 2
+    if min(len(rows), recipe.batch_size) < smallest:
+        raise ValueError(
+            f"train.batch_size: found {recipe.batch_size} of {len(rows)} images, expected at least {smallest}, two for "
+            f"each of {ranks.count()} processes; raise it, or set train.parallel to ensemble"
+        )
+    state, best = State(), {}
     if checkpoint and (found := checkpoint.load(model, trainer.optimizers)):
-        state = State(**found)
-        print(f"going on from a checkpoint: epoch {state.epoch + 1}, step {state.step + 1}")
+        state, best = State(**found[0]), found[1]
+        if ranks.rank() == 0:
+            print(f"going on from a checkpoint: epoch {state.epoch + 1}, step {state.step + 1}")
+
+    def save() -> None:
+        if checkpoint:
+            checkpoint.save(model, trainer.optimizers, vars(state), best, shared=not divided)
+
     meta_classes = torch.from_numpy(targets).to(device)
     position = np.zeros(len(images), dtype=np.int64)
     position[rows] = np.arange(len(rows))
-    while state.epoch < recipe.epochs:
+    late = int(torch.device(device).type == "cuda")
+    while state.epoch < recipe.epochs and not state.stopped_early(recipe.patience):
         trainer.start_epoch()
         label = f"epoch {state.epoch + 1}/{recipe.epochs}"
-        with progress.bar(len(rows), label) as bar:
-            bar.update(state.seen)
-            for chosen, batch, rate, last in _batches(images, rows, normalization, recipe, state, device, workers):
-                trainer.set_learning_rate(rate)
-                losses, right = _step(trainer, batch, meta_classes[:, position[chosen]], last)
-                _require_finite(losses, state)
-                state.step += 1
-                state.seen += len(chosen)
-                state.loss += float(losses.mean()) * len(chosen)
-                state.right += float(right.float().mean())
-                bar.update(len(chosen))
-                figures = {"loss": state.loss / state.seen, "accuracy": state.right / state.seen}
-                bar.set_postfix({key: f"{value:.3f}" for key, value in figures.items()}, refresh=False)
-                if checkpoint and checkpoint.due() and not last and trainer.waiting == 0:
-                    checkpoint.save(model, trainer.optimizers, vars(state))
-        state.history.append([state.epoch + 1, rate, state.loss / state.seen, state.right / state.seen])
-        state = State(epoch=state.epoch + 1, history=state.history)
-        if checkpoint and state.epoch < recipe.epochs:
-            checkpoint.save(model, trainer.optimizers, vars(state))
-    return pd.DataFrame(state.history, columns=COLUMNS).astype({"epoch": int})
+        with progress.bar(len(rows), label, quiet=ranks.rank() > 0) as bar:
+            tally = Tally(state, bar, late)
+            for batch in _batches(images, rows, normalization, recipe, state, smallest, device, workers):
+                trainer.set_learning_rate(batch.rate)
+                meta = meta_classes[:, position[batch.rows]]
+                tally.add(batch.size, *_step(trainer, batch, meta))
+                if checkpoint and not batch.last and trainer.waiting == 0 and checkpoint.due():
+                    tally.read()
+                    save()
+            tally.read()
+        row = [state.epoch + 1, batch.rate, state.loss / state.seen, state.right / state.seen]
+        state = State(epoch=state.epoch + 1, history=[*state.history, row])
+        if held:
+            row.append(_validated(model, images, held, normalization, recipe, device))
+            if kept_epoch(state.history) == state.epoch:
+                best = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+        if state.epoch < recipe.epochs:
+            save()
+    if best:
+        model.load_state_dict(best)
+    if ranks.rank() == 0 and trainer.steps and trainer.sent:
+        per_step = trainer.sent / trainer.steps / 1e6
+        print(
+            f"{ranks.count()} processes, {recipe.parallel} parallel: {per_step:.2f} MB of gradients added up per step"
+        )
+    columns = [*COLUMNS, *([VALIDATION] if held else [])]
+    return pd.DataFrame(state.history, columns=columns).astype({"epoch": int})
+
+
+def _validated(
+    model: Ensemble,
+    images: np.ndarray,
+    held: Held,
+    normalization: dict[str, list[float]],
+    recipe: Recipe,
+    device: str,
+) -> float:
+    """Return the recall at 1 of the images held out, percent."""
+    options = {"batch_size": recipe.batch_size, "precision": recipe.precision, "parallel": recipe.parallel}
+    share = validation.measure(model, images, held.rows, held.labels, normalization, device=device, **options)
+    if ranks.rank() == 0:
+        print(f"validation: R@1 {100 * share:.2f} on {len(held.rows):,} images of held-out training classes")
+    return 100 * share
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step needs: the process's rows of the store and their input; of the whole batch its size."""
+
+    rows: np.ndarray
+    images: Tensor
+    size: int
+    rate: float
+    last: bool
 
 
 def _batches(
@@ -151,42 +166,35 @@ def _batches(
     normalization: dict[str, list[float]],
     recipe: Recipe,
     state: State,
+    smallest: int,
     device: str,
     workers: int,
-) -> Iterator[tuple[np.ndarray, Tensor, float, bool]]:
-    """Yield the rest of an epoch: rows, input, learning rate, and whether it is the last batch."""
+) -> Iterator[Batch]:
+    """Yield the rest of an epoch."""
     generator = np.random.default_rng([recipe.seed, state.epoch])
-    selections = shuffled(rows, recipe.batch_size, generator)
-    changes = [augment.draw(generator, len(chosen), recipe.flip, recipe.random_crop) for chosen in selections]
+    wholes = shuffled(rows, recipe.batch_size, generator, smallest)
+    changes = [augment.draw(generator, len(whole), recipe.flip, recipe.random_crop) for whole in wholes]
     start = state.step
+    own = [ranks.share(len(whole)) if recipe.parallel == "data" else range(len(whole)) for whole in wholes]
+    selections = [whole[part.start : part.stop] for whole, part in zip(wholes, own, strict=True)]
     loaded = batches.gather(images, selections[start:], device, workers)
     for number, pixels in enumerate(loaded, start):
-        flipped, windows = changes[number].flipped, changes[number].windows
-        flipped = None if flipped is None else flipped.to(device)
+        change = changes[number].part(own[number])
+        flipped = None if change.flipped is None else change.flipped.to(device)
         batch = batches.normalize(pixels, normalization["mean"], normalization["std"], flipped)
-        batch = batch if windows is None else augment.crop(batch, windows)
-        rate = recipe.rate(state.epoch, (number + 1) / len(selections))
-        yield selections[number], batch, rate, number + 1 == len(selections)
+        batch = batch if change.windows is None else augment.crop(batch, change.windows)
+        rate = recipe.rate(state.epoch, (number + 1) / len(wholes))
+        yield Batch(selections[number], batch, len(wholes[number]), rate, number + 1 == len(wholes))
 
 
-def _step(trainer: Trainer, batch: Tensor, targets: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+def _step(trainer: Trainer, batch: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Take a step; say what to change when memory runs out."""
     try:
-        return trainer.step(batch, targets, last)
+        return trainer.step(batch.images, targets, batch.last, len(batch.rows) / batch.size)
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise MemoryError(
-            f"out of memory on {trainer.device} with batches of {len(batch)} images of {batch.shape[2]} px: lower "
-            "train.batch_size (train.accumulate makes up for it), the variant's image_size or its ensemble_size"
+            f"out of memory on {trainer.device}: {len(batch.rows)} images of {batch.images.shape[2]} px in a batch; "
+            "lower train.batch_size (train.accumulate makes up for it), the variant's image_size or its ensemble_size"
         ) from error
-
-
-def _require_finite(losses: Tensor, state: State) -> None:
-    finite = losses.isfinite()
-    if not finite.all():
-        branch = int((~finite).nonzero()[0])
-        raise ValueError(
-            f"the loss is {float(losses[branch])} in epoch {state.epoch + 1}, step {state.step + 1}, branch {branch}; "
-            "expected a finite number: lower train.learning_rate, or set train.precision to float32"
-        )

@@ -35,6 +35,8 @@ class Ensemble(nn.Module):
         seed: of everything random in the start; the same seed gives the same bytes.
         share: how far the stem reaches, one of `lrec.backbones.SHARES`; "none" gives M networks of
             their own, as in DREML, "layer4" M classifiers on one network.
+        own: the branches to hold, of several processes' each; by default all. The others are empty, and
+            every branch starts with the same bytes whoever holds it.
 
     Raises:
         ValueError: unknown backbone or share, or weights that do not fit.
@@ -49,12 +51,14 @@ class Ensemble(nn.Module):
         *,
         seed: int = 0,
         share: str = PAPER_SHARE,
+        own: range | None = None,
     ) -> None:
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {backbone!r}, expected one of {', '.join(BACKBONES)}")
         self.backbone, self.ensemble_size, self.meta_class_size = backbone, ensemble_size, meta_class_size
         self.share = share
+        self.own = range(ensemble_size) if own is None else own
         cut = BACKBONES[backbone]
         stem, branch = cut.split(share)
         state = starting_weights.load(backbone, weights)
@@ -69,7 +73,7 @@ class Ensemble(nn.Module):
                 parts = _named(network, branch)
                 parts |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
                 parts["classifier"] = network.get_submodule(cut.classifier)
-                self.branches.append(nn.Sequential(parts))
+                self.branches.append(nn.Sequential(parts) if number in self.own else nn.Identity())
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (N, 3, H, W) float images, normalised, to (N, M, D) logits."""
@@ -86,17 +90,17 @@ class Ensemble(nn.Module):
             images: as above.
             kind: "logits", the paper's, d = M*D; or "features", what the classifiers see: d is M times
                 the width of the pooled features, 512 for resnet18 and resnet34, 2048 for the others.
+
+        A part of an ensemble gives the columns of the branches that it holds.
         """
-        if kind == "features":
-            trunk = self.stem(images)
-            outputs = torch.stack([branch[:-1](trunk) for branch in self.branches], dim=1)
-        else:
-            outputs = self(images)
-        return normalize(outputs.float(), dim=2).flatten(1) / self.ensemble_size**0.5
+        trunk = self.stem(images)
+        branches = [self.branches[number] for number in self.own]
+        outputs = [branch[:-1](trunk) if kind == "features" else branch(trunk) for branch in branches]
+        return normalize(torch.stack(outputs, dim=1).float(), dim=2).flatten(1) / self.ensemble_size**0.5
 
     def width(self, kind: str = "logits") -> int:
         """Return d, the numbers in an embedding of this kind."""
-        classifier = self.branches[0][-1]
+        classifier = self.branches[self.own.start][-1]
         return self.ensemble_size * (classifier.in_features if kind == "features" else classifier.out_features)
 
 

@@ -64,9 +64,15 @@ class Train(Section):
     Adam. schedule: "multistep" multiplies it by gamma at the milestones, shares of the epochs (0-1);
     "cosine" brings it to 0. warmup_epochs: linear growth first. weight_decay: decoupled, per step.
     label_smoothing: share of the target. freeze_batch_norm: normalise by the statistics of the start.
-    flip: random horizontal flip. random_crop: smallest share of the area cut out, 1 for none. precision:
-    of the forward pass. workers: threads that fetch batches ahead, 0 = none. checkpoint_minutes: between
-    checkpoints, beside the one after each epoch.
+    flip: random horizontal flip. random_crop: smallest share of the area cut out, 1 for none.
+    validation_share: of the training classes, held out to validate on after each epoch (0-1). patience:
+    epochs without a better validation that end the training; the best one is kept.
+
+    precision: of the forward pass. tf32: let a GPU round the factors of float32 products. deterministic:
+    make a GPU repeat its bytes. compile: generate kernels first. processes: 1, a number, or "gpu" for one
+    per GPU. parallel: processes share the branches ("ensemble") or the images of a batch ("data").
+    workers: threads that fetch batches ahead, 0 = none. checkpoint_minutes: between checkpoints, beside
+    the one after each epoch.
     """
 
     weights: str
@@ -83,8 +89,15 @@ class Train(Section):
     freeze_batch_norm: bool
     flip: bool
     random_crop: Annotated[float, Field(gt=0, le=1)]
+    validation_share: Annotated[float, Field(ge=0, lt=1)]
+    patience: Count
     seed: Annotated[int, Field(ge=0)]
     precision: Precision
+    tf32: bool
+    deterministic: bool
+    compile: bool
+    processes: Count | Literal["gpu"]
+    parallel: Literal["ensemble", "data"]
     device: str
     workers: Annotated[int, Field(ge=0)]
     checkpoint_minutes: Annotated[float, Field(gt=0)]

@@ -7,7 +7,9 @@ from tqdm import tqdm
 LOG_INTERVAL = 30.0
 
 
-def bar(total: int, description: str) -> tqdm:
-    """Return a bar that counts images; in a log it prints every 30 seconds and at the end."""
+def bar(total: int, description: str, quiet: bool = False) -> tqdm:
+    """Return a bar that counts images; in a log it prints every 30 seconds and at the end, if quiet never."""
     interval = 0.2 if sys.stderr.isatty() else LOG_INTERVAL
-    return tqdm(total=total, desc=description, unit="image", mininterval=interval, maxinterval=max(interval, 10))
+    return tqdm(
+        total=total, desc=description, unit="image", disable=quiet, mininterval=interval, maxinterval=max(interval, 10)
+    )

@@ -1,14 +1,15 @@
-"""Several processes at one job, as torchrun starts them: who is who, and waiting for each other.
+"""Several processes at one job, as torchrun starts them: who is who, and what they tell each other.
 
 Started plainly, a process is rank 0 of 1 and waits for nobody.
 """
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed
+from torch import Tensor, nn
 
 
 def rank() -> int:
@@ -21,6 +22,11 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def started() -> bool:
+    """Say whether torchrun has started this process."""
+    return "WORLD_SIZE" in os.environ
+
+
 def device(name: str) -> str:
     """Return this process's own device: of several processes on "cuda" each takes a GPU in turn."""
     if name == "cuda" and count() > 1:
@@ -28,20 +34,89 @@ def device(name: str) -> str:
     return name
 
 
+def share(size: int, of: int | None = None) -> range:
+    """Return a process's share of so many things in a row, by default this one's; shares differ by at most one.
+
+    >>> share(5)
+    range(0, 5)
+    """
+    place = rank() if of is None else of
+    return range(size * place // count(), size * (place + 1) // count())
+
+
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Connect the processes while the block runs. They exchange no tensors, so gloo serves GPUs as well."""
+def together(device: str = "cpu") -> Iterator[None]:
+    """Connect the processes while the block runs: gloo carries what lies in memory, NCCL what lies on GPUs."""
     if count() == 1:
         yield
         return
-    torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.device(device).type == "cuda" else "gloo")
     try:
         yield
     finally:
         torch.distributed.destroy_process_group()
 
 
+@contextlib.contextmanager
+def _talking() -> Iterator[None]:
+    """Turn a broken connection into an error that says what happened.
+
+    Raises:
+        ConnectionError: another process is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"another of the {count()} processes is gone ({str(error).splitlines()[0][:120]}); what was saved stays: "
+            "run again, with as many processes as you like"
+        ) from error
+
+
 def wait() -> None:
     """Return when every process has come here."""
     if count() > 1:
-        torch.distributed.barrier()
+        with _talking():
+            torch.distributed.barrier()
+
+
+def agree(value: bool) -> bool:
+    """Return rank 0's value in every process."""
+    if count() == 1:
+        return value
+    told = torch.tensor([value])
+    with _talking():
+        torch.distributed.broadcast(told, 0)
+    return bool(told)
+
+
+def add_up(tensors: Sequence[Tensor]) -> int:
+    """Replace tensors of one dtype by their sums over all processes, in place and in one message.
+
+    Every process ends with the same bits.
+
+    Returns:
+        Bytes of the message.
+    """
+    if count() == 1 or not tensors:
+        return 0
+    message = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    with _talking():
+        torch.distributed.all_reduce(message)
+    for tensor, part in zip(tensors, message.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view(tensor.shape))
+    return message.nbytes
+
+
+def bring(module: nn.Module, owner: int) -> None:
+    """Give rank 0 the parameters and buffers that a module has in another process; both have its layers."""
+    if owner == 0 or rank() not in (0, owner):
+        return
+    with torch.no_grad(), _talking():
+        for value in module.state_dict(keep_vars=True).values():
+            message = value.detach().contiguous()
+            if rank() == owner:
+                torch.distributed.send(message, 0)
+            else:
+                torch.distributed.recv(message, owner)
+                value.copy_(message)

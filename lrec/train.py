@@ -1,17 +1,29 @@
-"""One optimisation step of an ensemble in the memory of one branch.
+"""One optimisation step of an ensemble in the memory of one branch, in one process or several.
 
 The loss is a mean over branches, so each branch runs forward, backward and its optimiser step alone,
 against the detached output of the stem; the gradient of that output adds up, and one backward pass
 through the stem follows. The numbers are those of the plain loop over all branches, up to the order
 of floating-point sums; activations and gradients of only one branch exist at a time.
+
+Several processes share the work in one of two ways. Ensemble parallel: each holds some of the branches
+and sees all images; only the stem's gradients are added up. Data parallel: each holds all branches and
+sees some of the images; all gradients are added up, a branch at a time, and batch norm sees a process's
+own images only.
 """
+
+from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lrec import ranks
+from lrec.backbones import BACKBONES
 from lrec.device import autocast
 from lrec.model import Ensemble
+
+PARALLEL = ("ensemble", "data")
 
 
 class Trainer:
@@ -20,13 +32,19 @@ class Trainer:
     Adam works on each number by itself, so this equals a single optimiser over all parameters.
 
     Args:
-        model: the ensemble; it is moved to the device.
+        model: the ensemble, or this process's part of one; it is moved to the device.
         device: where it trains.
         precision: of the forward pass, "float32" or "bfloat16" (autocast).
         weight_decay: decoupled, as in AdamW; 0 is Adam.
         label_smoothing: share of the target spread over all meta classes.
         freeze_batch_norm: keep the running statistics of the start and normalise by them.
         accumulate: batches per optimiser step. Above 1 the gradients of all branches are kept.
+        parallel: how processes share the work, "ensemble" or "data".
+        compile: generate kernels for stem and branch with torch.compile, once for all branches.
+
+    Attributes:
+        steps: optimiser steps so far.
+        sent: bytes of gradients that this process has given to be added up in them.
     """
 
     def __init__(
@@ -39,17 +57,21 @@ class Trainer:
         label_smoothing: float = 0.0,
         freeze_batch_norm: bool = False,
         accumulate: int = 1,
+        parallel: str = "ensemble",
+        compile: bool = False,
     ) -> None:
-        self.model = model.to(device, memory_format=torch.channels_last)
-        self.device, self.precision = device, precision
+        self.model, self.format = model, memory_format(model.backbone, device)
+        model.to(device, memory_format=self.format)
+        self.device, self.precision, self.parallel = device, precision, parallel
         self.label_smoothing, self.freeze_batch_norm, self.accumulate = label_smoothing, freeze_batch_norm, accumulate
-        parts = {"stem": model.stem} | {str(number): branch for number, branch in enumerate(model.branches)}
+        self.parts = {"stem": model.stem} | {str(number): model.branches[number] for number in model.own}
         self.optimizers = {
             name: torch.optim.AdamW(part.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)
-            for name, part in parts.items()
+            for name, part in self.parts.items()
             if any(True for _ in part.parameters())
         }
-        self.waiting = 0
+        self.waiting = self.steps = self.sent = 0
+        self._forward: Callable[[nn.Module, Tensor], Tensor] = torch.compile(_call) if compile else _call
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate of the next steps."""
@@ -65,40 +87,66 @@ class Trainer:
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
 
-    def step(self, images: Tensor, targets: Tensor, last: bool = False) -> tuple[Tensor, Tensor]:
+    def step(self, images: Tensor, targets: Tensor, last: bool = False, share: float = 1.0) -> tuple[Tensor, Tensor]:
         """Run one batch, and the optimisers once `accumulate` batches are together.
 
         Args:
-            images: (B, 3, S, S) float32, normalised.
+            images: (B, 3, S, S) float32, normalised: the batch, or this process's part of it.
             targets: (M, B) int64 meta classes.
             last: run the optimisers whatever is together, at the end of an epoch.
+            share: part of the batch that these images are.
 
         Returns:
-            (M,) cross entropies, and (M,) counts of right meta classes.
+            (M,) cross entropies of the batch, and (M,) counts of right meta classes in it; of all
+            processes, but for the branches' gradients.
         """
         self.waiting += 1
         due = last or self.waiting == self.accumulate
         with autocast(self.device, self.precision):
-            trunk = self.model.stem(images)
+            trunk = self._forward(self.model.stem, images.contiguous(memory_format=self.format))
         leaf = trunk.detach().requires_grad_(trunk.requires_grad)
-        losses, right = [], []
-        for number, (branch, target) in enumerate(zip(self.model.branches, targets, strict=True)):
+        kind = torch.promote_types(trunk.dtype, torch.float32)
+        losses, right = torch.zeros(2, len(targets), dtype=kind, device=trunk.device)
+        for number in self.model.own:
             with autocast(self.device, self.precision):
-                logits = branch(leaf)
-                loss = cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+                logits = self._forward(self.model.branches[number], leaf)
+                loss = cross_entropy(logits, targets[number], label_smoothing=self.label_smoothing) * share
             (loss / len(targets) / self.accumulate).backward()
             self._update(str(number), due)
-            losses.append(loss.detach())
-            right.append((logits.detach().argmax(1) == target).sum())
+            losses[number] = loss.detach()
+            right[number] = (logits.detach().argmax(1) == targets[number]).sum()
         if trunk.requires_grad:
             trunk.backward(leaf.grad)
             self._update("stem", due)
         if due:
             self.waiting = 0
-        return torch.stack(losses), torch.stack(right)
+            self.steps += 1
+        ranks.add_up([losses, right])
+        return losses, right
 
     def _update(self, part: str, due: bool) -> None:
         """Step a part's optimiser and let its gradients go."""
         if due:
+            if part == "stem" or self.parallel == "data":
+                self.sent += ranks.add_up([value.grad for value in self.parts[part].parameters()])
             self.optimizers[part].step()
             self.optimizers[part].zero_grad()
+
+
+def collect(model: Ensemble) -> None:
+    """Bring all branches into rank 0's part of an ensemble, once the processes have trained theirs."""
+    owners = [rank for rank in range(ranks.count()) for _ in ranks.share(model.ensemble_size, rank)]
+    for number, owner in enumerate(owners):
+        if ranks.rank() == 0 and owner > 0:
+            model.branches[number] = deepcopy(model.branches[0])
+        ranks.bring(model.branches[number], owner)
+
+
+def memory_format(backbone: str, device: str) -> torch.memory_format:
+    """Return how images and weights lie in memory where training is fastest (benchmarks/training.py)."""
+    last = torch.device(device).type == "cuda" or BACKBONES[backbone].depthwise
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _call(module: nn.Module, value: Tensor) -> Tensor:
+    return module(value)

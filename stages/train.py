@@ -1,76 +1,113 @@
 """Stage train: train an ensemble with the paper's recipe; the last epoch is kept.
 
-Killed and started again, it goes on from its last checkpoint.
+Killed and started again, it goes on from its last checkpoint. Several processes share the work: as many as
+train.processes says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
 """
 
 import time
+from dataclasses import fields
 
 import torch
 
 from lrec import (
+    allocator,
     checkpoint,
     command,
     device,
     files,
     fit,
+    launch,
     meta_classes,
     model,
     params,
     paths,
+    ranks,
     runs,
     store,
+    train,
     unfinished,
+    validation,
     weights,
 )
+from lrec.recipe import Recipe, kept_epoch
+
+# What a training's result does not depend on, floating-point noise apart.
+MACHINE = {"device", "workers", "checkpoint_minutes", "processes", "deterministic"}
 
 
 def main(variant: str, backbone: str) -> None:
     """Write models/<variant>/<backbone>/ and history/<variant>/<backbone>.csv."""
+    allocator.keep_freed_memory()
     settings = params.load()
     chosen, recipe = settings.variant(variant), settings.train_of(variant)
     packed = store.open_store(paths.store(variant))
-    rows = packed.rows(store.TRAIN)
     shape = chosen.meta_class_size, chosen.ensemble_size
     groups = meta_classes.read(paths.meta_classes(variant), packed.train_classes(), *shape)
-    where = device.choose(recipe.device)
-    own = ", ".join(f"{key} {value}" for key, value in chosen.train.items())
-    print(f"{variant}/{backbone}: training on {device.describe(where)}" + (f"; of its own: {own}" if own else ""))
+    processes = launch.number(recipe.processes)
+    if processes > 1 and not ranks.started():
+        launch.run("stages.train", [variant, backbone], processes)
+        return
+    own = range(chosen.ensemble_size)
+    if recipe.parallel == "ensemble":
+        own = ranks.share(chosen.ensemble_size)
+    if not own:
+        raise ValueError(
+            f"train.processes: found {ranks.count()}, expected at most {chosen.ensemble_size}, one per branch; lower "
+            "it, or set train.parallel to data"
+        )
+    where = ranks.device(device.choose(recipe.device))
+    device.require_native(where, recipe.precision)
+    ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items())
+    if ranks.rank() == 0:
+        together = f" in {ranks.count()} processes, {recipe.parallel} parallel" if ranks.count() > 1 else ""
+        print(f"{variant}/{backbone}: training on {device.describe(where)}{together}; of its own: {ours or 'nothing'}")
 
-    machine = {"device", "workers", "checkpoint_minutes"}
     used = {
         "image_size": chosen.image_size,
         "crop": chosen.crop,
         "resize": chosen.resize,
         "normalization": packed.normalization(chosen.model_dump()["normalize"]),
         "epochs": chosen.epochs,
-        **recipe.model_dump(exclude=machine),
+        **recipe.model_dump(exclude=MACHINE),
         "weights": weights.describe(backbone, recipe.weights),
         "data": runs.digest([paths.store(variant) / store.INDEX, paths.store(variant) / store.DATASET]),
         "code": runs.code_digest(),
     }
+    rows = packed.rows(store.TRAIN)
+    out = validation.hold_out(packed.labels(rows), recipe.validation_share, recipe.seed)
+    held = fit.Held(rows[out], packed.labels(rows[out])) if out.any() else None
     folder = paths.unfinished("train", variant, backbone)
     name = unfinished.digest([shape, groups.tolist(), used, torch.__version__])
     start = time.monotonic()
-    with unfinished.locked(folder):
-        saved = checkpoint.Checkpoint(folder / f"{name}.safetensors", recipe.checkpoint_minutes)
-        ensemble = model.Ensemble(
-            backbone, chosen.ensemble_size, chosen.meta_class_size, recipe.weights, seed=recipe.seed, share=recipe.share
-        )
+    with (
+        ranks.together(where),
+        unfinished.locked(folder, ranks.rank()),
+        device.arithmetic(where, recipe.tf32, recipe.deterministic),
+    ):
+        saved = checkpoint.Checkpoint(folder / name, recipe.checkpoint_minutes)
+        size = chosen.ensemble_size, chosen.meta_class_size
+        ensemble = model.Ensemble(backbone, *size, recipe.weights, seed=recipe.seed, share=recipe.share, own=own)
         history = fit.fit(
             ensemble,
             packed.images,
-            rows,
-            groups[:, packed.labels(rows)],
+            rows[~out],
+            groups[:, packed.labels(rows[~out])],
             used["normalization"],
-            fit.Recipe(epochs=chosen.epochs, **recipe.model_dump(exclude=machine | {"weights", "share"})),
+            Recipe(epochs=chosen.epochs, **recipe.model_dump(include={field.name for field in fields(Recipe)})),
+            held=held,
             device=where,
             workers=recipe.workers,
             checkpoint=saved,
         )
-        config = model.save(ensemble, paths.model(variant, backbone), used)
-        files.write_table(paths.history(variant, backbone), history)
-        runs.record(paths.run_record(variant, backbone), config, time.monotonic() - start, device.describe(where))
-        saved.remove()
+        if recipe.parallel == "ensemble":
+            train.collect(ensemble)
+        if ranks.rank() == 0:
+            if held:
+                used["kept_epoch"] = kept_epoch(history.to_numpy().tolist())
+            config = model.save(ensemble, paths.model(variant, backbone), used)
+            files.write_table(paths.history(variant, backbone), history)
+            runs.record(paths.run_record(variant, backbone), config, time.monotonic() - start, device.describe(where))
+            saved.remove()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The training loop: the same seed gives the same bytes, killed or not; options do what they say."""
 
-import json
 import os
 import random
 import signal
@@ -17,12 +16,13 @@ from safetensors.torch import load_file
 
 from lrec import augment, fit, meta_classes, model, schedule
 from lrec.checkpoint import Checkpoint
+from lrec.recipe import Recipe
 from lrec.store import Store
 
-RECIPE = fit.Recipe(epochs=2, batch_size=8, learning_rate=1e-3)
+RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=1e-3)
 
 
-def run(packed: Store, recipe: fit.Recipe = RECIPE, **options):
+def run(packed: Store, recipe: Recipe = RECIPE, **options):
     rows = packed.rows("train")
     groups = meta_classes.assign(6, 3, 2, 0)
     ensemble = model.Ensemble("resnet18", 2, 3)
@@ -31,8 +31,8 @@ def run(packed: Store, recipe: fit.Recipe = RECIPE, **options):
     return ensemble.state_dict(), history
 
 
-def changed(**values) -> fit.Recipe:
-    return fit.Recipe(**(vars(RECIPE) | values))
+def changed(**values) -> Recipe:
+    return Recipe(**(vars(RECIPE) | values))
 
 
 def same(first: dict, second: dict) -> bool:
@@ -84,7 +84,7 @@ def test_out_of_memory_says_what_to_lower(tiny_store: Store, monkeypatch: pytest
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("lrec.train.Trainer.step", refuse)
-    with pytest.raises(MemoryError, match=r"batches of 8 images of 32 px: lower train\.batch_size"):
+    with pytest.raises(MemoryError, match=r"8 images of 32 px in a batch; lower train\.batch_size"):
         run(tiny_store)
 
 
@@ -126,9 +126,9 @@ def test_a_stopped_training_goes_on_bit_by_bit(tiny_store: Store, tmp_path: Path
 
     monkeypatch.setattr(fit, "_step", limited)
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_store, changed(epochs=3, random_crop=0.5), checkpoint=Checkpoint(tmp_path / "a.safetensors", 0))
+        run(tiny_store, changed(epochs=3, random_crop=0.5), checkpoint=Checkpoint(tmp_path / "checkpoint" / "a", 0))
     monkeypatch.setattr(fit, "_step", step)
-    again = Checkpoint(tmp_path / "a.safetensors", 1e9)
+    again = Checkpoint(tmp_path / "checkpoint" / "a", 1e9)
     found, resumed = run(tiny_store, changed(epochs=3, random_crop=0.5), checkpoint=again)
     assert resumed.equals(history)
     assert same(found, expected)
@@ -140,13 +140,14 @@ PROGRAM = textwrap.dedent("""
     from safetensors.torch import save_file
     from lrec import fit, meta_classes, model, store
     from lrec.checkpoint import Checkpoint
+    from lrec.recipe import Recipe
     folder = Path(sys.argv[1])
     packed = store.open_store(folder / "store")
     rows = packed.rows("train")
     targets = meta_classes.assign(6, 3, 2, 0)[:, packed.labels(rows)]
     ensemble = model.Ensemble("resnet18", 2, 3)
-    saved = Checkpoint(folder / "checkpoint" / "a.safetensors", 0)
-    recipe = fit.Recipe(epochs=4, batch_size=8, learning_rate=1e-3)
+    saved = Checkpoint(folder / "checkpoint" / "a", 0)
+    recipe = Recipe(epochs=4, batch_size=8, learning_rate=1e-3)
     print("start", flush=True)
     fit.fit(ensemble, packed.images, rows, targets, packed.normalization("dataset"), recipe, checkpoint=saved)
     save_file({key: value.contiguous() for key, value in ensemble.state_dict().items()}, folder / "end.safetensors")
@@ -181,19 +182,50 @@ def test_a_killed_training_ends_with_the_same_bytes(tiny_store: Store, tmp_path:
                 assert process.wait(timeout=120) == 0
     assert kills > 0
     assert same(load_file(tmp_path / "end.safetensors"), expected)
-    assert not list((tmp_path / "checkpoint").glob("*.safetensors"))
+    assert not list((tmp_path / "checkpoint").iterdir())
 
 
 def test_checkpoints_of_other_trainings_are_removed_not_used(tiny_store: Store, tmp_path: Path):
-    (tmp_path / "other.safetensors").write_bytes(b"from other parameters")
+    run(tiny_store, changed(seed=1), checkpoint=Checkpoint(tmp_path / "c" / "other", 0))
+    assert (tmp_path / "c" / "other").exists()
     expected, _ = run(tiny_store)
-    found, _ = run(tiny_store, checkpoint=Checkpoint(tmp_path / "mine.safetensors", 1e9))
+    found, _ = run(tiny_store, checkpoint=Checkpoint(tmp_path / "c" / "mine", 1e9))
     assert same(found, expected)
-    assert not (tmp_path / "other.safetensors").exists()
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["mine"]
 
 
-def test_a_damaged_checkpoint_is_named(tiny_store: Store, tmp_path: Path):
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00" + json.dumps({}).encode().ljust(8))
-    with pytest.raises(ValueError, match=r"a\.safetensors: damaged checkpoint .*; delete it and run again"):
-        run(tiny_store, checkpoint=Checkpoint(path, 1e9))
+def test_the_disk_holds_one_state_and_no_half_written_one(tiny_store: Store, tmp_path: Path):
+    run(tiny_store, checkpoint=Checkpoint(tmp_path / "c" / "mine", 0))
+    (state,) = (tmp_path / "c" / "mine").iterdir()
+    assert sorted(path.name for path in state.iterdir()) == ["0.safetensors", "progress.json"]
+    (state.parent / "00009-0000000").mkdir()
+    (state.parent / "00009-0000000" / "0.safetensors").write_bytes(b"half")
+    Checkpoint(tmp_path / "c" / "mine", 0)
+    assert list(state.parent.iterdir()) == [state]
+
+
+def test_a_full_disk_keeps_the_state_before(tiny_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(tiny_store, checkpoint=Checkpoint(tmp_path / "c" / "mine", 1e9))
+    before = [path.name for path in (tmp_path / "c" / "mine").iterdir()]
+
+    def full(*_) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match=r"cannot write a checkpoint of 0\.\d GB .*; the one before it stays: free disk"):
+        run(tiny_store, checkpoint=Checkpoint(tmp_path / "c" / "mine", 0))
+    assert [path.name for path in (tmp_path / "c" / "mine").iterdir()] == before
+
+
+@pytest.mark.parametrize("damage", ["tensors", "progress", "missing"])
+def test_a_damaged_checkpoint_is_named(tiny_store: Store, tmp_path: Path, damage: str):
+    run(tiny_store, checkpoint=Checkpoint(tmp_path / "c" / "mine", 1e9))
+    (state,) = (tmp_path / "c" / "mine").iterdir()
+    if damage == "tensors":
+        (state / "0.safetensors").write_bytes((state / "0.safetensors").read_bytes()[:1000])
+    elif damage == "progress":
+        (state / "progress.json").write_text("{")
+    else:
+        (state / "0.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"mine/\d{5}-\d{7}: damaged checkpoint .*; delete it and run again"):
+        run(tiny_store, checkpoint=Checkpoint(tmp_path / "c" / "mine", 1e9))

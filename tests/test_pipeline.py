@@ -52,6 +52,8 @@ def test_parameters_are_listed_finely(pipeline: dict):
         "train.device",
         "train.workers",
         "train.checkpoint_minutes",
+        "train.processes",
+        "train.deterministic",
         "embed.device",
         "embed.workers",
         "evaluate.device",

@@ -1,0 +1,118 @@
+"""Bytes that a training at the paper's size takes: computed on the meta device, which holds none of them.
+
+Weights and Adam's two averages are needed either way. The plain loop keeps the gradients and the activations
+(what the backward pass needs) of all branches; streamed training those of one, beside the stem's activations.
+What a library takes for its own work, and intermediate results that are gone at once, come on top.
+
+    python -m benchmarks.memory
+"""
+
+import argparse
+import weakref
+from types import TracebackType
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import cross_entropy
+
+from lrec.model import Ensemble
+
+META_CLASSES = 12
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d")
+
+
+class _Kept:
+    """A saved tensor; what holds it lets it go when the backward pass has used it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+class Activations:
+    """Counts the bytes that autograd saves for the backward pass while the block runs, each storage once.
+
+    Attributes:
+        now: bytes saved and not yet let go.
+        peak: the most there were at a time.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._known = {value.untyped_storage()._cdata for value in (*model.parameters(), *model.buffers())}
+        self._holders: dict[int, int] = {}
+        self._hooks = saved_tensors_hooks(self._save, lambda kept: kept.tensor)
+        self.now = self.peak = 0
+
+    def __enter__(self) -> "Activations":
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hooks.__exit__(kind, error, trace)
+
+    def _save(self, tensor: Tensor) -> _Kept:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        kept = _Kept(tensor.detach())
+        if key not in self._known:
+            self._holders[key] = self._holders.get(key, 0) + 1
+            self.now += size if self._holders[key] == 1 else 0
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(kept, self._let_go, key, size)
+        return kept
+
+    def _let_go(self, key: int, size: int) -> None:
+        self._holders[key] -= 1
+        if not self._holders[key]:
+            del self._holders[key]
+            self.now -= size
+
+
+def activations(backbone: str, batch_size: int, size: int) -> tuple[int, int]:
+    """Return the bytes saved by a forward pass through the stem with one branch, and by each further branch."""
+    with torch.device("meta"):
+        model = Ensemble(backbone, 2, META_CLASSES).train()
+        images = torch.empty(batch_size, 3, size, size)
+        targets = torch.empty(batch_size, dtype=torch.int64)
+        with Activations(model) as saved:
+            trunk = model.stem(images)
+            first = cross_entropy(model.branches[0](trunk), targets)
+            one = saved.now
+            second = cross_entropy(model.branches[1](trunk), targets)
+            more = saved.now - one
+    del first, second
+    return one, more
+
+
+def row(backbone: str, branches: int, batch_size: int, size: int) -> str:
+    """Return a line of the table, in GB."""
+    with torch.device("meta"):
+        model = Ensemble(backbone, 1, META_CLASSES)
+    stem, branch = (4 * sum(value.numel() for value in part.parameters()) for part in (model.stem, model.branches))
+    weights = stem + branches * branch
+    one, more = activations(backbone, batch_size, size)
+    plain = 4 * weights + one + (branches - 1) * more
+    ours = 3 * weights + max(stem, branch) + one
+    cells = [weights, 2 * weights, weights, max(stem, branch), one + (branches - 1) * more, one, plain, ours]
+    return f"| {backbone} | {batch_size} | " + " | ".join(f"{cell / 1e9:.2f}" for cell in cells) + " |"
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--branches", type=int, default=48)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[10, 64])
+    parser.add_argument("--size", type=int, default=256, help="side of the images, pixels")
+    options = parser.parse_args()
+    print(f"GB at M = {options.branches}, D = {META_CLASSES}, {options.size} px, float32\n")
+    print("| | batch | weights | Adam | gradients, plain | streamed | activations, plain | streamed ", end="")
+    print("| sum, plain | streamed |\n|---|---|---|---|---|---|---|---|---|---|")
+    for backbone in BACKBONES:
+        for batch_size in options.batch_sizes:
+            print(row(backbone, options.branches, batch_size, options.size), flush=True)
+
+
+if __name__ == "__main__":
+    main()

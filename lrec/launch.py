@@ -1,0 +1,55 @@
+"""Starting the processes of one training, through torchrun's own launcher."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from uuid import uuid4
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+
+def number(processes: int | str) -> int:
+    """Return how many processes a parameter stands for: itself, or one per GPU for "gpu" (one without any)."""
+    return max(1, torch.cuda.device_count()) if processes == "gpu" else int(processes)
+
+
+def run(module: str, arguments: Sequence[str], processes: int) -> None:
+    """Run `python -m module arguments` in so many processes on this machine and wait for all of them.
+
+    The processor's cores are divided among them. When one fails, the launcher ends the others.
+
+    Raises:
+        ChildProcessError: one failed; the message says which, and how.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # The launcher's own log repeats at length what the error below says in a line.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+        local_addr="localhost",
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", module, *arguments)
+    except ChildFailedError as error:
+        # The cause, before those that missed it, and those that the launcher has then ended.
+        rank, failure = min(error.failures.items(), key=lambda item: _lateness(item[1].exitcode))
+        how = f"was lost ({failure.signal_name()})" if failure.exitcode < 0 else "failed, as its own line says"
+        raise ChildProcessError(
+            f"process {rank} of {processes} {how}; the others were ended, and what was saved stays: run again"
+        ) from error
+
+
+def _lateness(exitcode: int) -> int:
+    """Order failures: killed by a signal, ended with an error, ended by the launcher."""
+    return 2 if exitcode == -signal.SIGTERM else int(exitcode > 0)
