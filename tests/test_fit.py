@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lrec import augment, fit, meta_classes, model, schedule
+from lrec import augment, fit, meta_classes, model, progress, recipe, schedule
 from lrec.checkpoint import Checkpoint
 from lrec.recipe import Recipe
 from lrec.store import Store
@@ -22,12 +22,12 @@ from lrec.store import Store
 RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=1e-3)
 
 
-def run(packed: Store, recipe: Recipe = RECIPE, **options):
+def run(packed: Store, chosen: Recipe = RECIPE, **options):
     rows = packed.rows("train")
     groups = meta_classes.assign(6, 3, 2, 0)
     ensemble = model.Ensemble("resnet18", 2, 3)
     targets = groups[:, packed.labels(rows)]
-    history = fit.fit(ensemble, packed.images, rows, targets, packed.normalization("dataset"), recipe, **options)
+    history = fit.fit(ensemble, packed.images, rows, targets, packed.normalization("dataset"), chosen, **options)
     return ensemble.state_dict(), history
 
 
@@ -86,6 +86,24 @@ def test_out_of_memory_says_what_to_lower(tiny_store: Store, monkeypatch: pytest
     monkeypatch.setattr("lrec.train.Trainer.step", refuse)
     with pytest.raises(MemoryError, match=r"8 images of 32 px in a batch; lower train\.batch_size"):
         run(tiny_store)
+
+
+def test_batches_too_small_for_the_processes(tiny_store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lrec.ranks.count", lambda: 5)
+    with pytest.raises(ValueError, match=r"batch_size: found 8 of 30 images, expected at least 10, two for each of 5"):
+        run(tiny_store, changed(parallel="data"))
+
+
+def test_a_loss_is_read_late_but_named_right():
+    """As on a GPU, whose figures are read one step late."""
+    tally = recipe.Tally(recipe.State(epoch=2), progress.bar(9, "test", quiet=True), late=1)
+    good, bad = torch.ones(2), torch.tensor([1.0, float("inf")])
+    tally.add(4, good, good)
+    assert tally.state.step == 0
+    tally.add(4, bad, good)
+    assert (tally.state.step, tally.state.seen, tally.state.loss) == (1, 4, 4.0)
+    with pytest.raises(ValueError, match="the loss is inf in epoch 3, step 2, branch 1"):
+        tally.read()
 
 
 def test_warm_up_and_cosine():

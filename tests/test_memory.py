@@ -29,7 +29,6 @@ def test_activations_do_not_grow_with_the_ensemble():
     first, more = memory.activations("resnet18", 4, 64)
     assert saved.peak == pytest.approx(first + 2 * more, rel=0.01)
     assert one == pytest.approx(first, rel=0.01)
-    assert saved.peak > 2 * three
 
 
 def test_resnet50_of_the_paper_fits_16_gb():
