@@ -6,8 +6,44 @@ if it is drawn anew each time, or if it depends on the other images.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from lrec import files
+
+Difference = Annotated[float, Field(ge=0)]
+
+
+class Audit(TypedDict):
+    """How many images were embedded again, and the largest differences."""
+
+    images: int
+    alone: Difference
+    shuffled: Difference
+    sorted: Difference
+    largest: Difference
+
+
+class Facts(TypedDict):
+    """What embedding.json must say; dimensions is d."""
+
+    kind: Literal["logits", "features"]
+    dimensions: Annotated[int, Field(ge=1)]
+    audit: Audit
+
+
+def read(path: Path) -> Facts:
+    """Read the embedding.json of a combination.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    return files.read_json(path, "embed", Facts)
 
 
 def measure(

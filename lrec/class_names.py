@@ -1,16 +1,38 @@
 """Class names as a reader wants them; files and tables keep the data set's own."""
 
 import re
+import sys
+
+import pandas as pd
+
+from lrec.printable import boxed
 
 _CODE_POINT = re.compile(r"U\+([0-9A-F]{4,6})")
 
 
 def readable(name: str) -> str:
-    """Return a class name for the eye.
+    r"""Return a class name for the eye: with a sign in the place of characters that would act on a screen.
 
     >>> readable("U+0416"), readable("001.Black_footed_Albatross"), readable("")
     ('Ж', 'Black footed Albatross', '')
+    >>> readable("U+001B"), readable("a\x1b[31m")
+    ('U+001B', 'a\ufffd[31m')
     """
     if point := _CODE_POINT.fullmatch(name):
-        return chr(int(point[1], 16))
-    return re.sub(r"^\d+\.(?=\D)", "", name).replace("_", " ")
+        number = int(point[1], 16)
+        return chr(number) if number <= sys.maxunicode and chr(number).isprintable() else name
+    return boxed(re.sub(r"^\d+\.(?=\D)", "", name).replace("_", " "))
+
+
+def for_spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that people open in a spreadsheet: no text in it is taken for a formula.
+
+    Text that begins with = + - @, a tab or a line end gets an apostrophe before it, as one would type it.
+    Tables that programs read back keep names as they are.
+    """
+    text = table.select_dtypes(exclude="number")
+    return table.assign(**{name: text[name].map(_plain) for name in text})
+
+
+def _plain(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else value

@@ -3,7 +3,10 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable
+
+from lrec.printable import escaped
 
 DEBUG_VARIABLE = "LREC_DEBUG"
 
@@ -15,6 +18,8 @@ def guard(work: Callable[[], None], debug: bool = False) -> int:
         The exit status: 0, 1 for an error, 130 when interrupted. With `debug`, or with the environment
         variable LREC_DEBUG set, errors keep their traceback.
     """
+    # Pillow warns of oddities such as a corrupt EXIF entry; what cannot be decoded is an error all the same.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         work()
     except KeyboardInterrupt:
@@ -24,7 +29,7 @@ def guard(work: Callable[[], None], debug: bool = False) -> int:
         if debug or os.environ.get(DEBUG_VARIABLE):
             raise
         who = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        print(f"{who}error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"{who}error: {escaped(' '.join(str(error).split())) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
 

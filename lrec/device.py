@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
+# Others hold no numbers (meta), or lack operations that are needed here.
+TYPES = ("cpu", "cuda", "mps", "xpu")
+
 
 def choose(name: str) -> str:
     """Return the device for a parameter: "auto" takes a CUDA GPU where there is one.
@@ -16,9 +19,11 @@ def choose(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if torch.device(name).type not in TYPES:
+            raise RuntimeError(f"expected auto or one of {', '.join(TYPES)}")
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:160]
         raise ValueError(f"device: found {name!r}, which is not to be had here ({reason}); set auto or cpu") from error
     return name
 

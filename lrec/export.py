@@ -128,7 +128,8 @@ def main() -> int:
         parts = Path(options.model).parts
         if len(parts) != 2:
             raise ValueError(f"{options.model}: not a combination, expected <variant>/<backbone>")
-        target = options.output or Path("exported", *parts, options.format)
+        source = paths.model(*parts)
+        target = options.output or Path("exported", *source.parts[-2:], options.format)
         difference = export(parts[0], parts[1], options.format, target, options.kind)
         print(f"{target}: differs from the original by at most {difference:.1e}")
 

@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lrec import files
-from lrec.tables import NAMES, PAPER_ENSEMBLE_SIZE, PAPER_IMAGE_SIZE, PAPER_META_CLASS_SIZE, VARIANTS
+from lrec.tables import (
+    CLEAN,
+    NAMES,
+    PAPER_ENSEMBLE_SIZE,
+    PAPER_IMAGE_SIZE,
+    PAPER_META_CLASS_SIZE,
+    PUBLISHED,
+    REPORTED,
+    VARIANTS,
+    read_reference,
+)
 
 INK, FAINT, LINE = "#1f2328", "#59636e", "#d1d9e0"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.edgecolor": LINE, "xtick.color": FAINT}
@@ -84,8 +93,12 @@ def rows(variant: str, reference: Path, entries: dict[str, dict[str, Any]]) -> d
         entries: the ledger's {backbone: entry} of this variant; those of another size are left out.
     """
     reported, clean, others = (
-        _first(reference / f"{n}_recall.csv", variant) for n in ("reported", "clean", "published")
+        table[table["k"] == 1]
+        for table in (read_reference(reference / name, variant) for name in (REPORTED, CLEAN, PUBLISHED))
     )
+    if strange := sorted(set(others["evidence"]) - set(MARKS)):
+        expected = "source or secondary as evidence; restore it with `git checkout`"
+        raise ValueError(f"{reference / PUBLISHED}: found {strange[0]!r:.80}, expected {expected}")
     found: dict[str, list[Row]] = {}
     for backbone in BACKBONES:
         own = []
@@ -101,13 +114,9 @@ def rows(variant: str, reference: Path, entries: dict[str, dict[str, Any]]) -> d
         own += [Row(f"{r.method}, {r.year}", {r.evidence: r.recall_percent}) for r in there.itertuples()]
         if own:
             found[backbone] = own
+    if not found:
+        raise ValueError(f"{reference}: found no Recall@1 of {variant}, expected some; restore it with `git checkout`")
     return found
-
-
-def _first(path: Path, variant: str) -> pd.DataFrame:
-    table = pd.read_csv(path)
-    dataset, crop = VARIANTS[variant]
-    return table[(table["dataset"] == dataset) & (table["crop"] == crop) & (table["k"] == 1)]
 
 
 def comparison(path: Path, variants: tuple[str, ...], reference: Path, ledger: dict[str, dict[str, Any]]) -> None:

@@ -1,20 +1,132 @@
 """The ledger: the last result of every combination ever run, kept when it is no longer listed."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
-from lrec import files
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
+
+from lrec import files, runs
+from lrec.backbones import BACKBONES
 
 Ledger = dict[str, dict[str, dict[str, Any]]]
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1, le=10**6)]
+Recall = Annotated[dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,9}$")], Share], Field(min_length=1)]
+Counts = dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]
+
+
+class Untrained(TypedDict):
+    """What the tables show of the network as it was before training."""
+
+    recall: Recall
+
+
+class Settings(TypedDict):
+    """What the tables show of a training's settings."""
+
+    ensemble_size: Size
+    meta_class_size: Size
+    image_size: Size
+    epochs: Size
+    batch_size: Size
+    weights: Annotated[str, Field(min_length=1)]
+
+
+class BranchSet(TypedDict):
+    """Recall of so many branches, percent."""
+
+    branches: Size
+    recall_at_1: Percent
+    recall_at_1_spread: Percent
+
+
+class Code(TypedDict):
+    """Recall with a compressed embedding of so many bytes, percent."""
+
+    code: str
+    bytes: Size
+    recall_at_1: Percent
+
+
+class Analysis(TypedDict, total=False):
+    """The analyses of a result: all of them, or none."""
+
+    images: Count
+    agreement: Share
+    ensemble_size: list[BranchSet]
+    compression: list[Code]
+
+
+def _all_or_none(analysis: dict[str, Any]) -> dict[str, Any]:
+    if 0 < len(analysis) < len(Analysis.__annotations__):
+        raise ValueError(f"{', '.join(Analysis.__annotations__)}, or nothing")
+    return analysis
+
+
+class Result(TypedDict):
+    """What a result must say to be shown; it says more."""
+
+    variant: Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")]
+    backbone: Annotated[str, Field(pattern=f"^({'|'.join(BACKBONES)})$")]
+    kind: Annotated[str, Field(pattern="^(logits|features)$")]
+    recall: Recall
+    recall_at_1_interval: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    map_at_r: Share
+    r_precision: Share
+    queries: Count
+    lone_queries: Count
+    gallery: Count
+    untrained: Untrained | None
+    counts: Counts
+    official: Counts | None
+    partial: bool
+    embedding: dict[str, Any]
+    evaluation: dict[str, Any]
+    analysis: Annotated[Analysis, AfterValidator(_all_or_none)]
+    settings: Settings
+    run: NotRequired[runs.Run | None]
+
+
+def _comparable(result: dict[str, Any]) -> dict[str, Any]:
+    if result["partial"] and not result["official"]:
+        raise ValueError("official counts beside partial: true")
+    return result
+
+
+Whole = Annotated[Result, AfterValidator(_comparable)]
+
+
+def read_result(path: Path, variant: str, backbone: str) -> dict[str, Any]:
+    """Read the result.json of a combination: at least what `Result` says."""
+    result = files.read_json(path, "evaluate", Whole)
+    if (result["variant"], result["backbone"]) != (variant, backbone):
+        found = f"{result['variant']}/{result['backbone']}"
+        raise ValueError(
+            f"{path}: found the result of {found}, expected {variant}/{backbone}; run `dvc repro` (stage evaluate)"
+        )
+    return result
+
 
 def read(path: Path) -> Ledger:
-    """Read a ledger {variant: {name: entry}}, see `name`; one that does not exist is empty."""
+    """Read a ledger {variant: {name: entry}}, see `name`; one that does not exist is empty.
+
+    Raises:
+        ValueError: it is damaged, or an entry stands in another's place.
+    """
     if not path.exists():
         return {}
-    ledger = files.read_json(path, "report")
-    if not isinstance(ledger, dict) or not all(isinstance(entries, dict) for entries in ledger.values()):
-        raise ValueError(f"{path}: found no mapping of variants to backbones; restore it with `git checkout {path}`")
+    ledger = files.read_json(path, files.COMMITTED, dict[str, dict[str, Whole]])
+    for variant, entries in ledger.items():
+        for key, entry in entries.items():
+            if (variant, key) != (found := (entry["variant"], name(entry))):
+                raise ValueError(
+                    f"{path}: found the entry of {'/'.join(found)} under {variant!r:.80}, {key!r:.80}, expected it "
+                    "under its own names; restore it with `git checkout`"
+                )
     return ledger
 
 

@@ -37,7 +37,8 @@ def assign(num_classes: int, meta_class_size: int, ensemble_size: int, seed: int
             f"meta_class_size: found {meta_class_size}, expected 2 to {num_classes}, the number of training "
             "classes; lower meta_class_size"
         )
-    if ensemble_size < 1 or meta_class_size**ensemble_size < num_classes:
+    # 64 branches of two meta classes tell more classes apart than there can be.
+    if ensemble_size < 1 or meta_class_size ** min(ensemble_size, 64) < num_classes:
         raise ValueError(
             f"ensemble_size {ensemble_size} with meta_class_size {meta_class_size} gives "
             f"{meta_class_size ** max(ensemble_size, 0)} different codes, expected at least {num_classes}, one "
@@ -86,8 +87,8 @@ def read(path: Path, class_names: list[str], meta_class_size: int, ensemble_size
         ValueError: other classes, another number of branches, an entry outside 0..D-1, or two classes
         with one code; the message names the file.
     """
-    table = files.read_table(path, ["class"], "meta_classes")
     branches = [f"branch_{m}" for m in range(ensemble_size)]
+    table = files.read_table(path, ["class"], "meta_classes", integers=branches)
     if list(table.columns[1:]) != branches:
         raise ValueError(
             f"{path}: found {len(table.columns) - 1} branch columns, expected {ensemble_size} (branch_0 "
@@ -99,10 +100,7 @@ def read(path: Path, class_names: list[str], meta_class_size: int, ensemble_size
             f"{path}: found {len(table)} classes, expected the {len(class_names)} training classes"
             + (f"; {strange[0]!r} is in one of them only" if strange else "; a class is there twice")
         )
-    try:
-        groups = table.set_index("class").loc[class_names, branches].to_numpy().astype(np.int64).T
-    except ValueError as error:
-        raise ValueError(f"{path}: a meta class is no whole number ({error})") from error
+    groups = table.set_index("class").loc[class_names, branches].to_numpy().astype(np.int64).T
     if groups.min() < 0 or groups.max() >= meta_class_size:
         raise ValueError(f"{path}: found meta classes {groups.min()}-{groups.max()}, expected 0-{meta_class_size - 1}")
     if len(np.unique(groups, axis=1).T) != len(class_names):

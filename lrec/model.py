@@ -8,19 +8,43 @@ import warnings
 from collections import OrderedDict
 from copy import deepcopy
 from pathlib import Path
+from typing import Annotated
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from typing_extensions import TypedDict
 
 from lrec import files
 from lrec import weights as starting_weights
-from lrec.backbones import BACKBONES, PAPER_SHARE, Backbone
+from lrec.backbones import BACKBONES, PAPER_SHARE, SHARES, Backbone
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 SHAPE = ("backbone", "ensemble_size", "meta_class_size", "share")
+
+Size = Annotated[int, Field(ge=1, le=10**6)]
+
+
+class Normalization(TypedDict):
+    """Per channel, of pixels scaled to 0-1."""
+
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+class Config(TypedDict):
+    """What config.json must say for a trained network to be used; the rest is a record of its training."""
+
+    backbone: Annotated[str, Field(pattern=f"^({'|'.join(BACKBONES)})$")]
+    ensemble_size: Size
+    meta_class_size: Size
+    share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
+    image_size: Size
+    normalization: Normalization
+    seed: int
 
 
 class Ensemble(nn.Module):
@@ -180,6 +204,11 @@ def save(model: Ensemble, folder: Path, settings: dict) -> dict:
     return config
 
 
+def read_config(folder: Path) -> dict:
+    """Read the config of a saved ensemble: at least what `Config` says."""
+    return files.read_json(folder / CONFIG, "train", Config)
+
+
 def load(folder: Path) -> tuple[Ensemble, dict]:
     """Read a saved ensemble on the CPU, and its config.
 
@@ -187,14 +216,22 @@ def load(folder: Path) -> tuple[Ensemble, dict]:
         FileNotFoundError: a file is not there.
         ValueError: a file is damaged, or the weights do not fit the config.
     """
-    config = files.read_json(folder / CONFIG, "train")
+    config = read_config(folder)
     path = folder / MODEL
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run `dvc repro` (stage train) first")
     try:
+        # Before a network is built by the config, which may ask for any size.
+        with safe_open(path, "pt") as stream:
+            branches = {key.split(".")[1] for key in stream.keys() if key.startswith("branches.")}  # noqa: SIM118
+            found = len(branches), stream.get_slice("branches.0.classifier.bias").get_shape()[0] if branches else 0
+        if found != (config["ensemble_size"], config["meta_class_size"]):
+            raise RuntimeError(f"found {found[0]} branches of {found[1]} meta classes")
         model = Ensemble(config["backbone"], config["ensemble_size"], config["meta_class_size"], share=config["share"])
-        model.load_state_dict(safetensors.torch.load_file(path))
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        state = safetensors.torch.load_file(path)
+        starting_weights.require_usable(state, path)
+        model.load_state_dict(state)
+    except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(
             f"{path}: does not fit {CONFIG} beside it ({reason}); run `dvc repro` (stage train)"

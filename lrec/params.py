@@ -6,12 +6,12 @@ with the key's full path. Leaf functions take plain values, never these objects.
 
 import difflib
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+
+from lrec import strict_yaml
 
 PARAMS_FILE = Path("params.yaml")
 DATA_VARIABLE = "LREC_DATA"
@@ -19,14 +19,18 @@ DATA_VARIABLE = "LREC_DATA"
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2"]
 LayoutName = Literal["glyphs", "car", "cub", "sop", "isc", "isc_highres", "folder"]
 Precision = Literal["float32", "bfloat16"]
-Count = Annotated[int, Field(ge=1)]
+# Upper bounds keep a slip of the keyboard from asking for all of a machine's memory or time.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Natural = Annotated[int, Field(ge=0, le=10**9)]
+Threads = Annotated[int, Field(ge=0, le=1024)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 class Section(BaseModel):
     """A part of params.yaml: every key known, none left out, no silent conversion."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Normalization(Section):
@@ -46,13 +50,13 @@ Normalize = Annotated[
 class Preprocess(Section):
     """How images are packed. workers: decoding threads, 0 = one per core."""
 
-    workers: Annotated[int, Field(ge=0)]
+    workers: Threads
 
 
 class MetaClasses(Section):
     """The random groupings. load_ids: CSV of an earlier run to reuse instead of drawing."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     load_ids: str | None
 
 
@@ -77,7 +81,7 @@ class Train(Section):
 
     weights: str
     share: Literal["none", "maxpool", "layer1", "layer2", "layer3", "layer4"]
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[int, Field(ge=2, le=10**9)]
     accumulate: Count
     learning_rate: Annotated[float, Field(gt=0)]
     schedule: Literal["multistep", "cosine"]
@@ -91,7 +95,7 @@ class Train(Section):
     random_crop: Annotated[float, Field(gt=0, le=1)]
     validation_share: Annotated[float, Field(ge=0, lt=1)]
     patience: Count
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     precision: Precision
     tf32: bool
     deterministic: bool
@@ -99,7 +103,7 @@ class Train(Section):
     processes: Count | Literal["gpu"]
     parallel: Literal["ensemble", "data"]
     device: str
-    workers: Annotated[int, Field(ge=0)]
+    workers: Threads
     checkpoint_minutes: Annotated[float, Field(gt=0)]
 
 
@@ -117,10 +121,10 @@ class Embed(Section):
     dtype: Literal["float32", "float16"]
     batch_size: Count
     untrained: bool
-    audit_images: Annotated[int, Field(ge=4)]
+    audit_images: Annotated[int, Field(ge=4, le=10**9)]
     precision: Precision
     device: str
-    workers: Annotated[int, Field(ge=0)]
+    workers: Threads
 
 
 class Evaluate(Section):
@@ -133,8 +137,8 @@ class Evaluate(Section):
     """
 
     audit_tolerance: Annotated[float, Field(gt=0)]
-    analysis_images: Annotated[int, Field(ge=0)]
-    subsets: Count
+    analysis_images: Natural
+    subsets: Annotated[int, Field(ge=1, le=10_000)]
     pca_dimensions: list[Count]
     device: str
 
@@ -153,11 +157,11 @@ class Variant(Section):
     folder: str | None
     crop: Literal["none", "box"]
     resize: Literal["squash", "crop"]
-    image_size: Annotated[int, Field(ge=32)]
+    image_size: Annotated[int, Field(ge=32, le=4096)]
     normalize: Normalize
-    ensemble_size: Count
-    meta_class_size: Annotated[int, Field(ge=2)]
-    epochs: Count
+    ensemble_size: Annotated[int, Field(ge=1, le=10_000)]
+    meta_class_size: Annotated[int, Field(ge=2, le=10**6)]
+    epochs: Annotated[int, Field(ge=1, le=10**6)]
     recall_at: Annotated[list[Count], Field(min_length=1)]
     train: dict[str, Any]
 
@@ -214,22 +218,6 @@ class Params(Section):
         return Path(os.environ.get(DATA_VARIABLE) or self.data_root)
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-4 as a number, as YAML 1.2 (and DVC) does, and refuses double keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {key!r} given twice")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
 def _explain(error: ValidationError, prefix: str = "") -> str:
     """One line for the first problem of a failed validation: key, found, expected, what to do."""
     problems = error.errors()
@@ -267,10 +255,7 @@ def load(path: Path = PARAMS_FILE) -> Params:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found in {Path.cwd()}; run from the repository's root")
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    raw = strict_yaml.read(path)
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: found {type(raw).__name__}, expected a mapping of keys to values")
     try:

@@ -1,5 +1,10 @@
-"""Where each stage puts what it hands on, relative to the repository's root."""
+"""Where each stage puts what it hands on, relative to the repository's root.
 
+A variant and a backbone become the names of folders: one with a slash, dots that lead upwards or any other
+character that the pipeline's own names do not have is a ValueError, whoever asks.
+"""
+
+import re
 from pathlib import Path
 
 LEDGER = Path("metrics/benchmarks.json")
@@ -7,35 +12,44 @@ TABLES = Path("metrics/benchmarks.md")
 RECALL = Path("metrics/recall.json")
 README = Path("README.md")
 REFERENCE = Path("data/reference")
-RESULTS, HISTORY = Path("results"), Path("history")
+RESULTS, HISTORY, EMBEDDINGS = Path("results"), Path("history"), Path("embeddings")
 GALLERY = "gallery.json"  # in the folder of a gallery
 REPORT = Path("report/index.html")
 ARCHITECTURE = Path("data/architecture.png")
 
 
+def _part(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise ValueError(
+            f"{name!r:.120}: found no name of a variant or backbone, expected letters, digits, _ . and -; "
+            "use a name that params.yaml has"
+        )
+    return name
+
+
 def store(variant: str) -> Path:
     """Return the folder of a packed store."""
-    return Path("data/processed") / variant
+    return Path("data/processed") / _part(variant)
 
 
 def meta_classes(variant: str) -> Path:
     """Return the CSV of a variant's meta classes."""
-    return Path("data/meta_classes") / f"{variant}.csv"
+    return Path("data/meta_classes") / f"{_part(variant)}.csv"
 
 
 def model(variant: str, backbone: str) -> Path:
     """Return the folder of a trained ensemble."""
-    return Path("models") / variant / backbone
+    return Path("models") / _part(variant) / _part(backbone)
 
 
 def history(variant: str, backbone: str) -> Path:
     """Return the CSV of a training's epochs."""
-    return HISTORY / variant / f"{backbone}.csv"
+    return HISTORY / _part(variant) / f"{_part(backbone)}.csv"
 
 
 def embeddings(variant: str, backbone: str) -> Path:
     """Return the folder of a combination's embeddings."""
-    return Path("embeddings") / variant / backbone
+    return EMBEDDINGS / _part(variant) / _part(backbone)
 
 
 def embedding_facts(variant: str, backbone: str) -> Path:
@@ -45,12 +59,12 @@ def embedding_facts(variant: str, backbone: str) -> Path:
 
 def unfinished(stage: str, variant: str, backbone: str) -> Path:
     """Return the folder of a stage's unfinished work on a combination; git and DVC ignore it."""
-    return Path(".lrec") / stage / variant / backbone
+    return Path(".lrec") / stage / _part(variant) / _part(backbone)
 
 
 def results(variant: str, backbone: str) -> Path:
     """Return the folder of what was measured on a combination: result.json and several tables."""
-    return RESULTS / variant / backbone
+    return RESULTS / _part(variant) / _part(backbone)
 
 
 def result(variant: str, backbone: str) -> Path:
@@ -70,4 +84,4 @@ def figure(name: str) -> Path:
 
 def run_record(variant: str, backbone: str) -> Path:
     """Return the JSON that says how long a training took, and on what; git and DVC ignore it."""
-    return Path("logs") / variant / f"{backbone}.json"
+    return Path("logs") / _part(variant) / f"{_part(backbone)}.json"

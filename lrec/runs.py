@@ -10,9 +10,21 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from lrec import files
+
+
+class Run(TypedDict, total=False):
+    """Time, hardware and commit of a training, as far as they are known."""
+
+    seconds: Annotated[float, Field(ge=0)]
+    device: str
+    machine: str
+    commit: str | None
 
 
 def digest(paths: Iterable[Path]) -> str:
@@ -67,5 +79,5 @@ def find(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record of the training with these settings, without them, or None when there is none here."""
     if not path.is_file():
         return None
-    found = files.read_json(path, "train")
+    found = files.read_json(path, "train", Run)
     return {key: found[key] for key in found if key != "settings"} if found.get("settings") == settings else None

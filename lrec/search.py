@@ -40,7 +40,7 @@ def top(
         Scores (Q, k) float32, descending, and rows (Q, k) int64.
 
     Raises:
-        ValueError: k is out of range, the dimensions differ, or a query is not finite.
+        ValueError: k is out of range, the dimensions differ, or a query or a row is not finite.
     """
     size, width = sum(len(part) for part in gallery), gallery[0].shape[1]
     queries = np.asarray(queries, dtype=np.float32)
@@ -58,6 +58,8 @@ def top(
             some = slice(start, start + _QUERIES)
             found = _search(queries[some], gallery, k, hidden[some], memory_bytes, device)
             scores[some], rows[some] = (part.cpu().numpy() for part in found)
+    if len(strange := rows[~np.isfinite(scores)]):
+        raise ValueError(f"gallery: found a value that is not finite in row {strange.min()}, expected numbers")
     return scores, rows
 
 

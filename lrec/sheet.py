@@ -17,6 +17,7 @@ PAPER, EMPTY = "#ffffff", "#eaeef2"
 # Pixels: side of a picture, its frame, space around it, height of the caption, of the headline.
 _SIDE, _FRAME, _GAP, _CAPTION, _HEAD = 160, 6, 10, 52, 34
 _APART = 28  # between the query and its results
+_LONGEST = 200  # characters of a name that are considered at all
 _SMALL = 100  # pictures below this side are enlarged without blurring
 
 
@@ -95,6 +96,8 @@ def fitted(pixels: np.ndarray, side: int) -> Image.Image:
 
 def _trimmed(name: str, size: int, width: int) -> str:
     """Leave out the middle of a name that is too long: both ends tell classes apart."""
+    if len(name) > _LONGEST:
+        name = f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"
     font, kept = _font(size), len(name)
     text = name
     while font.getlength(text) > width and kept > 2:

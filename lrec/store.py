@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from lrec import files, progress
 
@@ -20,7 +22,36 @@ IMAGES, INDEX, DATASET = "images.npy", "index.csv", "dataset.json"
 COLUMNS = ("row", "path", "class", "label", "split")
 TRAIN = "train"
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+SPLITS = (TRAIN, "test", "query", "gallery")
 _CHUNK = 256
+
+_Sums = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3, max_length=3)]
+_Counts = dict[str, Annotated[list[int], Field(min_length=2, max_length=2)]]
+
+
+class Pixels(TypedDict):
+    """Exact sums over the training images, per channel."""
+
+    count: Annotated[int, Field(ge=0)]
+    sum: _Sums
+    sum_of_squares: _Sums
+
+
+class Packed(TypedDict):
+    """What dataset.json must say for the images to be used."""
+
+    image_size: Annotated[int, Field(ge=1)]
+    train_pixels: Pixels
+
+
+class Facts(Packed):
+    """What dataset.json says once the stage preprocess has written it; (images, classes) per split."""
+
+    crop: str
+    resize: str
+    counts: _Counts
+    official: _Counts | None
+    partial: bool
 
 
 @dataclass(frozen=True)
@@ -29,7 +60,7 @@ class Store:
 
     images: np.ndarray
     index: pd.DataFrame
-    dataset: dict[str, Any]
+    dataset: Packed
 
     def rows(self, split: str) -> np.ndarray:
         """Return the rows of a split, (N_split,) int64, increasing."""
@@ -56,11 +87,19 @@ def train_classes(index: pd.DataFrame) -> list[str]:
     return train["class"].tolist()
 
 
-def measured(pixels: dict[str, Any]) -> dict[str, list[float]]:
-    """Return mean and standard deviation per channel, of values scaled to 0-1, from exact integer sums."""
+def measured(pixels: Pixels) -> dict[str, list[float]]:
+    """Return mean and standard deviation per channel, of values scaled to 0-1, from exact integer sums.
+
+    Raises:
+        ValueError: there are no training images, or no images have such sums.
+    """
     count = pixels["count"]
+    if not count:
+        raise ValueError(f"{DATASET}: found no training images, expected some to measure; set normalize to imagenet")
     pairs = list(zip(pixels["sum"], pixels["sum_of_squares"], strict=True))
     # Python's integers keep the difference exact; only the last division and root round.
+    if not all(total * total <= count * square <= count * 255 * total for total, square in pairs):
+        raise ValueError(f"{DATASET}: train_pixels: found sums that no images have; run `dvc repro` (stage preprocess)")
     variances = [(count * square - total * total) / (count * count) for total, square in pairs]
     return {
         "mean": [total / count / 255 for total, _ in pairs],
@@ -127,12 +166,41 @@ def _write_index(path: Path, index: pd.DataFrame) -> None:
 
 
 def read_index(path: Path) -> pd.DataFrame:
-    """Read an index.csv: columns row, path, class, label, split; row and label are int64."""
-    table = files.read_table(path, COLUMNS, "preprocess")
-    try:
-        return table.astype({"row": np.int64, "label": np.int64})
-    except ValueError as error:
-        raise ValueError(f"{path}: a row or label is no whole number ({error}); run the stage preprocess") from error
+    """Read an index.csv: columns row, path, class, label, split; row and label are int64.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a cell is no number, rows are out of order, a split is unknown, or labels and classes do
+            not belong together.
+    """
+    table = files.read_table(path, COLUMNS, "preprocess", integers=("row", "label"))
+    table = table.astype({"row": np.int64, "label": np.int64})
+    strange = np.flatnonzero(table["row"] != np.arange(len(table)))
+    if len(strange):
+        place = strange[0]
+        _refuse(path, f"found row {table['row'][place]} in place {place}, expected rows 0, 1, 2 and so on")
+    if not (known := table["split"].isin(SPLITS)).all():
+        _refuse(path, f"found the split {table['split'][~known].iloc[0]!r:.80}, expected one of {', '.join(SPLITS)}")
+    pairs = table[["label", "class"]].drop_duplicates()
+    twice = pairs[pairs["label"].duplicated(keep=False) | pairs["class"].duplicated(keep=False)]
+    if len(twice):
+        label, name = twice.iloc[0]
+        _refuse(path, f"found label {label} and class {name!r:.80} also apart, expected one label per class")
+    if sorted(pairs["label"]) != list(range(len(pairs))):
+        _refuse(path, f"found labels {min(pairs['label'])}-{max(pairs['label'])}, expected 0-{len(pairs) - 1}")
+    training = set(table["label"][table["split"] == TRAIN])
+    if training != set(range(len(training))):
+        _refuse(path, "found a label of a test class below that of a training class, expected training classes first")
+    return table
+
+
+def _refuse(path: Path, found: str) -> NoReturn:
+    raise ValueError(f"{path}: {found}; delete it and run `dvc repro` (stage preprocess)")
+
+
+def read_facts(folder: Path) -> Facts:
+    """Read a store's dataset.json."""
+    return files.read_json(folder / DATASET, "preprocess", Facts)
 
 
 def open_store(folder: Path) -> Store:
@@ -144,8 +212,13 @@ def open_store(folder: Path) -> Store:
     """
     index = read_index(folder / INDEX)
     images = files.read_array(folder / IMAGES, "preprocess", 4, np.uint8)
+    dataset = files.read_json(folder / DATASET, "preprocess", Packed)
     if len(images) != len(index):
         raise ValueError(
             f"{folder}: found {len(images)} images and {len(index)} index rows, expected as many; preprocess anew"
         )
-    return Store(images, index, files.read_json(folder / DATASET, "preprocess"))
+    if images.shape[1:] != (dataset["image_size"], dataset["image_size"], 3):
+        found = f"images of {' x '.join(map(str, images.shape[1:]))}"
+        expected = f"{dataset['image_size']} x {dataset['image_size']} x 3, as {DATASET} says"
+        raise ValueError(f"{folder / IMAGES}: found {found}, expected {expected}; preprocess anew")
+    return Store(images, index, dataset)

@@ -4,11 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from lrec import files
+from lrec.printable import boxed
+
+_UNSAFE = str.maketrans("|<>", "¦‹›")
 BEGIN, END = "<!-- benchmarks: written by the stage report -->", "<!-- end of benchmarks -->"
 NOT_RUN = "not run"
+REPORTED, CLEAN, PUBLISHED = "reported_recall.csv", "clean_recall.csv", "published_recall.csv"
+_COLUMNS = ("dataset", "crop", "backbone", "k", "recall_percent")
+_PUBLISHED_COLUMNS = ("method", "backbone", "embedding_dim", "year", *_COLUMNS[:2], *_COLUMNS[3:], "evidence")
 # The paper's settings, which the parameter counts and the reference recalls belong to.
 PAPER_ENSEMBLE_SIZE, PAPER_IMAGE_SIZE = 48, 256
 PAPER_META_CLASS_SIZE = {"car": 12, "cub": 12, "sop": 512, "isc": 192}
@@ -51,8 +59,7 @@ def recall_table(variant: str, entries: dict[str, dict[str, Any]], ks: list[int]
         ks: cut-offs of the columns.
         reference: folder of reported_recall.csv and clean_recall.csv.
     """
-    reported = _reference(reference / "reported_recall.csv", variant)
-    clean = _reference(reference / "clean_recall.csv", variant)
+    reported, clean = (read_reference(reference / name, variant) for name in (REPORTED, CLEAN))
     published = [] if reported.empty else list(dict.fromkeys(reported["backbone"]))
     header = ["Backbone"] + (["reported", "clean reference"] if published else [])
     rows, notes = [], []
@@ -118,12 +125,22 @@ def _analysed(known: dict[str, dict[str, dict[str, Any]]]) -> list[tuple[tuple[s
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+    # Names of files and variants may hold what ends a cell, or a comment that ends the README's tables.
+    plain = [[boxed(cell).translate(_UNSAFE) for cell in row] for row in [header, *rows]]
+    return tabulate(plain[1:], plain[0], tablefmt="github", disable_numparse=True)
 
 
-def _reference(path: Path, variant: str) -> pd.DataFrame:
-    table = pd.read_csv(path)
+def read_reference(path: Path, variant: str) -> pd.DataFrame:
+    """Read the recalls of a variant from one of the files of data/reference: k is int64, recall_percent float64.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such table.
+    """
+    columns = _PUBLISHED_COLUMNS if path.name == PUBLISHED else _COLUMNS
+    table = files.read_table(path, columns, files.COMMITTED, numbers=["recall_percent"], integers=["k", "year"])
     dataset, crop = VARIANTS.get(variant, ("", ""))
+    table = table.astype({"k": np.int64, "recall_percent": np.float64})
     return table[(table["dataset"] == dataset) & (table["crop"] == crop)]
 
 

@@ -72,7 +72,9 @@ def read(folder: Path, index: pd.DataFrame, prefix: str = "") -> Task:
         FileNotFoundError: there are none.
         ValueError: embeddings and index disagree.
     """
-    return Task(*(part for split in _splits(index) for part in _read(folder / f"{prefix}{split}.npy", index, split)))
+    return Task(
+        *(part for split in _splits(index) for part in read_split(folder / f"{prefix}{split}.npy", index, split))
+    )
 
 
 def find(folder: Path, index: pd.DataFrame, prefix: str) -> Task | None:
@@ -85,9 +87,9 @@ def _splits(index: pd.DataFrame) -> list[str]:
     return ["query", "gallery"] if (index["split"] == "query").any() else ["test"]
 
 
-def _read(path: Path, index: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a split's embeddings and labels."""
-    embeddings = files.read_array(path, "embed", 2, np.float32, np.float16)
+def read_split(path: Path, index: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a split's embeddings, a memory map, and its labels; errors as of `read`."""
+    embeddings = files.read_array(path, "embed", 2, np.float32, np.float16, finite=True)
     labels = index.loc[index["split"] == split, "label"].to_numpy()
     if len(embeddings) != len(labels):
         raise ValueError(f"{path}: found {len(embeddings)} rows, expected {len(labels)} as in the index; embed anew")

@@ -1,11 +1,10 @@
 """Starting weights of a backbone: ImageNet's, a local file's, or none."""
 
-import pickle
+import zipfile
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torchvision.models import get_model_weights
 
 from lrec import files
@@ -44,13 +43,40 @@ def load(backbone: str, weights: str | None) -> dict[str, torch.Tensor] | None:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
         else:
+            _refuse_compressed(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120]
+    except Exception as error:  # a damaged file can raise nearly anything inside torch
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise ValueError(f"{path}: found no weights that load safely ({reason}), expected a state dict") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise ValueError(f"{path}: found {type(state).__name__}, expected a state dict in torchvision's keys")
+    require_usable(state, path)
     return state
+
+
+def require_usable(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuse what no network can be made of.
+
+    Raises:
+        ValueError: a tensor is sparse, quantised, complex or elsewhere, or holds a value that is not finite.
+    """
+    for key, value in state.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
+            found = f"a tensor of {value.dtype}, {value.layout}, on {value.device}"
+            raise ValueError(f"{path}: found {found} as {key}, expected plain numbers; use another file")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{path}: found a value that is not finite in {key}, expected numbers; use another file")
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Torch stores what is in its archives as it is; a compressed entry could unfold to any size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > path.stat().st_size:
+            raise ValueError(f"an archive of {path.stat().st_size:,} bytes that unfolds to {size:,}")
 
 
 def _download(backbone: str) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ import inspect
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ def main(variant: str, backbone: str) -> None:
     settings, recipe = everything.embed, everything.train_of(variant)
     packed = store.open_store(paths.store(variant))
     trained, config = model.load(paths.model(variant, backbone))
+    require_fit(paths.model(variant, backbone), config, backbone, packed.dataset["image_size"])
     where = ranks.device(device.choose(settings.device))
     options = settings.model_dump(include={"kind", "batch_size", "precision"})
     options["normalization"] = config["normalization"]
@@ -78,6 +80,16 @@ def main(variant: str, backbone: str) -> None:
             facts |= {"dimensions": trained.width(settings.kind), "audit": found}
             publish(work, paths.embedding_facts(variant, backbone), packed, facts)
             shutil.rmtree(unfinished_work)
+
+
+def require_fit(folder: Path, config: dict[str, Any], backbone: str, image_size: int) -> None:
+    """Refuse a network that is another one than its folder says, or was trained on pictures of another size."""
+    found, expected = (config["backbone"], config["image_size"]), (backbone, image_size)
+    if found != expected:
+        raise ValueError(
+            f"{folder / model.CONFIG}: found a {found[0]} trained on images of {found[1]} pixels, expected "
+            f"{expected[0]} and {expected[1]}; run `dvc repro` (stage train)"
+        )
 
 
 def publish(work: Path, target: Path, packed: store.Store, facts: dict[str, object]) -> None:

@@ -1,9 +1,12 @@
 """Stage evaluate: exact metrics of the embeddings, trained and untrained, and analyses of them."""
 
+from pathlib import Path
+
 import numpy as np
 
 from lrec import (
     audit,
+    class_names,
     class_recall,
     command,
     device,
@@ -11,6 +14,7 @@ from lrec import (
     evaluate,
     files,
     gallery,
+    model,
     params,
     paths,
     store,
@@ -22,23 +26,25 @@ def main(variant: str, backbone: str) -> None:
     """Write results/<variant>/<backbone>/: result.json and the tables of classes, confusions and branches."""
     settings = params.load()
     chosen, ks = settings.evaluate, settings.variant(variant).recall_at
-    facts = files.read_json(paths.embedding_facts(variant, backbone), "embed")
+    facts = audit.read(paths.embedding_facts(variant, backbone))
     folder = paths.embeddings(variant, backbone)
     audit.require(facts["audit"], chosen.audit_tolerance, str(folder))
     index = store.read_index(paths.store(variant) / store.INDEX)
-    dataset = files.read_json(paths.store(variant) / store.DATASET, "preprocess")
-    config = files.read_json(paths.model(variant, backbone) / "config.json", "train")
+    dataset = store.read_facts(paths.store(variant))
+    config = model.read_config(paths.model(variant, backbone))
     analyses = chosen.model_dump(include={"analysis_images", "subsets", "pca_dimensions"})
     where = device.choose(chosen.device)
 
     trained, untrained = task.read(folder, index), task.find(folder, index, "untrained_")
+    train, _ = task.read_split(folder / f"{store.TRAIN}.npy", index, store.TRAIN)
+    require_width(facts["dimensions"], config["ensemble_size"], folder, trained.query, train)
     found = trained.evaluate(ks, where)
     before = evaluate.figures(untrained, untrained.evaluate(ks, where)) if untrained else None
     names = dict(zip(index["label"], index["class"], strict=True))
     classes = class_recall.per_class(found.best_rank, trained.query_labels, names, ks)
     analysis, sets = evaluate.analyse(
         trained,
-        files.read_array(folder / f"{store.TRAIN}.npy", "embed", 2, np.float32, np.float16),
+        train,
         config["ensemble_size"],
         **analyses,
         device=where,
@@ -60,8 +66,9 @@ def main(variant: str, backbone: str) -> None:
         "settings": config,
     }
     target = paths.results(variant, backbone)
-    files.write_table(target / "classes.csv", classes)
-    files.write_table(target / "confusions.csv", class_recall.confusions(trained, found.best_rank, names, where))
+    confusions = class_recall.confusions(trained, found.best_rank, names, where)
+    files.write_table(target / "classes.csv", class_names.for_spreadsheet(classes))
+    files.write_table(target / "confusions.csv", class_names.for_spreadsheet(confusions))
     files.write_table(target / "branch_sets.csv", sets)
     files.write_table(target / "ensemble_size.csv", ensemble_size.curve(sets))
     gallery.write(folder, paths.gallery(variant, backbone), where)
@@ -70,6 +77,16 @@ def main(variant: str, backbone: str) -> None:
         if some:
             shares = ", ".join(f"R@{k} {100 * share:.2f}" for k, share in some["recall"].items())
             print(f"{variant}/{backbone}: {name}: {shares} ({some['queries']:,} queries)")
+
+
+def require_width(dimensions: int, branches: int, folder: Path, *embeddings: np.ndarray) -> None:
+    """Refuse embeddings that are not as wide as they should be, or cannot be divided among the branches."""
+    found = sorted({part.shape[1] for part in embeddings} | {dimensions})
+    if len(found) > 1 or dimensions % branches:
+        raise ValueError(
+            f"{folder}: found embeddings of {' and '.join(map(str, found))} dimensions for {branches} branches, "
+            "expected one number, a multiple of the branches, as embedding.json says; embed anew"
+        )
 
 
 if __name__ == "__main__":

@@ -9,45 +9,51 @@ from pathlib import Path
 import pandas as pd
 
 from lrec import command, diagram, figures, files, ledger, model, params, paths, runs, tables
+from lrec.printable import escaped
 from lrec.report import page
 
 HISTORY = ("epoch", "learning_rate", "loss", "accuracy")
+CURVE = ("branches", "subsets", "recall_at_1")
 
 
 def main(check: bool) -> None:
     """Write metrics/, report/, the figures in data/, and the README between its markers."""
-    readme = paths.README.read_text(encoding="utf-8")
+    readme = files.read_text(paths.README, files.COMMITTED)
     if check:
-        if tables.insert(readme, paths.TABLES.read_text(encoding="utf-8")) != readme:
+        if tables.insert(readme, files.read_text(paths.TABLES, "report")) != readme:
             raise ValueError(f"{paths.README}: its tables are not those of {paths.TABLES}; run python -m stages.report")
         return
     settings = params.load()
-    prune(settings)
     known = ledger.read(paths.LEDGER)
     listed, shown, histories, sizes = {}, [], [], []
     for variant in settings.datasets:
         for backbone in settings.backbones:
-            result = files.read_json(paths.result(variant, backbone), "evaluate")
+            result = ledger.read_result(paths.result(variant, backbone), variant, backbone)
             run = runs.find(paths.run_record(variant, backbone), result["settings"])
             if not ledger.upsert(known, result, run):
                 print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
             listed.setdefault(variant, {})[ledger.name(result)] = flat(result)
-            history = files.read_table(paths.history(variant, backbone), HISTORY, "train")
+            history = files.read_table(paths.history(variant, backbone), HISTORY, "train", numbers=HISTORY)
             folder = paths.gallery(variant, backbone)
-            found = files.read_json(folder / paths.GALLERY, "evaluate")
+            found = page.read_gallery(folder / paths.GALLERY)
             shown.append(page.Combination(result, history, found, folder))
             named = f"{variant}/{ledger.name(result)}"
-            curve = files.read_table(paths.results(variant, backbone) / "ensemble_size.csv", ("branches",), "evaluate")
+            path = paths.results(variant, backbone) / "ensemble_size.csv"
+            curve = files.read_table(path, CURVE, "evaluate", numbers=CURVE)
             histories.append(history.assign(combination=named))
             sizes.append(curve.assign(combination=named))
     known = ledger.ordered(known)
+    for variant in tables.VARIANTS:  # so that nothing is written if a figure cannot be drawn
+        figures.rows(variant, paths.REFERENCE, known.get(variant, {}))
     rendered = render(settings, known)
+    renewed = tables.insert(readme, rendered)
+    prune(settings)
     files.write_json(paths.RECALL, listed)
     for name, curves in (("training", histories), ("ensemble_size", sizes)):
         files.write_table(paths.TABLES.with_name(f"{name}.csv"), pd.concat(curves))
     ledger.write(paths.LEDGER, known)
     files.write_text(paths.TABLES, rendered)
-    files.write_text(paths.README, tables.insert(readme, rendered))
+    files.write_text(paths.README, renewed)
     pictures = draw(known)
     files.write_text(paths.REPORT, page.render(shown, known, rendered, pictures))
     combinations = sum(len(entries) for entries in known.values())
@@ -63,7 +69,7 @@ def prune(settings: params.Params) -> None:
     listed = {(variant, backbone) for variant in settings.datasets for backbone in settings.backbones}
     for path in [*paths.RESULTS.glob("*/*"), *paths.HISTORY.glob("*/*.csv")]:
         if (path.parent.name, path.name.removesuffix(".csv")) not in listed:
-            print(f"{path}: not listed in params.yaml, removed; it stays in DVC's cache")
+            print(escaped(f"{path}: not listed in params.yaml, removed; it stays in DVC's cache"))
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

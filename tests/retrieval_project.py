@@ -13,6 +13,8 @@ from lrec import batches, files, model, paths, store
 
 NAMES = ["U+0416", "U+0041", "a_<b>&c", "001.Black_footed_Albatross"]
 SIZE = 32
+AUDIT = {"images": 4, "alone": 0.0, "shuffled": 0.0, "sorted": 0.0, "largest": 0.0}
+FACTS = {"kind": "logits", "dimensions": 8, "audit": AUDIT}
 
 
 def make(root: Path, folder: Path) -> None:
@@ -49,6 +51,7 @@ def _combination(folder: Path, variant: str, pictures: list[np.ndarray], splits:
     if variant == "tiny":
         ensemble = model.Ensemble("resnet18", 2, 4).eval()
         used = {"image_size": SIZE, "crop": "none", "normalization": normalization, "epochs": 1, "weights": "none"}
+        used |= {"seed": 0}
         model.save(ensemble, folder / paths.model(variant, "resnet18"), used)
     else:
         shutil.copytree(folder / paths.model("tiny", "resnet18"), folder / paths.model(variant, "resnet18"))
@@ -58,6 +61,6 @@ def _combination(folder: Path, variant: str, pictures: list[np.ndarray], splits:
         embedded = ensemble.embed(ready).numpy()
     out = folder / paths.embeddings(variant, "resnet18")
     out.mkdir(parents=True)
-    files.write_json(folder / paths.embedding_facts(variant, "resnet18"), {"kind": "logits"})
+    files.write_json(folder / paths.embedding_facts(variant, "resnet18"), FACTS)
     for split in splits:
         np.save(out / f"{split}.npy", embedded[(index["split"] == split).to_numpy()])

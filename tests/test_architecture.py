@@ -11,6 +11,8 @@ LEVELS = [
         "files",
         "paths",
         "command",
+        "printable",
+        "strict_yaml",
         "progress",
         "device",
         "blocks",

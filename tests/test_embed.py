@@ -98,7 +98,7 @@ def project(tiny_store: store.Store, tmp_path: Path, root: Path) -> Path:
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "data/processed").mkdir(parents=True)
     (tmp_path / "store").rename(tmp_path / "data/processed/glyphs")
-    config = {"normalization": store.IMAGENET, "weights": "none", "seed": 0}
+    config = {"image_size": 32, "normalization": store.IMAGENET, "weights": "none", "seed": 0}
     model.save(model.Ensemble("resnet18", 1, 5), tmp_path / "models/glyphs/resnet18", config)
     return tmp_path
 

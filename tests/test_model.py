@@ -99,12 +99,15 @@ def test_macs_are_thops_of_the_whole_network():
     assert three - two == two - one > 0
 
 
+SETTINGS = {"image_size": 32, "normalization": {"mean": [0.5] * 3, "std": [0.25] * 3}, "seed": 0, "epochs": 4}
+
+
 def test_save_and_load(tmp_path: Path):
     ensemble = model.Ensemble("resnet18", 2, 5, seed=3)
-    config = model.save(ensemble, tmp_path, {"epochs": 4})
+    config = model.save(ensemble, tmp_path, SETTINGS)
     loaded, found = model.load(tmp_path)
     shape = {"backbone": "resnet18", "ensemble_size": 2, "meta_class_size": 5, "share": "layer1"}
-    assert found == config == shape | {"epochs": 4}
+    assert found == config == shape | SETTINGS
     for key, value in ensemble.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value)
 
@@ -118,7 +121,7 @@ def test_saved_bytes_are_the_same_twice(tmp_path: Path):
 def test_damaged_models_are_refused(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"config\.json: not found"):
         model.load(tmp_path)
-    model.save(model.Ensemble("resnet18", 1, 5), tmp_path, {})
+    model.save(model.Ensemble("resnet18", 1, 5), tmp_path, SETTINGS)
     whole = (tmp_path / model.MODEL).read_bytes()
     (tmp_path / model.MODEL).write_bytes(whole[:-100])
     with pytest.raises(ValueError, match=r"model\.safetensors: does not fit"):

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from lrec import params
+from lrec import params, strict_yaml
 from lrec.backbones import BACKBONES, SHARES
 
 
@@ -130,7 +130,7 @@ def test_dvc_reads_the_same_values(root: Path, tmp_path: Path):
     from dvc.utils.serialize import load_yaml
 
     shutil.copy(root / "params.yaml", tmp_path)
-    ours = yaml.load((tmp_path / "params.yaml").read_text(encoding="utf-8"), Loader=params._Loader)
+    ours = yaml.load((tmp_path / "params.yaml").read_text(encoding="utf-8"), Loader=strict_yaml.Loader)
     assert load_yaml(str(tmp_path / "params.yaml")) == ours
 
 

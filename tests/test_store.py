@@ -66,9 +66,9 @@ def test_a_failed_picture_leaves_the_old_store(tmp_path: Path):
         (
             "index.csv",
             lambda data: data.replace(b"\n0,", b"\nzero,", 1),
-            r"index\.csv: a row or label is no whole",
+            r"index\.csv: line 2: found 'zero' as row, expected a whole",
         ),
-        ("index.csv", lambda data: b"", r"index\.csv: not a CSV table"),
+        ("index.csv", lambda data: b"", r"index\.csv: columns none, expected row"),
         ("dataset.json", lambda data: data[:-5], r"dataset\.json: not JSON"),
     ],
 )

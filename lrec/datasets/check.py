@@ -17,6 +17,7 @@ from tqdm import tqdm
 from lrec.datasets import picture, reader
 from lrec.datasets.dataset import Dataset, Sample
 from lrec.files import digest
+from lrec.printable import escaped
 
 SMALL = 32
 MD5 = {
@@ -115,16 +116,16 @@ def run(
         ValueError: malformed annotations, or problems were found; they are printed before.
     """
     dataset = reader.read(layout, raw_root, folder, image_size, list_missing=True)
-    print(f"{name}: {dataset.found}")
+    print(escaped(f"{name}: {dataset.found}"))
     for split, (images, classes) in dataset.counts().items():
         print(f"  {split}: {images:,} images of {classes:,} classes")
     if layout == "glyphs":
         print("nothing on disk to check")
         return
-    print(f"folder: {dataset.root}")
+    print(escaped(f"folder: {dataset.root}"))
     problems = _check_counts(dataset, allow_partial)
     for line in archives([dataset.root, dataset.root.parent, raw_root]):
-        print(line)
+        print(escaped(line))
     problems += _check_images(dataset, workers)
     if problems:
         raise ValueError(f"{name}: {problems:,} problem(s), listed above; docs/datasets.md")
@@ -153,5 +154,5 @@ def _check_images(dataset: Dataset, workers: int) -> int:
         *_listed("note: groups of images with the same bytes across splits", [" = ".join(group) for group in across]),
         *_listed(f"note: images smaller than {SMALL} pixels", [image.sample.path for image in images if image.small]),
     ]
-    print("\n".join(report), flush=True)
+    print("\n".join(map(escaped, report)), flush=True)
     return len(dataset.missing) + len(faults)

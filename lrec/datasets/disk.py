@@ -7,7 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from lrec.datasets import picture
 from lrec.datasets.dataset import Dataset, Sample
+from lrec.printable import HIDDEN, escaped
 
+MAX_NAME = 1000
 DEPTH = 2  # levels of nesting that archives and mirrors add
 
 
@@ -67,10 +69,12 @@ def inside(path: str, where: str) -> str:
         where: file and line, for the error.
 
     Raises:
-        ValueError: empty, absolute, with "..", a backslash or a control character.
+        ValueError: empty, absolute, with "..", a backslash or a hidden character.
     """
     parts = PurePosixPath(path).parts
-    hostile = path.startswith("/") or ".." in parts or re.match("[A-Za-z]:", path) or re.search(r"[\x00-\x1f\\]", path)
+    hostile = (
+        path.startswith("/") or ".." in parts or re.match("[A-Za-z]:", path) or "\\" in path or HIDDEN.search(path)
+    )
     if hostile or not parts:
         raise ValueError(
             f"{where}: found the path {path[:120]!r}, expected one that stays inside the data set's folder, "
@@ -140,8 +144,10 @@ def assemble(
 
     Raises:
         FileNotFoundError: files are missing.
-        ValueError: a class is in the training split and in another, or a link leaves the folder.
+        ValueError: a class is in the training split and in another, a link leaves the folder, or a name holds
+            hidden characters or is too long.
     """
+    _check_names(root, samples)
     shared = _classes(samples, train=True) & _classes(samples, train=False)
     if shared:
         raise ValueError(
@@ -155,6 +161,22 @@ def assemble(
             "unpack the images again, `python -m lrec.datasets check` with the variant's name lists them all"
         )
     return Dataset(root, found, samples, official, lambda sample: picture.decode(root / sample.path), tuple(absent))
+
+
+def _check_names(root: Path, samples: list[Sample]) -> None:
+    """Names go into tables, pages and terminals: none may hold what would act there."""
+    for name in dict.fromkeys(name for sample in samples for name in (sample.class_name, sample.path)):
+        found = HIDDEN.search(name)
+        if found:
+            raise ValueError(
+                f"{root}: found the character {escaped(found[0])} in the name {name!r:.120}, expected visible ones; "
+                "rename the file or correct the class"
+            )
+        if len(name) > MAX_NAME or not name:
+            raise ValueError(
+                f"{root}: found a name of {len(name):,} characters, {name!r:.60}, expected 1 to {MAX_NAME:,}; "
+                "give it another"
+            )
 
 
 def _classes(samples: list[Sample], train: bool) -> set[str]:

@@ -62,10 +62,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _scale_to_bytes(grey: np.ndarray) -> np.ndarray:
     """16-bit grey, kept by Pillow in 16 or 32 bits, as uint8; rounds to the nearest."""
-    values = grey.astype(np.int64)
-    if values.size and not 0 <= values.min() <= values.max() <= 65535:
-        raise ValueError(f"grey values from {values.min()} to {values.max()}, expected 16 bits; convert the image")
-    return ((values * 255 + 32767) // 65535).astype(np.uint8)
+    if grey.size and not 0 <= grey.min() <= grey.max() <= 65535:
+        raise ValueError(f"grey values from {grey.min()} to {grey.max()}, expected 16 bits; convert the image")
+    values = grey.astype(np.uint32)
+    values *= 255
+    values += 32767
+    values //= 65535
+    return values.astype(np.uint8)
 
 
 def clip(box: Box, width: int, height: int) -> Box:

@@ -3,18 +3,38 @@
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
+from pydantic import Field
+from typing_extensions import TypedDict
 
-from lrec import model
+from lrec import files, model
 from lrec.class_names import readable
 from lrec.ledger import Ledger
 from lrec.report import chart, sections
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
+
+
+class Shown(TypedDict):
+    """A picture of the gallery; `image` is a file beside gallery.json."""
+
+    path: str
+    image: Annotated[str, Field(pattern=r"^[0-9]+\.(png|jpg)$")]
+
+
+# `class` is no name in Python's syntax.
+Query = TypedDict("Query", {**Shown.__annotations__, "class": str, "best_rank": int, "results": list["Found"]})
+Found = TypedDict("Found", {**Shown.__annotations__, "class": str, "similarity": float, "right": bool})
+
+
+class Gallery(TypedDict):
+    """What gallery.json must say."""
+
+    sections: dict[Annotated[str, Field(pattern="^(hardest|typical)$")], list[Query]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,21 @@ def render(combinations: list[Combination], known: Ledger, tables: str, pictures
         pictures=pictures,
         runs=[_run(entry) for backbones in known.values() for entry in backbones.values()],
     )
+
+
+def read_gallery(path: Path) -> dict[str, Any]:
+    """Read the gallery.json of a combination, whose pictures must lie beside it.
+
+    Raises:
+        FileNotFoundError: it, or a picture, is not there.
+        ValueError: it is damaged.
+    """
+    found = files.read_json(path, "evaluate", Gallery)
+    shown = [query for section in found["sections"].values() for query in section]
+    for picture in [*shown, *(result for query in shown for result in query["results"])]:
+        if not (path.parent / picture["image"]).is_file():
+            raise FileNotFoundError(f"{path.parent / picture['image']}: not found; run `dvc repro` (stage evaluate)")
+    return found
 
 
 def embedded(path: Path) -> Markup:

@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from lrec import command, device, search, sheet
 from lrec.class_names import readable
+from lrec.printable import escaped
 from lrec.retrieve import approximate, query
 from lrec.retrieve.database import Database
 
@@ -66,12 +67,12 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps({"database": name, "split": database.facts.get("split"), "queries": answers}, indent=2))
     else:
         print("\n\n".join(table(found) for found in answers) + "\n")
-    print("\n".join(notes), file=sys.stderr if options.json else sys.stdout)
+    print("\n".join(map(escaped, notes)), file=sys.stderr if options.json else sys.stdout)
 
 
 def _embed(database: Database, queries: list[query.Query]) -> np.ndarray:
     """Take embeddings of the database where a query is in it; the model is needed for the others only."""
-    others = [q.pixels for q in queries if q.row == search.NO_ROW]
+    others = [q.source for q in queries if q.row == search.NO_ROW]
     fresh = iter(database.embed(others) if others else ())
     return np.stack([next(fresh) if q.row == search.NO_ROW else database.embedding(q.row) for q in queries])
 
@@ -93,18 +94,18 @@ def table(found: dict[str, Any]) -> str:
     """Render one query's results as text."""
     words = {True: "right", False: "wrong", None: "-"}
     lines = [
-        [r["rank"], f"{r['similarity']:.4f}", _named(r["class"]), words[r["right"]], r["path"]]
+        [r["rank"], f"{r['similarity']:.4f}", _named(r["class"]), words[r["right"]], escaped(r["path"])]
         for r in found["results"]
     ]
     header = ["rank", "similarity", "class", "match", "path"]
-    return f"query: {found['query']}, class: {_named(found['class'])}\n" + tabulate(
+    return f"query: {escaped(found['query'])}, class: {_named(found['class'])}\n" + tabulate(
         lines, header, disable_numparse=True, colalign=("right", "right", "left", "left", "left")
     )
 
 
 def _named(name: str) -> str:
-    plain = readable(name)
-    return f"{name} {plain}" if len(plain) == 1 != len(name) else name or "unknown"
+    plain, shown = readable(name), escaped(name)
+    return f"{shown} {plain}" if len(plain) == 1 != len(name) else shown or "unknown"
 
 
 def draw(database: Database, queries: list[query.Query], answers: list[dict[str, Any]], path: Path) -> None:
@@ -113,7 +114,7 @@ def draw(database: Database, queries: list[query.Query], answers: list[dict[str,
         path,
         [
             [
-                sheet.Tile(asked.pixels, asked.class_name),
+                sheet.Tile(asked.pixels(), asked.class_name),
                 *(
                     sheet.Tile(database.picture(r["row"]), r["class"], r["similarity"], r["right"])
                     for r in found["results"]

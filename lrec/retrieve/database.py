@@ -3,19 +3,29 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
 
 import numpy as np
 import pandas as pd
 import torch
+from typing_extensions import TypedDict
 
-from lrec import files, paths, search, store
+from lrec import audit, files, paths, search, store
 from lrec.datasets import picture
 from lrec.retrieve.encoder import Encoder, Picture
 
 EMBEDDINGS, INDEX, FACTS = "embeddings.npy", "index.csv", "database.json"
 COLUMNS = ("path", "class", "row")
 _BLOCK = 65536
+
+
+class Facts(TypedDict):
+    """What database.json must say."""
+
+    model: str
+    store: NotRequired[str]
+    resize: Literal["squash", "crop"]
+    kind: Literal["logits", "features"]
 
 
 class Database:
@@ -56,12 +66,13 @@ class Database:
         if (folder / FACTS).is_file():
             if split is not None:
                 raise ValueError(f"{folder}: found a split ({split}), expected none: a saved database is one whole")
-            table = files.read_table(folder / INDEX, COLUMNS, "of whoever saved it").astype({"row": np.int64})
-            return cls(_open_array(folder / EMBEDDINGS), table, files.read_json(folder / FACTS, ""), device)
-        if folder.is_dir() and folder.parts[0] == paths.embeddings("", "").parts[0]:
-            folder = folder.relative_to(paths.embeddings("", ""))
+            table = files.read_table(folder / INDEX, COLUMNS, files.SAVED, integers=["row"]).astype({"row": np.int64})
+            facts = files.read_json(folder / FACTS, files.SAVED, Facts)
+            return cls(_open_array(folder / EMBEDDINGS, files.SAVED), table, facts, device)
+        if folder.is_dir() and folder.parts[:1] == paths.EMBEDDINGS.parts:
+            folder = folder.relative_to(paths.EMBEDDINGS)
         if len(folder.parts) != 2 or not paths.embeddings(*folder.parts).is_dir():
-            known = sorted(p.relative_to(p.parents[1]).as_posix() for p in Path("embeddings").glob("*/*") if p.is_dir())
+            known = sorted(p.relative_to(p.parents[1]).as_posix() for p in paths.EMBEDDINGS.glob("*/*") if p.is_dir())
             raise FileNotFoundError(
                 f"{path}: found no such database, expected one of {', '.join(known) or 'none yet'}, or a folder that "
                 "Database.save wrote; list the data set in params.yaml and run `dvc repro`"
@@ -77,7 +88,7 @@ class Database:
         if split not in there:
             raise ValueError(f"split: found {split!r}, expected one of {', '.join(there)} for {variant}")
         rows = table[table["split"] == split]
-        dataset = files.read_json(packed / store.DATASET, "preprocess")
+        dataset = store.read_facts(packed)
         facts = {
             "name": f"{variant}/{backbone}",
             "split": split,
@@ -85,9 +96,10 @@ class Database:
             "store": packed.as_posix(),
             "resize": dataset["resize"],
             "crop": dataset["crop"],
-            "kind": files.read_json(paths.embedding_facts(variant, backbone), "embed")["kind"],
+            "kind": audit.read(paths.embedding_facts(variant, backbone))["kind"],
         }
-        return cls(_open_array(folder / f"{split}.npy"), rows[list(COLUMNS)].reset_index(drop=True), facts, device)
+        embeddings = _open_array(folder / f"{split}.npy", "embed")
+        return cls(embeddings, rows[list(COLUMNS)].reset_index(drop=True), facts, device)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -201,12 +213,6 @@ class Database:
         return None
 
 
-def _open_array(path: Path) -> np.ndarray:
-    """Memory-map embeddings of either precision."""
-    half = np.dtype(np.float16)
-    try:
-        return files.read_array(path, "embed", 2, np.float32)
-    except ValueError as error:
-        if str(half) not in str(error):
-            raise
-    return files.read_array(path, "embed", 2, np.float16)
+def _open_array(path: Path, made_by: str) -> np.ndarray:
+    """Memory-map embeddings of either precision; what is not finite in them is noticed when it is searched."""
+    return files.read_array(path, made_by, 2, np.float32, np.float16)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lrec import params, paths, search, store
+from lrec import params, search, store
 from lrec.datasets import picture, reader
 from lrec.retrieve.database import Database
 
@@ -25,14 +25,18 @@ class Query:
     Attributes:
         name: its path, as the index or the user wrote it.
         class_name: "" where unknown.
-        pixels: (H, W, 3) uint8.
+        source: (H, W, 3) uint8, or a file, which is decoded when it is needed: a folder may hold thousands.
         row: its row in the database, `search.NO_ROW` where it is not in it.
     """
 
     name: str
     class_name: str
-    pixels: np.ndarray
+    source: np.ndarray | Path
     row: int
+
+    def pixels(self) -> np.ndarray:
+        """Return the picture, (H, W, 3) uint8."""
+        return self.source if isinstance(self.source, np.ndarray) else np.asarray(picture.decode(self.source))
 
 
 class Finder:
@@ -75,6 +79,8 @@ class Finder:
         return [query for text in written for query in self._one(text)]
 
     def _one(self, text: str) -> list[Query]:
+        if not text.strip():
+            raise ValueError("query: found an empty one, expected a path of the data set's index, row:N or a file")
         if text.startswith(ROW):
             return [self._at(self._place(text))]
         if text in self._places:
@@ -98,19 +104,19 @@ class Finder:
     def _place(self, text: str) -> int:
         rows = self._table["row"].to_numpy()
         number = text.removeprefix(ROW)
-        if not number.isdecimal() or int(number) not in rows:
+        if not number.isdecimal() or len(number) > 18 or int(number) not in rows:
             raise ValueError(f"{text}: query not found, expected {ROW}N with N from {rows.min()} to {rows.max():,}")
         return int(np.flatnonzero(rows == int(number))[0])
 
     def _at(self, place: int) -> Query:
         entry = self._table.iloc[place]
-        return Query(entry["path"], entry["class"], self._pixels(entry), int(entry["own"]))
+        return Query(entry["path"], entry["class"], self._source(entry), int(entry["own"]))
 
-    def _pixels(self, entry: pd.Series) -> np.ndarray:
+    def _source(self, entry: pd.Series) -> np.ndarray | Path:
         packed = self._database.stored
         if packed is not None and entry["row"] != search.NO_ROW:
             return np.array(packed.images[entry["row"]])
-        return np.asarray(picture.decode(Path(entry["path"])))
+        return Path(entry["path"])
 
     def _of_file(self, path: Path) -> Query:
         """A file; one that lies in the data set's raw folder is the data set's image of that name."""
@@ -121,7 +127,7 @@ class Finder:
                     name = "/".join(parts[skipped:])
                     if name in self._places:
                         return self._at(self._places[name])
-        return Query(str(path), "", np.asarray(picture.decode(path)), search.NO_ROW)
+        return Query(str(path), "", path, search.NO_ROW)
 
 
 def _raw_folders(variant: str) -> list[Path]:
@@ -138,6 +144,4 @@ def _raw_folders(variant: str) -> list[Path]:
 def default_database() -> str:
     """Return the first combination that params.yaml lists."""
     settings = params.load()
-    return (
-        paths.embeddings(settings.datasets[0], settings.backbones[0]).relative_to(paths.embeddings("", "")).as_posix()
-    )
+    return f"{settings.datasets[0]}/{settings.backbones[0]}"

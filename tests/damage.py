@@ -1,0 +1,66 @@
+"""Ways to damage a file: each takes its bytes and returns other ones."""
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Damage = Callable[[bytes], bytes]
+REMOVE = object()
+
+
+def cut(share: float) -> Damage:
+    """Keep this share of the file."""
+    return lambda data: data[: int(len(data) * share)]
+
+
+def swap(old: str, new: str | bytes) -> Damage:
+    """Put another text in the place of the first occurrence of one."""
+
+    def change(data: bytes) -> bytes:
+        assert old.encode() in data, old
+        return data.replace(old.encode(), new if isinstance(new, bytes) else new.encode(), 1)
+
+    return change
+
+
+def other(content: bytes) -> Damage:
+    """Put something else in its place."""
+    return lambda data: content
+
+
+def key(path: str, value: Any = REMOVE) -> Damage:
+    """Set, or remove, a value of a JSON file; a path is as a.b.0."""
+
+    def change(data: bytes) -> bytes:
+        whole = json.loads(data)
+        *parents, last = path.split(".")
+        place = whole
+        for part in parents:
+            place = place[int(part) if isinstance(place, list) else part]
+        last = int(last) if isinstance(place, list) else last
+        if value is REMOVE:
+            del place[last]
+        else:
+            place[last] = value
+        return json.dumps(whole).encode()
+
+    return change
+
+
+def array(change: Callable[[np.ndarray], np.ndarray]) -> Damage:
+    """Store another array in a .npy file, in its own memory order."""
+
+    def damage(data: bytes) -> bytes:
+        stream = io.BytesIO()
+        np.save(stream, change(np.load(io.BytesIO(data))), allow_pickle=True)
+        return stream.getvalue()
+
+    return damage
+
+
+def rows(change: Callable[[list[str]], list[str]]) -> Damage:
+    """Change the lines of a text file."""
+    return lambda data: ("\n".join(change(data.decode().splitlines())) + "\n").encode()
