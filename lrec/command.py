@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from lrec.printable import escaped
 
+MAX_LINE = 900  # characters
 DEBUG_VARIABLE = "LREC_DEBUG"
 
 
@@ -29,9 +30,15 @@ def guard(work: Callable[[], None], debug: bool = False) -> int:
         if debug or os.environ.get(DEBUG_VARIABLE):
             raise
         who = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        print(f"{who}error: {escaped(' '.join(str(error).split())) or type(error).__name__}", file=sys.stderr)
+        print(f"{who}error: {line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def line(error: BaseException) -> str:
+    """Return an error's message as one line that is safe to print; of one that quotes a long text, both ends."""
+    text = escaped(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= MAX_LINE else f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 3 :]}"
 
 
 def run(work: Callable[..., None], *arguments: str) -> None:

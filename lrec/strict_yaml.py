@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-MAX_BYTES, MAX_NODES = 2**20, 100_000
+MAX_BYTES, MAX_NODES = 2**18, 10_000
 
 
 class Loader(yaml.SafeLoader):
@@ -26,7 +26,7 @@ class Loader(yaml.SafeLoader):
             return sizes[some]
 
         if node is not None and unfolded(node) > MAX_NODES:
-            raise yaml.YAMLError(f"its aliases unfold to more than {MAX_NODES:,} entries")
+            raise yaml.YAMLError(f"found more than {MAX_NODES:,} entries, aliases written out; shorten it")
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
