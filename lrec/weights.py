@@ -60,12 +60,19 @@ def require_usable(state: dict[str, torch.Tensor], path: Path) -> None:
     """Refuse what no network can be made of.
 
     Raises:
-        ValueError: a tensor is sparse, quantised, complex or elsewhere, or holds a value that is not finite.
+        ValueError: a tensor is sparse, quantised, complex or elsewhere, larger than what is stored of it, or
+            holds a value that is not finite.
     """
     for key, value in state.items():
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
             found = f"a tensor of {value.dtype}, {value.layout}, on {value.device}"
             raise ValueError(f"{path}: found {found} as {key}, expected plain numbers; use another file")
+        # Strides can make a tensor of any size out of a few numbers.
+        if value.nbytes > value.untyped_storage().nbytes():
+            found = f"{tuple(value.shape)} in {value.untyped_storage().nbytes():,} bytes"
+            raise ValueError(
+                f"{path}: found a tensor of {found} as {key}, expected all of its numbers; use another file"
+            )
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"{path}: found a value that is not finite in {key}, expected numbers; use another file")
 

@@ -19,7 +19,7 @@ def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tiny.copy(made, tmp_path / "project")
+    folder = tiny.linked(made, tmp_path / "project")
     monkeypatch.chdir(folder)
     return folder
 

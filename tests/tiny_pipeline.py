@@ -1,13 +1,13 @@
 """A whole project that the pipeline runs in seconds, and what must happen to it on bad input.
 
-`make` runs all six stages once, in this process; `copy` gives every test its own, by hard links, so files are
+`make` runs all six stages once, in this process; `linked` gives every test its own, by hard links, so files are
 replaced and never written over.
 """
 
+import copy
 import functools
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,9 +34,14 @@ RAW = Path("raw/tiny")
 CLASSES = {"train": ("ant", "bee", "cat"), "test": ("dog", "eel")}
 
 
+@functools.cache
+def _project_settings(root: Path) -> dict:
+    return yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+
+
 def settings(root: Path) -> dict:
     """Return the project's params.yaml, cut down to a training of a second."""
-    found = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    found = copy.deepcopy(_project_settings(root))
     found |= {"datasets": ["tiny"], "backbones": ["mobilenet_v2"], "data_root": "raw"}
     found["variants"] = {"tiny": found["variants"]["glyphs"] | {"layout": "folder", "folder": "tiny", "epochs": 1}}
     found["variants"]["tiny"] |= {"ensemble_size": 2, "meta_class_size": 2, "recall_at": [1, 2]}
@@ -79,7 +84,7 @@ def make(root: Path, folder: Path, upto: str = "report") -> None:
             assert command.guard(STAGES[name], debug=True) == 0
 
 
-def copy(made: Path, folder: Path) -> Path:
+def linked(made: Path, folder: Path) -> Path:
     """Return a project of one's own."""
     shutil.copytree(made, folder, copy_function=os.link)
     return folder
@@ -97,13 +102,18 @@ def state(folder: Path) -> dict[str, tuple]:
 
 
 def refused(work: Callable[[], object], capsys: pytest.CaptureFixture[str], folder: Path = Path()) -> str:
-    """Run a stage or a tool that must refuse; return its one line, once nothing else is seen to be wrong.
+    """Run a stage that must refuse, see `refused_by`."""
+    return refused_by(lambda: command.guard(work), capsys, folder)
+
+
+def refused_by(tool: Callable[[], int], capsys: pytest.CaptureFixture[str], folder: Path = Path()) -> str:
+    """Run a tool that must refuse; return its one line, once nothing else is seen to be wrong.
 
     The status is 1, standard error ends with the line and has no traceback, and no file was touched.
     """
     before = state(folder)
     capsys.readouterr()
-    assert command.guard(work) == 1
+    assert tool() == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if "image/s]" not in line and line.strip()]
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
@@ -111,19 +121,3 @@ def refused(work: Callable[[], object], capsys: pytest.CaptureFixture[str], fold
     assert len(lines[0]) < 1000, lines[0]
     assert state(folder) == before
     return lines[0].removeprefix("error: ")
-
-
-def start(main: Callable[[], int], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Callable[[], None]:
-    """Return a tool's main with a command line of its own, as work for `refused`."""
-
-    def work() -> None:
-        monkeypatch.setattr(sys, "argv", ["tool", *arguments])
-        # The tool guards itself; its status is its answer, and what it printed is read by the caller.
-        if main():
-            raise ToolRefusedError
-
-    return work
-
-
-class ToolRefusedError(Exception):
-    """A tool ended with another status than 0."""

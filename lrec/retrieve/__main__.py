@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Search, print and draw."""
-    name = options.database or query.default_database()
+    name = query.default_database() if options.database is None else options.database
     database = Database.load(name, options.split, device.choose(options.device))
     finder = query.Finder(database)
     queries = finder.find(options.query) if options.query else finder.default()

@@ -126,7 +126,14 @@ class Database:
     def stored(self) -> store.Store | None:
         """The packed store the images come from, or None where it is not here."""
         folder = Path(self.facts.get("store") or "")
-        return store.open_store(folder) if (folder / store.IMAGES).is_file() else None
+        if not (folder / store.IMAGES).is_file():
+            return None
+        opened = store.open_store(folder)
+        rows, last = self.index["row"], len(opened.images) - 1
+        if len(strange := rows[(rows < search.NO_ROW) | (rows > last)]):
+            found = f"found row {strange.iloc[0]} in the index, expected {search.NO_ROW} to {last}"
+            raise ValueError(f"{folder}: {found}; save the database anew")
+        return opened
 
     def embed(self, images: Picture | Sequence[Picture]) -> np.ndarray:
         """Embed files, decoded pictures or (H, W, 3) uint8 arrays, one or several, as (N, d) float32."""
