@@ -23,6 +23,7 @@ Precision = Literal["float32", "bfloat16"]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Natural = Annotated[int, Field(ge=0, le=10**9)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
+Processes = Annotated[int, Field(ge=1, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
@@ -100,7 +101,7 @@ class Train(Section):
     tf32: bool
     deterministic: bool
     compile: bool
-    processes: Count | Literal["gpu"]
+    processes: Processes | Literal["gpu"]
     parallel: Literal["ensemble", "data"]
     device: str
     workers: Threads

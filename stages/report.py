@@ -23,6 +23,7 @@ def main(check: bool) -> None:
         if tables.insert(readme, files.read_text(paths.TABLES, "report")) != readme:
             raise ValueError(f"{paths.README}: its tables are not those of {paths.TABLES}; run python -m stages.report")
         return
+    tables.insert(readme, "")  # without markers nothing is written
     settings = params.load()
     known = ledger.read(paths.LEDGER)
     listed, shown, histories, sizes = {}, [], [], []
