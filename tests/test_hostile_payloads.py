@@ -1,6 +1,8 @@
 """Files with a payload that would leave a mark: no stage runs it, and whoever unpickles them does."""
 
+import contextlib
 import io
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -15,13 +17,13 @@ from made_sets import save_mat
 
 
 class Call:
-    """Unpickling this opens a file for writing."""
+    """Unpickling this makes a folder."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = str(mark)
 
     def __reduce__(self) -> tuple:
-        return open, (self.mark, "w")
+        return os.mkdir, (self.mark,)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def archived_array(mark: Path) -> bytes:
 
 # The header of a .npy is Python's syntax.
 def header_call(mark: Path) -> bytes:
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': (open({str(mark)!r}, 'w'),)}}"
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': (__import__('os').mkdir({str(mark)!r}),)}}"
     padded = text.ljust(63 + 64 * (len(text) // 64 + 1)) + "\n"
     return b"\x93NUMPY\x01\0" + len(padded).to_bytes(2, "little") + padded.encode() + bytes(99)
 
@@ -83,10 +85,9 @@ def test_arrays(project: Path, capsys: pytest.CaptureFixture[str], kind: str, na
 
 
 YAML = {
-    "apply": "x: !!python/object/apply:builtins.open ['{mark}', 'w']\n",
-    "new": "x: !!python/object/new:io.FileIO ['{mark}', 'w']\n",
-    "as a key": "? !!python/object/apply:builtins.open ['{mark}', 'w']\n: 1\n",
-    "behind an alias": "x: &x !!python/object/apply:builtins.open ['{mark}', 'w']\ny: *x\n",
+    "apply": "x: !!python/object/apply:os.mkdir ['{mark}']\n",
+    "as a key": "? !!python/object/apply:os.mkdir ['{mark}']\n: 1\n",
+    "behind an alias": "x: &x !!python/object/apply:os.mkdir ['{mark}']\ny: *x\n",
 }
 
 
@@ -95,11 +96,10 @@ def test_yaml(project: Path, capsys: pytest.CaptureFixture[str], kind: str) -> N
     mark = project / "mark"
     text = YAML[kind].format(mark=mark)
     tiny.replace(project / "params.yaml", text.encode())
-    assert "params.yaml: not readable as YAML: could not determine a constructor" in tiny.refused(
-        tiny.STAGES["preprocess"], capsys
-    )
+    assert "params.yaml: not readable as YAML: " in tiny.refused(tiny.STAGES["preprocess"], capsys)
     assert not mark.exists()
-    yaml.unsafe_load(text)
+    with contextlib.suppress(yaml.YAMLError):
+        yaml.unsafe_load(text)
     assert mark.exists()
 
 
@@ -130,7 +130,12 @@ def test_tables_and_json_are_data(project: Path, capsys: pytest.CaptureFixture[s
     mark = project / "mark"
     code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
     path = project / "data/meta_classes/tiny.csv"
-    tiny.replace(path, path.read_bytes().replace(b"\nant,0", f'\nant,"{code}"'.encode(), 1).replace(b"\nant,1", f'\nant,"{code}"'.encode(), 1))
+    tiny.replace(
+        path,
+        path.read_bytes()
+        .replace(b"\nant,0", f'\nant,"{code}"'.encode(), 1)
+        .replace(b"\nant,1", f'\nant,"{code}"'.encode(), 1),
+    )
     assert "as branch_0, expected a whole number" in tiny.refused(tiny.STAGES["train"], capsys)
     tiny.replace(project / "embeddings/tiny/mobilenet_v2/embedding.json", code.encode())
     assert "embedding.json: not JSON" in tiny.refused(tiny.STAGES["evaluate"], capsys)

@@ -41,7 +41,8 @@ def decode(path: Path) -> Image.Image:
             if width * height > MAX_PIXELS:
                 raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS:,} in all")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)  # a copy of a large one would take as much memory again
+            return _to_rgb(image)
     except Exception as error:  # a damaged file can raise nearly anything inside Pillow
         if isinstance(error, MemoryError):
             raise
@@ -57,7 +58,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ALPHA or "transparency" in image.info:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _scale_to_bytes(grey: np.ndarray) -> np.ndarray:
