@@ -230,9 +230,7 @@ PROCESSES: dict[str, tuple[list[str], str]] = {
         ["lrec.retrieve", "--query", f"{ESCAPES}.png"],
         r"error: \x1b]0;owned\x07\x1b[31m.png: query not found",
     ),
-    "export": (["lrec.export", "tiny/../x"], "not a combination"),
     "check": (["lrec.datasets", "check", "tiny"], "error: tiny: 1 problem(s), listed above"),
-    "report": (["stages.report"], "results/tiny/mobilenet_v2/result.json: not found"),
 }
 
 
