@@ -23,8 +23,12 @@ _NUMBER = re.compile(r"[-+]?([0-9]{1,99}\.?[0-9]*|\.[0-9]+)([eE](\+?[0-9]{1,2}|-
 _FINITE_ROWS = 65536
 
 # In the place of the stage that makes a file, where none does.
-COMMITTED, SAVED = "git", "Database.save"
-_OTHER_REMEDIES = {COMMITTED: "restore it with `git checkout`", SAVED: "save the database anew"}
+COMMITTED, SAVED, GIVEN = "git", "Database.save", "you"
+_OTHER_REMEDIES = {
+    COMMITTED: "restore it with `git checkout`",
+    SAVED: "save the database anew",
+    GIVEN: "correct it, or name another file",
+}
 
 
 def _sync_folder(folder: Path) -> None:

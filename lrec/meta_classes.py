@@ -77,8 +77,17 @@ def write(path: Path, class_names: list[str], groups: np.ndarray) -> None:
     files.write_table(path, pd.DataFrame(columns))
 
 
-def read(path: Path, class_names: list[str], meta_class_size: int, ensemble_size: int) -> np.ndarray:
+def read(
+    path: Path, class_names: list[str], meta_class_size: int, ensemble_size: int, made_by: str = "meta_classes"
+) -> np.ndarray:
     """Read groups back and check them against what this run needs.
+
+    Args:
+        path: of the CSV.
+        class_names: of the C training classes.
+        meta_class_size: D.
+        ensemble_size: M.
+        made_by: who wrote the file, for errors, see `lrec.files`.
 
     Returns:
         (M, C) int64, columns in the order of `class_names`.
@@ -88,7 +97,7 @@ def read(path: Path, class_names: list[str], meta_class_size: int, ensemble_size
         with one code; the message names the file.
     """
     branches = [f"branch_{m}" for m in range(ensemble_size)]
-    table = files.read_table(path, ["class"], "meta_classes", integers=branches)
+    table = files.read_table(path, ["class"], made_by, integers=branches)
     if list(table.columns[1:]) != branches:
         raise ValueError(
             f"{path}: found {len(table.columns) - 1} branch columns, expected {ensemble_size} (branch_0 "

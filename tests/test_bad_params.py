@@ -12,6 +12,7 @@ import tiny_pipeline as tiny
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_sets import write
 
 from lrec import params
 
@@ -151,6 +152,21 @@ def test_file(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> No
     tiny.replace(folder / "params.yaml", content)
     line = refused(folder, capsys)
     assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "class,branch_0,branch_1\n", "class,branch_0,branch_1\nant,0,x\n", "a\0b"]
+)
+def test_reused_meta_classes(folder: Path, root: Path, capsys: pytest.CaptureFixture[str], content: str | None) -> None:
+    """A file of the user's own, which no line tells them to delete."""
+    tiny.write_settings(folder, changed(root, "meta_classes.load_ids", "mine/ids.csv"))
+    index = "".join(f"{n},{n}.png,{name},{n},{'test' if n > 2 else 'train'}\n" for n, name in enumerate("abcd"))
+    write(folder / "data/processed/tiny/index.csv", f"row,path,class,label,split\n{index}")
+    if content is not None:
+        write(folder / "mine/ids.csv", content)
+    line = tiny.refused(tiny.STAGES["meta_classes"], capsys, folder)
+    assert line.startswith("mine/ids.csv: ")
+    assert line.endswith("; correct it, or name another file")
 
 
 def test_aliases_take_no_memory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
