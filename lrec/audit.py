@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lrec import files
+from lrec import reading
 
 Difference = Annotated[float, Field(ge=0)]
 
@@ -43,7 +43,7 @@ def read(path: Path) -> Facts:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged.
     """
-    return files.read_json(path, "embed", Facts)
+    return reading.read_json(path, "embed", Facts)
 
 
 def measure(

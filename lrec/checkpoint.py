@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lrec import files, ranks
+from lrec import files, ranks, reading
 from lrec.model import Ensemble
 
 PROGRESS = "progress.json"
@@ -119,7 +119,7 @@ class Checkpoint:
                 best = {
                     key: sources[f"best.{key}"].get_tensor(f"best.{key}") for key in wanted if f"best.{key}" in sources
                 }
-            return files.read_json(states[-1] / PROGRESS, "train"), best
+            return reading.read_json(states[-1] / PROGRESS, "train"), best
         except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{states[-1]}: damaged checkpoint ({reason}); delete it and run again") from error

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from lrec import files, runs
+from lrec import files, reading, runs
 from lrec.backbones import BACKBONES
 
 Ledger = dict[str, dict[str, dict[str, Any]]]
@@ -102,7 +102,7 @@ Whole = Annotated[Result, AfterValidator(_comparable)]
 
 def read_result(path: Path, variant: str, backbone: str) -> dict[str, Any]:
     """Read the result.json of a combination: at least what `Result` says."""
-    result = files.read_json(path, "evaluate", Whole)
+    result = reading.read_json(path, "evaluate", Whole)
     if (result["variant"], result["backbone"]) != (variant, backbone):
         found = f"{result['variant']}/{result['backbone']}"
         raise ValueError(
@@ -119,7 +119,7 @@ def read(path: Path) -> Ledger:
     """
     if not path.exists():
         return {}
-    ledger = files.read_json(path, files.COMMITTED, dict[str, dict[str, Whole]])
+    ledger = reading.read_json(path, reading.COMMITTED, dict[str, dict[str, Whole]])
     for variant, entries in ledger.items():
         for key, entry in entries.items():
             if (variant, key) != (found := (entry["variant"], name(entry))):

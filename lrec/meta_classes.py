@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lrec import files
+from lrec import files, reading
 
 _DRAWS = 100
 
@@ -87,7 +87,7 @@ def read(
         class_names: of the C training classes.
         meta_class_size: D.
         ensemble_size: M.
-        made_by: who wrote the file, for errors, see `lrec.files`.
+        made_by: who wrote the file, for errors, see `lrec.reading`.
 
     Returns:
         (M, C) int64, columns in the order of `class_names`.
@@ -97,7 +97,7 @@ def read(
         with one code; the message names the file.
     """
     branches = [f"branch_{m}" for m in range(ensemble_size)]
-    table = files.read_table(path, ["class"], made_by, integers=branches)
+    table = reading.read_table(path, ["class"], made_by, integers=branches)
     if list(table.columns[1:]) != branches:
         raise ValueError(
             f"{path}: found {len(table.columns) - 1} branch columns, expected {ensemble_size} (branch_0 "

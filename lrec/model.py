@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from typing_extensions import TypedDict
 
-from lrec import files
+from lrec import files, reading
 from lrec import weights as starting_weights
 from lrec.backbones import BACKBONES, PAPER_SHARE, SHARES, Backbone
 
@@ -206,7 +206,7 @@ def save(model: Ensemble, folder: Path, settings: dict) -> dict:
 
 def read_config(folder: Path) -> dict:
     """Read the config of a saved ensemble: at least what `Config` says."""
-    return files.read_json(folder / CONFIG, "train", Config)
+    return reading.read_json(folder / CONFIG, "train", Config)
 
 
 def load(folder: Path) -> tuple[Ensemble, dict]:

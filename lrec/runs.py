@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lrec import files
+from lrec import files, reading
 
 
 class Run(TypedDict, total=False):
@@ -79,5 +79,5 @@ def find(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record of the training with these settings, without them, or None when there is none here."""
     if not path.is_file():
         return None
-    found = files.read_json(path, "train", Run)
+    found = reading.read_json(path, "train", Run)
     return {key: found[key] for key in found if key != "settings"} if found.get("settings") == settings else None

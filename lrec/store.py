@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lrec import files, progress
+from lrec import files, progress, reading
 
 IMAGES, INDEX, DATASET = "images.npy", "index.csv", "dataset.json"
 COLUMNS = ("row", "path", "class", "label", "split")
@@ -173,7 +173,7 @@ def read_index(path: Path) -> pd.DataFrame:
         ValueError: a cell is no number, rows are out of order, a split is unknown, or labels and classes do
             not belong together.
     """
-    table = files.read_table(path, COLUMNS, "preprocess", integers=("row", "label"))
+    table = reading.read_table(path, COLUMNS, "preprocess", integers=("row", "label"))
     table = table.astype({"row": np.int64, "label": np.int64})
     strange = np.flatnonzero(table["row"] != np.arange(len(table)))
     if len(strange):
@@ -200,7 +200,7 @@ def _refuse(path: Path, found: str) -> NoReturn:
 
 def read_facts(folder: Path) -> Facts:
     """Read a store's dataset.json."""
-    return files.read_json(folder / DATASET, "preprocess", Facts)
+    return reading.read_json(folder / DATASET, "preprocess", Facts)
 
 
 def open_store(folder: Path) -> Store:
@@ -211,8 +211,8 @@ def open_store(folder: Path) -> Store:
         ValueError: a file is damaged, or index and images disagree.
     """
     index = read_index(folder / INDEX)
-    images = files.read_array(folder / IMAGES, "preprocess", 4, np.uint8)
-    dataset = files.read_json(folder / DATASET, "preprocess", Packed)
+    images = reading.read_array(folder / IMAGES, "preprocess", 4, np.uint8)
+    dataset = reading.read_json(folder / DATASET, "preprocess", Packed)
     if len(images) != len(index):
         raise ValueError(
             f"{folder}: found {len(images)} images and {len(index)} index rows, expected as many; preprocess anew"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from lrec import files
+from lrec import reading
 from lrec.printable import boxed
 
 _UNSAFE = str.maketrans("|<>", "¦‹›")
@@ -138,7 +138,7 @@ def read_reference(path: Path, variant: str) -> pd.DataFrame:
         ValueError: it is no such table.
     """
     columns = _PUBLISHED_COLUMNS if path.name == PUBLISHED else _COLUMNS
-    table = files.read_table(path, columns, files.COMMITTED, numbers=["recall_percent"], integers=["k", "year"])
+    table = reading.read_table(path, columns, reading.COMMITTED, numbers=["recall_percent"], integers=["k", "year"])
     dataset, crop = VARIANTS.get(variant, ("", ""))
     table = table.astype({"k": np.int64, "recall_percent": np.float64})
     return table[(table["dataset"] == dataset) & (table["crop"] == crop)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lrec import files, recall
+from lrec import reading, recall
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _splits(index: pd.DataFrame) -> list[str]:
 
 def read_split(path: Path, index: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a split's embeddings, a memory map, and its labels; errors as of `read`."""
-    embeddings = files.read_array(path, "embed", 2, np.float32, np.float16, finite=True)
+    embeddings = reading.read_array(path, "embed", 2, np.float32, np.float16, finite=True)
     labels = index.loc[index["split"] == split, "label"].to_numpy()
     if len(embeddings) != len(labels):
         raise ValueError(f"{path}: found {len(embeddings)} rows, expected {len(labels)} as in the index; embed anew")

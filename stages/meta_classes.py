@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lrec import command, files, meta_classes, params, paths, store
+from lrec import command, meta_classes, params, paths, reading, store
 
 
 def main(variant: str) -> None:
@@ -13,7 +13,7 @@ def main(variant: str) -> None:
     size, branches = chosen.meta_class_size, chosen.ensemble_size
     reuse = settings.meta_classes.load_ids
     if reuse:
-        groups = meta_classes.read(Path(reuse), classes, size, branches, files.GIVEN)
+        groups = meta_classes.read(Path(reuse), classes, size, branches, reading.GIVEN)
     else:
         groups = meta_classes.assign(len(classes), size, branches, settings.meta_classes.seed)
     meta_classes.write(paths.meta_classes(variant), classes, groups)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lrec import command, diagram, figures, files, ledger, model, params, paths, runs, tables
+from lrec import command, diagram, figures, files, ledger, model, params, paths, reading, runs, tables
 from lrec.printable import escaped
 from lrec.report import page
 
@@ -18,9 +18,9 @@ CURVE = ("branches", "subsets", "recall_at_1")
 
 def main(check: bool) -> None:
     """Write metrics/, report/, the figures in data/, and the README between its markers."""
-    readme = files.read_text(paths.README, files.COMMITTED)
+    readme = reading.read_text(paths.README, reading.COMMITTED)
     if check:
-        if tables.insert(readme, files.read_text(paths.TABLES, "report")) != readme:
+        if tables.insert(readme, reading.read_text(paths.TABLES, "report")) != readme:
             raise ValueError(f"{paths.README}: its tables are not those of {paths.TABLES}; run python -m stages.report")
         return
     tables.insert(readme, "")  # without markers nothing is written
@@ -34,13 +34,13 @@ def main(check: bool) -> None:
             if not ledger.upsert(known, result, run):
                 print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
             listed.setdefault(variant, {})[ledger.name(result)] = flat(result)
-            history = files.read_table(paths.history(variant, backbone), HISTORY, "train", numbers=HISTORY)
+            history = reading.read_table(paths.history(variant, backbone), HISTORY, "train", numbers=HISTORY)
             folder = paths.gallery(variant, backbone)
             found = page.read_gallery(folder / paths.GALLERY)
             shown.append(page.Combination(result, history, found, folder))
             named = f"{variant}/{ledger.name(result)}"
             path = paths.results(variant, backbone) / "ensemble_size.csv"
-            curve = files.read_table(path, CURVE, "evaluate", numbers=CURVE)
+            curve = reading.read_table(path, CURVE, "evaluate", numbers=CURVE)
             histories.append(history.assign(combination=named))
             sizes.append(curve.assign(combination=named))
     known = ledger.ordered(known)

@@ -12,6 +12,7 @@ LEVELS = [
         "paths",
         "command",
         "printable",
+        "reading",
         "strict_yaml",
         "progress",
         "device",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrec import command, files
+from lrec import command, files, reading
 
 
 def test_an_expected_error_is_one_line(capsys: pytest.CaptureFixture[str]):
@@ -60,7 +60,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path):
 
     with pytest.raises(OSError, match="disk full"):
         write_half()
-    assert files.read_json(path, "report") == {"a": 1}
+    assert reading.read_json(path, "report") == {"a": 1}
     assert [entry.name for entry in path.parent.iterdir()] == ["a.json"]
 
 
@@ -102,6 +102,6 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path: Path):
 def test_arrays_are_checked(tmp_path: Path):
     np.save(tmp_path / "a.npy", np.zeros((2, 3), np.float32))
     with pytest.raises(ValueError, match=r"a\.npy: 2 dimensions of float32, expected 4 of uint8; delete it and run"):
-        files.read_array(tmp_path / "a.npy", "preprocess", 4, np.uint8)
+        reading.read_array(tmp_path / "a.npy", "preprocess", 4, np.uint8)
     with pytest.raises(FileNotFoundError, match=r"b\.npy: not found; run `dvc repro` \(stage embed\) first"):
-        files.read_array(tmp_path / "b.npy", "embed", 2, np.float32)
+        reading.read_array(tmp_path / "b.npy", "embed", 2, np.float32)

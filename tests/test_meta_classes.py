@@ -89,7 +89,7 @@ def test_file_round_trip(tmp_path: Path):
         ("branch_2", "branch_9", "3 branch columns, expected 3"),
         ("0012,", "0013,", "'0012' is in one of them only"),
         ("a,0", "a,7", "found meta classes 0-7, expected 0-1"),
-        ("a,0", "a,x", "no whole number"),
+        ("a,0", "a,x", "expected a whole number"),
         ("a,0,1", "a,1,0", "two classes have the same code"),
     ],
 )

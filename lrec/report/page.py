@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lrec import files, model
+from lrec import model, reading
 from lrec.class_names import readable
 from lrec.ledger import Ledger
 from lrec.report import chart, sections
@@ -81,7 +81,7 @@ def read_gallery(path: Path) -> dict[str, Any]:
         FileNotFoundError: it, or a picture, is not there.
         ValueError: it is damaged.
     """
-    found = files.read_json(path, "evaluate", Gallery)
+    found = reading.read_json(path, "evaluate", Gallery)
     shown = [query for section in found["sections"].values() for query in section]
     for picture in [*shown, *(result for query in shown for result in query["results"])]:
         if not (path.parent / picture["image"]).is_file():

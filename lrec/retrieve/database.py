@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from typing_extensions import TypedDict
 
-from lrec import audit, files, paths, search, store
+from lrec import audit, files, paths, reading, search, store
 from lrec.datasets import picture
 from lrec.retrieve.encoder import Encoder, Picture
 
@@ -66,9 +66,11 @@ class Database:
         if (folder / FACTS).is_file():
             if split is not None:
                 raise ValueError(f"{folder}: found a split ({split}), expected none: a saved database is one whole")
-            table = files.read_table(folder / INDEX, COLUMNS, files.SAVED, integers=["row"]).astype({"row": np.int64})
-            facts = files.read_json(folder / FACTS, files.SAVED, Facts)
-            return cls(_open_array(folder / EMBEDDINGS, files.SAVED), table, facts, device)
+            table = reading.read_table(folder / INDEX, COLUMNS, reading.SAVED, integers=["row"]).astype(
+                {"row": np.int64}
+            )
+            facts = reading.read_json(folder / FACTS, reading.SAVED, Facts)
+            return cls(_open_array(folder / EMBEDDINGS, reading.SAVED), table, facts, device)
         if folder.is_dir() and folder.parts[:1] == paths.EMBEDDINGS.parts:
             folder = folder.relative_to(paths.EMBEDDINGS)
         if len(folder.parts) != 2 or not paths.embeddings(*folder.parts).is_dir():
@@ -222,4 +224,4 @@ class Database:
 
 def _open_array(path: Path, made_by: str) -> np.ndarray:
     """Memory-map embeddings of either precision; what is not finite in them is noticed when it is searched."""
-    return files.read_array(path, made_by, 2, np.float32, np.float16)
+    return reading.read_array(path, made_by, 2, np.float32, np.float16)
