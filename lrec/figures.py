@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lrec import files
-from lrec.tables import NAMES, PAPER_ENSEMBLE_SIZE, PAPER_IMAGE_SIZE, PAPER_META_CLASS_SIZE, VARIANTS
+from lrec.ledger import PAPER_ENSEMBLE_SIZE
+from lrec.tables import NAMES, PAPER_IMAGE_SIZE, PAPER_META_CLASS_SIZE, VARIANTS
 
 INK, FAINT, LINE = "#1f2328", "#59636e", "#d1d9e0"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.edgecolor": LINE, "xtick.color": FAINT}
@@ -81,7 +82,7 @@ def rows(variant: str, reference: Path, entries: dict[str, dict[str, Any]]) -> d
     Args:
         variant: one of `lrec.tables.VARIANTS`.
         reference: folder of reported_recall.csv, clean_recall.csv and published_recall.csv.
-        entries: the ledger's {backbone: entry} of this variant; those of another size are left out.
+        entries: the ledger's {name: entry} of this variant; what is not the benchmark is left out.
     """
     reported, clean, others = (
         _first(reference / f"{n}_recall.csv", variant) for n in ("reported", "clean", "published")

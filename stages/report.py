@@ -31,7 +31,7 @@ def main(check: bool) -> None:
             run = runs.find(paths.run_record(variant, backbone), result["settings"])
             if not ledger.upsert(known, result, run):
                 print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
-            listed.setdefault(variant, {})[ledger.name(result)] = flat(result)
+            listed.setdefault(variant, {})[ledger.metric(result)] = flat(result)
             history = files.read_table(paths.history(variant, backbone), HISTORY, "train")
             folder = paths.gallery(variant, backbone)
             found = files.read_json(folder / paths.GALLERY, "evaluate")
@@ -69,7 +69,7 @@ def prune(settings: params.Params) -> None:
 
 def draw(known: ledger.Ledger) -> list[Path]:
     """Draw the figures; return their paths."""
-    size = tables.PAPER_ENSEMBLE_SIZE, tables.PAPER_META_CLASS_SIZE["car"], tables.PAPER_IMAGE_SIZE
+    size = ledger.PAPER_ENSEMBLE_SIZE, tables.PAPER_META_CLASS_SIZE["car"], tables.PAPER_IMAGE_SIZE
     diagram.draw(paths.ARCHITECTURE, "resnet18", *size)
     for name, variants in figures.PANELS.items():
         figures.comparison(paths.figure(name), variants, paths.REFERENCE, known)

@@ -9,9 +9,8 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from lrec import model
+from lrec import ledger, model, tables
 from lrec.class_names import readable
-from lrec.ledger import Ledger
 from lrec.report import chart, sections
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
@@ -34,13 +33,13 @@ class Combination:
     folder: Path
 
 
-def render(combinations: list[Combination], known: Ledger, tables: str, pictures: list[Path]) -> str:
+def render(combinations: list[Combination], known: ledger.Ledger, markdown: str, pictures: list[Path]) -> str:
     """Return the page as HTML that loads nothing.
 
     Args:
         combinations: the listed ones.
         known: the ledger.
-        tables: the benchmark tables as Markdown.
+        markdown: the benchmark tables.
         pictures: the figures to show, PNG.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -48,7 +47,7 @@ def render(combinations: list[Combination], known: Ledger, tables: str, pictures
     environment.filters |= {"readable": readable, "embedded": embedded}
     return environment.get_template("page.html").render(
         combinations=[_shown(combination) for combination in combinations],
-        tables=sections.parse(tables),
+        tables=sections.parse(markdown),
         pictures=pictures,
         runs=[_run(entry) for backbones in known.values() for entry in backbones.values()],
     )
@@ -62,7 +61,7 @@ def embedded(path: Path) -> Markup:
 def _shown(combination: Combination) -> dict[str, Any]:
     result = combination.result
     return {
-        "name": f"{result['variant']}/{result['backbone']}",
+        "name": f"{result['variant']}/{ledger.name(result)}",
         "facts": _facts(result),
         "charts": [*_training(combination.history), _recalls(result), *_analyses(result.get("analysis") or {})],
         "gallery": combination.gallery,
@@ -123,26 +122,14 @@ def _run(entry: dict[str, Any]) -> dict[str, Any]:
     shape = entry["backbone"], used["ensemble_size"], used["meta_class_size"]
     untold = "not recorded"
     return {
-        "name": f"{entry['variant']}/{entry['backbone']}",
+        "name": f"{entry['variant']}/{ledger.name(entry)}",
         "recall": " / ".join(f"{100 * share:.1f}" for share in entry["recall"].values()),
         "at": " / ".join(entry["recall"]),
         "partial": entry["partial"],
-        "parameters": f"{model.count_parameters(*shape):,}",
-        "macs": f"{model.count_macs(*shape, used['image_size']) / 1e9:.3g}",
-        "time": _duration(run["seconds"]) if "seconds" in run else untold,
+        "parameters": f"{model.count_parameters(*shape, share=used['share']):,}",
+        "macs": f"{model.count_macs(*shape, used['image_size'], used['share']) / 1e9:.3g}",
+        "time": tables.duration(run["seconds"]) if "seconds" in run else untold,
         "hardware": ", ".join(run[key] for key in ("device", "machine") if run.get(key)) or untold,
         "commit": run.get("commit") or untold,
         "settings": used,
     }
-
-
-def _duration(seconds: float) -> str:
-    """Return a time for the eye.
-
-    >>> _duration(59.6), _duration(754), _duration(9000)
-    ('60 s', '12 min 34 s', '2 h 30 min')
-    """
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 5400 else f"{whole // 3600} h {whole % 3600 // 60} min"
