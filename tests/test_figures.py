@@ -3,10 +3,12 @@
 import copy
 from pathlib import Path
 
+import matplotlib
 import pytest
 from PIL import Image
 
 from lrec import diagram, figures, ledger, tables
+from lrec.backbones import BACKBONES
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,22 @@ def test_nothing_published_is_lost(root: Path):
         if row.name != "LREC"
     ]
     assert len(shown) == len(at_1) > 0
+
+
+def test_every_backbone_has_its_place():
+    assert set(BACKBONES) <= set(figures.BACKBONES)
+
+
+def test_a_users_own_style_changes_nothing(root: Path, tmp_path: Path):
+    reference, panel = root / "data/reference", figures.PANELS["sota_isc"]
+    figures.comparison(tmp_path / "a.png", panel, reference, {})
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.bbox": "tight"}):
+        figures.comparison(tmp_path / "b.png", panel, reference, {})
+        diagram.draw(tmp_path / "d.png", "resnet18", 2, 5, 64)
+        assert matplotlib.rcParams["font.size"] == 30
+    diagram.draw(tmp_path / "c.png", "resnet18", 2, 5, 64)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "d.png").read_bytes()
 
 
 def test_same_bytes_and_no_metadata(root: Path, tmp_path: Path, entry: dict):
