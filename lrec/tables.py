@@ -44,7 +44,9 @@ def parameter_table(
     return _markdown([*header, f"GMACs per {PAPER_IMAGE_SIZE} px image (D=12)"], rows)
 
 
-def recall_table(variant: str, entries: dict[str, dict[str, Any]], ks: list[int], reference: Path) -> str:
+def recall_table(
+    variant: str, entries: dict[str, dict[str, Any]], ks: list[int], reference: Path, models: dict[str, Path]
+) -> str:
     """Render one variant's recalls: the sources side by side, percent.
 
     A backbone's first row is the paper's ensemble of it; other sizes and kinds of embedding stand below,
@@ -55,6 +57,8 @@ def recall_table(variant: str, entries: dict[str, dict[str, Any]], ks: list[int]
         entries: the ledger's {name: entry} of this variant, see `lrec.ledger.name`.
         ks: cut-offs of the columns.
         reference: folder of reported_recall.csv and clean_recall.csv.
+        models: folders of the models that belong to this state of the repository, {name: folder}: below the
+            table stands how to get them. Those of other rows belong to other revisions.
     """
     reported = _reference(reference / "reported_recall.csv", variant)
     clean = _reference(reference / "clean_recall.csv", variant)
@@ -74,6 +78,7 @@ def recall_table(variant: str, entries: dict[str, dict[str, Any]], ks: list[int]
             row[-4] += " †"
             notes.append(f"† {name}: {_share_of_official(entry)}; not comparable with the full benchmark.")
         rows.append(row)
+    notes += [f"Model {name}: `dvc get <repository> {folder.as_posix()}`" for name, folder in models.items()]
     title = f"### {variant}\n\nRecall@{' / '.join(str(k) for k in ks)}, percent.\n\n"
     return (
         title

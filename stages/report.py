@@ -24,7 +24,7 @@ def main(check: bool) -> None:
     settings = params.load()
     prune(settings)
     known = ledger.read(paths.LEDGER)
-    listed, shown, histories, sizes = {}, [], [], []
+    listed, models, shown, plots = {}, {}, [], {}
     for variant in settings.datasets:
         for backbone in settings.backbones:
             result = files.read_json(paths.result(variant, backbone), "evaluate")
@@ -36,15 +36,14 @@ def main(check: bool) -> None:
             folder = paths.gallery(variant, backbone)
             found = files.read_json(folder / paths.GALLERY, "evaluate")
             shown.append(page.Combination(result, history, found, folder))
-            named = f"{variant}/{ledger.name(result)}"
-            curve = files.read_table(paths.results(variant, backbone) / "ensemble_size.csv", ("branches",), "evaluate")
-            histories.append(history.assign(combination=named))
-            sizes.append(curve.assign(combination=named))
+            models.setdefault(variant, {})[ledger.name(result)] = paths.model(variant, backbone)
+            for name, table in curves(result, history).items():
+                plots.setdefault(name, []).append(table)
     known = ledger.ordered(known)
-    rendered = render(settings, known)
+    rendered = render(settings, known, models)
     files.write_json(paths.RECALL, listed)
-    for name, curves in (("training", histories), ("ensemble_size", sizes)):
-        files.write_table(paths.TABLES.with_name(f"{name}.csv"), pd.concat(curves))
+    for name, found in plots.items():
+        files.write_table(paths.TABLES.with_name(f"{name}.csv"), pd.concat(found))
     ledger.write(paths.LEDGER, known)
     files.write_text(paths.TABLES, rendered)
     files.write_text(paths.README, tables.insert(readme, rendered))
@@ -76,6 +75,19 @@ def draw(known: ledger.Ledger) -> list[Path]:
     return [paths.ARCHITECTURE, *(paths.figure(name) for name in figures.PANELS)]
 
 
+def curves(result: dict, history: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the curves for `dvc plots`, each with a column that names the combination."""
+    folder = paths.results(result["variant"], result["backbone"])
+    recalls = [(k, round(100 * share, 4)) for k, share in result["recall"].items()]
+    found = {
+        "training": history,
+        "recall_at_k": pd.DataFrame(recalls, columns=["k", "recall"]),
+        "ensemble_size": files.read_table(folder / "ensemble_size.csv", ("branches",), "evaluate"),
+    }
+    named = f"{result['variant']}/{ledger.name(result)}"
+    return {name: table.assign(combination=named) for name, table in found.items()}
+
+
 def flat(result: dict) -> dict[str, float]:
     """Return the figures for `dvc metrics`, percent with two decimals."""
     figures = {f"recall_at_{k}": round(100 * share, 2) for k, share in result["recall"].items()}
@@ -86,8 +98,14 @@ def flat(result: dict) -> dict[str, float]:
     return figures
 
 
-def render(settings: params.Params, known: ledger.Ledger) -> str:
-    """Return all tables: model parameters, recalls per variant of params.yaml or the ledger, and analyses."""
+def render(settings: params.Params, known: ledger.Ledger, models: dict[str, dict[str, Path]]) -> str:
+    """Return all tables: model parameters, recalls per variant of params.yaml or the ledger, and analyses.
+
+    Args:
+        settings: with the variants.
+        known: the ledger.
+        models: folders of the models that this run made: {variant: {name: folder}}.
+    """
     parts = [
         "### Model parameters",
         tables.parameter_table(list(model.BACKBONES), model.count_parameters, model.count_macs),
@@ -96,7 +114,7 @@ def render(settings: params.Params, known: ledger.Ledger) -> str:
         entries = known.get(variant, {})
         if variant in tables.VARIANTS or entries:
             ks = settings.variants[variant].recall_at if variant in settings.variants else _cutoffs(entries)
-            parts.append(tables.recall_table(variant, entries, ks, paths.REFERENCE))
+            parts.append(tables.recall_table(variant, entries, ks, paths.REFERENCE, models.get(variant, {})))
     parts += [tables.ensemble_table(known), tables.compression_table(known)]
     return "\n\n".join(part for part in parts if part) + "\n"
 

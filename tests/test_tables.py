@@ -40,7 +40,7 @@ def entry(**changes) -> dict:
 
 
 def table(root: Path, entries: dict, variant: str = "car_cropped", ks=(1, 2, 4, 8)) -> str:
-    return tables.recall_table(variant, entries, list(ks), root / "data/reference")
+    return tables.recall_table(variant, entries, list(ks), root / "data/reference", {})
 
 
 def row(text: str, backbone: str) -> list[str]:
@@ -66,6 +66,12 @@ def test_three_sources_side_by_side(root: Path):
         "",
     ]
     assert row(text, "resnet50")[3:] == ["not run", "not run", "", ""]
+
+
+def test_a_model_at_hand_is_linked(root: Path):
+    models = {"resnet18 (M=4)": Path("models/mine/resnet18")}
+    text = tables.recall_table("mine", {"resnet18 (M=4)": entry()}, [1], root / "data/reference", models)
+    assert text.splitlines()[-1] == "Model resnet18 (M=4): `dvc get <repository> models/mine/resnet18`"
 
 
 def test_how_long_an_epoch_took(root: Path):
