@@ -154,6 +154,14 @@ def test_chart_places_points():
     assert "a<b" not in drawn
 
 
+def test_numbers_of_an_axis_do_not_collide():
+    drawn = chart.lines([chart.Line("", [(2.0**n, n) for n in range(4, 16)])], "bytes", "y", log=True)
+    ticks = re.findall(r'<text x="([\d.]+)" y="226" text-anchor="middle">([\d,]+)<', drawn)
+    assert len(ticks) > 4
+    for (left, before), (right, after) in zip(ticks, ticks[1:], strict=False):
+        assert float(right) - float(left) > 7 * (len(before) + len(after)) / 2
+
+
 def test_chart_draws_spreads_and_says_what_points_are():
     drawn = chart.lines(
         [

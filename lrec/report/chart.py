@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
-_COLOURS = 8  # in the page's style
+_COLOURS, _DIGIT = 8, 7  # in the page's style: curves' colours, width of a digit
 _TICKS = (1, 2, 2.5, 5, 10)
 
 
@@ -144,10 +144,11 @@ def scale(low: float, high: float) -> list[float]:
 
 
 def _spread(xs: Sequence[float], across: Callable[[float], float]) -> list[float]:
-    """Leave out ticks that would run into their neighbour."""
+    """Leave out ticks whose numbers would run into their neighbour's."""
     kept: list[float] = []
     for x in xs:
-        if not kept or across(x) - across(kept[-1]) >= 26:
+        room = _DIGIT * (len(_number(x)) + len(_number(kept[-1]))) / 2 + 10 if kept else 0
+        if not kept or across(x) - across(kept[-1]) >= room:
             kept.append(x)
     return kept
 
