@@ -160,8 +160,9 @@ def _settings(entry: dict[str, Any] | None) -> str:
     if not entry:
         return ""
     used = entry["settings"]
+    epochs = f"{used['epochs']} epochs" + (f" (epoch {used['kept_epoch']} kept)" if "kept_epoch" in used else "")
     return (
-        f"M {used['ensemble_size']}, D {used['meta_class_size']}, {used['image_size']} px, {used['epochs']} epochs, "
+        f"M {used['ensemble_size']}, D {used['meta_class_size']}, {used['image_size']} px, {epochs}, "
         f"batch {used['batch_size']}, weights {used['weights'].split()[0]}"
         + ("" if used["share"] == PAPER_SHARE else f", shared up to {used['share']}")
         + ("" if entry["kind"] == PAPER_KIND else f", embedded {entry['kind']}")
@@ -174,7 +175,8 @@ def _epoch_time(entry: dict[str, Any] | None) -> str:
     if "seconds" not in run:
         return ""
     device = run.get("device", "").partition(", torch")[0]
-    return duration(run["seconds"] / entry["settings"]["epochs"]) + (f" ({device})" if device else "")
+    epochs = run.get("epochs", entry["settings"]["epochs"])  # fewer where validation ended it early
+    return duration(run["seconds"] / epochs) + (f" ({device})" if device else "")
 
 
 def duration(seconds: float) -> str:

@@ -28,11 +28,11 @@ def main(check: bool) -> None:
     for variant in settings.datasets:
         for backbone in settings.backbones:
             result = files.read_json(paths.result(variant, backbone), "evaluate")
+            history = files.read_table(paths.history(variant, backbone), HISTORY, "train")
             run = runs.find(paths.run_record(variant, backbone), result["settings"])
-            if not ledger.upsert(known, result, run):
+            if not ledger.upsert(known, result, run and run | {"epochs": len(history)}):
                 print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
             listed.setdefault(variant, {})[ledger.metric(result)] = flat(result)
-            history = files.read_table(paths.history(variant, backbone), HISTORY, "train")
             folder = paths.gallery(variant, backbone)
             found = files.read_json(folder / paths.GALLERY, "evaluate")
             shown.append(page.Combination(result, history, found, folder))

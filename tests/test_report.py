@@ -201,8 +201,10 @@ def test_results_of_a_variant_are_compared(root: Path):
     assert [drawn.count("<polyline") for drawn in found.charts] == [2, 1, 1]
     # What costs more and finds less is left out.
     assert re.findall(r"bytes (\d+):", found.charts[2]) == ["4", "16"]
+    history["validation_recall_at_1"] = ["20.5", "30"]
     (again,) = curves.compared(known, {("mine", name): history for name in "ab"})
-    assert [drawn.count("<polyline") for drawn in again.charts] == [2, 1, 1, 2]
+    assert [drawn.count("<polyline") for drawn in again.charts] == [2, 1, 1, 2, 2]
+    assert "held-out training classes" in again.charts[-1]
 
 
 @pytest.mark.browser

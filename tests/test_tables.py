@@ -77,6 +77,8 @@ def test_a_model_at_hand_is_linked(root: Path):
 def test_how_long_an_epoch_took(root: Path):
     run = {"seconds": 754 * 3, "device": "CPU, 2 threads, torch 2.15.0", "machine": "x86_64", "commit": "0123"}
     assert row(table(root, {"resnet18": of_size(48, run=run)}), "resnet18")[-1] == "12 min 34 s (CPU, 2 threads)"
+    early = of_size(48, run=run | {"epochs": 2})
+    assert row(table(root, {"resnet18": early}), "resnet18")[-1] == "18 min 51 s (CPU, 2 threads)"
 
 
 def test_missing_references_say_so(root: Path):
@@ -125,6 +127,11 @@ def test_sizes_and_kinds_stand_below_each_other(root: Path):
     features = row(text, "resnet18 (M=4, features)")
     assert features[1:4] == ["", "", "50.0 / 60.0 / 70.0 / 100.0"]
     assert features[-2].endswith("weights w.pth, embedded features")
+
+
+def test_a_chosen_epoch_is_said(root: Path):
+    chosen = entry(settings=SETTINGS | {"kept_epoch": 2})
+    assert ", 3 epochs (epoch 2 kept), " in row(table(root, {"resnet18 (M=4)": chosen}), "resnet18 (M=4)")[-2]
 
 
 def test_another_share_is_said(root: Path):

@@ -13,7 +13,12 @@ from lrec.report import chart
 # Of an analysis: key, x axis, title.
 ENSEMBLE_SIZE = "ensemble_size", "branches", "Recall@1 by ensemble size, percent"
 COMPRESSION = "compression", "bytes", "Recall@1 by bytes of an embedding, percent"
-TRAINING = (("loss", "Training loss"), ("accuracy", "Training accuracy"))
+# Of a training's history: column, title.
+TRAINING = (
+    ("loss", "Training loss"),
+    ("accuracy", "Training accuracy"),
+    ("validation_recall_at_1", "Recall@1 of held-out training classes, percent"),
+)
 
 
 @dataclass(frozen=True)
