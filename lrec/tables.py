@@ -160,7 +160,9 @@ def _settings(entry: dict[str, Any] | None) -> str:
     if not entry:
         return ""
     used = entry["settings"]
-    epochs = f"{used['epochs']} epochs" + (f" (epoch {used['kept_epoch']} kept)" if "kept_epoch" in used else "")
+    epochs = f"{used['epochs']} epoch{'' if used['epochs'] == 1 else 's'}" + (
+        f" (epoch {used['kept_epoch']} kept)" if "kept_epoch" in used else ""
+    )
     return (
         f"M {used['ensemble_size']}, D {used['meta_class_size']}, {used['image_size']} px, {epochs}, "
         f"batch {used['batch_size']}, weights {used['weights'].split()[0]}"
