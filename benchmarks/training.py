@@ -2,10 +2,10 @@
 
 The plain loop is what one would write first: every branch forward, one loss, one backward pass and one step of
 torch.optim.Adam over all parameters. Ours is the training of the stage train, with the settings that the stage
-makes for its process. Each runs in a process of its own, so that neither's memory or settings touch the other's;
-they take their steps in turns while the other waits.
+makes for its process, and again in several processes that share the branches. Each way runs apart, so that neither's
+memory or settings touch the other's; they take their steps in turns while the others wait.
 
-    python -m benchmarks.training --branches 1 4 16 48 --batch-sizes 10 32
+    python -m benchmarks.training --branches 1 4 16 48 --batch-sizes 10 32 --processes 2
     python -m benchmarks.training --device cuda --backbone resnet50 --branches 48 --size 256 --batch-sizes 10 128
 """
 
@@ -20,8 +20,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-import stages  # noqa: F401 (its settings are the stage's)
-from lrec import allocator, device
+from lrec import allocator, device, ranks
 from lrec.model import BACKBONES, Ensemble
 from lrec.train import Trainer
 
@@ -45,29 +44,39 @@ def plain(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch.Te
 
 def streamed(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch.Tensor, torch.Tensor], object]:
     """Return a step of this project's training."""
-    allocator.keep_freed_memory()
     trainer = Trainer(ensemble, options.device, precision=options.precision, compile=options.compile)
     trainer.set_learning_rate(1e-4)
     trainer.start_epoch()
     return trainer.step
 
 
-METHODS = {"plain": plain, "streamed": streamed}
+METHODS = {"plain": plain, "streamed": streamed, "processes": streamed}
 
 
 def work(options: argparse.Namespace) -> None:
-    """Take a step for every line of standard input; answer with its milliseconds and the peak memory so far, MB."""
+    """Take a step for every line of standard input; answer with its milliseconds and the peak memory so far, MB.
+
+    Of several processes rank 0 reads and answers, for all of them.
+    """
     (branches,), (batch_size,) = options.branches, options.batch_sizes
-    with device.arithmetic(options.device, options.tf32, deterministic=False):
-        step = METHODS[options.method](Ensemble(options.backbone, branches, META_CLASSES), options)
-        for _ in sys.stdin:
-            images = torch.randn(batch_size, 3, options.size, options.size, device=options.device)
-            targets = torch.randint(0, META_CLASSES, (branches, batch_size), device=options.device)
-            _wait(options.device)
+    if options.method != "plain":
+        allocator.keep_freed_memory()
+    where = ranks.device(options.device)
+    torch.manual_seed(0)
+    with ranks.together(where), device.arithmetic(where, options.tf32, deterministic=False):
+        ensemble = Ensemble(options.backbone, branches, META_CLASSES, own=ranks.share(branches))
+        step = METHODS[options.method](ensemble, options)
+        while ranks.agree(ranks.rank() == 0 and bool(sys.stdin.readline())):
+            images = torch.randn(batch_size, 3, options.size, options.size, device=where)
+            targets = torch.randint(0, META_CLASSES, (branches, batch_size), device=where)
+            _wait(where)
             start = time.perf_counter()
             step(images, targets)
-            _wait(options.device)
-            print(1000 * (time.perf_counter() - start), _peak(options.device), flush=True)
+            _wait(where)
+            seconds, peak = time.perf_counter() - start, torch.tensor([_peak(where)])
+            ranks.add_up([peak])
+            if ranks.rank() == 0:
+                print(1000 * seconds, float(peak), flush=True)
 
 
 def _wait(where: str) -> None:
@@ -84,14 +93,18 @@ def _peak(where: str) -> float:
 
 
 class Worker:
-    """A method in a process of its own."""
+    """A method in a process, or several, of its own."""
 
     def __init__(self, options: argparse.Namespace, method: str, branches: int, batch_size: int) -> None:
-        arguments = ["--method", method, "--branches", str(branches), "--batch-sizes", str(batch_size)]
+        command = [sys.executable, "-m"]
+        if method == "processes":
+            number = str(min(options.processes, branches))
+            command += ["torch.distributed.run", "--standalone", "--nproc-per-node", number, "-m"]
+        command += ["benchmarks.training", "--method", method]
+        command += ["--branches", str(branches), "--batch-sizes", str(batch_size)]
         for name in ("backbone", "size", "device", "precision"):
-            arguments += [f"--{name}", str(getattr(options, name))]
-        arguments += [f"--{name}" for name in ("tf32", "compile") if getattr(options, name)]
-        command = [sys.executable, "-m", "benchmarks.training", *arguments]
+            command += [f"--{name}", str(getattr(options, name))]
+        command += [f"--{name}" for name in ("tf32", "compile") if getattr(options, name)]
         self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def step(self) -> tuple[float, float]:
@@ -108,20 +121,20 @@ class Worker:
 
 
 def compare(options: argparse.Namespace, branches: int, batch_size: int) -> str:
-    """Return a line of the table: medians of steps in turns, and the last peaks."""
-    workers = {name: Worker(options, name, branches, batch_size) for name in METHODS}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in METHODS}
+    """Return a line of the table: medians of steps in turns, their ratios to the first, and the last peaks."""
+    names = list(METHODS)[: 2 + (options.processes > 1)]
+    workers = {name: Worker(options, name, branches, batch_size) for name in names}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(options.warmup + options.rounds):
         for name, worker in workers.items():
             found[name].append(worker.step())
     for worker in workers.values():
         worker.end()
-    slow, fast = (statistics.median(ms for ms, _ in found[name][options.warmup :]) for name in METHODS)
-    most, least = (found[name][-1][1] for name in METHODS)
-    return (
-        f"| {branches} | {batch_size} | {slow:,.0f} | {fast:,.0f} | {slow / fast:.2f}x "
-        f"| {most:,.0f} | {least:,.0f} | {least / most:.2f} |"
-    )
+    medians = [statistics.median(ms for ms, _ in found[name][options.warmup :]) for name in names]
+    cells = [f"{median:,.0f}" for median in medians]
+    cells += [f"{medians[0] / median:.2f}x" for median in medians[1:]]
+    cells += [f"{found[name][-1][1]:,.0f}" for name in names]
+    return f"| {branches} | {batch_size} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -137,13 +150,16 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of ours")
     parser.add_argument("--tf32", action="store_true", help="for both, on a GPU")
     parser.add_argument("--compile", action="store_true", help="ours")
+    parser.add_argument("--processes", type=int, default=1, help="also streamed in so many processes")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.method:
         return work(options)
     print(f"{options.backbone}, {options.size} px, {device.describe(options.device)}\n")
-    print("| M | batch | plain, ms | streamed, ms | speed | plain, MB | streamed, MB | memory |")
-    print("|---|---|---|---|---|---|---|---|")
+    ways = ["plain", "streamed", *([f"{options.processes} processes"] if options.processes > 1 else [])]
+    header = ["M", "batch", *(f"{way}, ms" for way in ways), *(f"{way}, speed" for way in ways[1:])]
+    header += [f"{way}, MB" for way in ways]
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for branches in options.branches:
         for batch_size in options.batch_sizes:
             print(compare(options, branches, batch_size), flush=True)

@@ -33,10 +33,15 @@ class Checkpoint:
     Args:
         folder: of its own; whatever else lies beside it belongs to other trainings and is removed.
         minutes: how often, beside the end of every epoch, one is due.
+
+    Attributes:
+        earlier: seconds that earlier runs have spent on what was loaded.
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
-        self.folder, self.seconds, self.last = folder, 60 * minutes, time.monotonic()
+        self.folder, self.seconds = folder, 60 * minutes
+        self.start = self.last = time.monotonic()
+        self.earlier = 0.0
         if ranks.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             _clear(other for other in folder.parent.iterdir() if other != folder and not other.name.startswith("lock"))
@@ -46,6 +51,10 @@ class Checkpoint:
     def due(self) -> bool:
         """Whether the time since the last one is up, by rank 0's clock."""
         return ranks.agree(time.monotonic() - self.last >= self.seconds)
+
+    def spent(self) -> float:
+        """Return the seconds spent on the training so far, those of earlier runs that count among them."""
+        return self.earlier + time.monotonic() - self.start
 
     def save(
         self,
@@ -84,7 +93,7 @@ class Checkpoint:
                 ) from error
         ranks.wait()
         if first:
-            files.write_json(state / PROGRESS, progress)
+            files.write_json(state / PROGRESS, progress | {"seconds": self.spent()})
             _clear(other for other in self.folder.iterdir() if other != state)
         ranks.wait()
         self.last = time.monotonic()
@@ -119,7 +128,9 @@ class Checkpoint:
                 best = {
                     key: sources[f"best.{key}"].get_tensor(f"best.{key}") for key in wanted if f"best.{key}" in sources
                 }
-            return reading.read_json(states[-1] / PROGRESS, "train"), best
+            progress = reading.read_json(states[-1] / PROGRESS, "train")
+            self.earlier = float(progress.pop("seconds"))
+            return progress, best
         except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{states[-1]}: damaged checkpoint ({reason}); delete it and run again") from error

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,7 +28,7 @@ def draw(path: Path, backbone: str, ensemble_size: int, meta_class_size: int, im
         name: " × ".join(str(n) for n in shape)
         for name, shape in shapes(backbone, ensemble_size, meta_class_size, image_size).items()
     }
-    with matplotlib.rc_context(figures.STYLE):
+    with figures.style():
         figure = Figure(figsize=(11, 4.3))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, 110), ylim=(0, 43), xticks=[], yticks=[], frame_on=False)

@@ -3,7 +3,9 @@
 The same inputs give the same bytes, for the same version of matplotlib.
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lrec import files
+from lrec.ledger import PAPER_ENSEMBLE_SIZE
 from lrec.tables import (
     CLEAN,
     NAMES,
-    PAPER_ENSEMBLE_SIZE,
     PAPER_IMAGE_SIZE,
     PAPER_META_CLASS_SIZE,
     PUBLISHED,
@@ -44,6 +46,7 @@ BACKBONES = {
     "resnet34": "ResNet-34",
     "resnet50": "ResNet-50",
     "resnext50_32x4d": "ResNeXt-50 (32x4d)",
+    "mobilenet_v2": "MobileNetV2",
     "vit_s16": "ViT-S/16",
     "vit_b16": "ViT-B/16",
     "vit_l14_336": "ViT-L/14, 336 px",
@@ -58,6 +61,15 @@ MARKS = {
 }
 # Inches: height of a row, widths of a panel's columns, space beside the panels.
 _ROW, _LABEL, _AXIS, _VALUE, _MARGIN = 0.235, 2.3, 2.75, 1.75, 0.3
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Draw in the style of all figures, whatever a user's matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ def rows(variant: str, reference: Path, entries: dict[str, dict[str, Any]]) -> d
     Args:
         variant: one of `lrec.tables.VARIANTS`.
         reference: folder of reported_recall.csv, clean_recall.csv and published_recall.csv.
-        entries: the ledger's {backbone: entry} of this variant; those of another size are left out.
+        entries: the ledger's {name: entry} of this variant; what is not the benchmark is left out.
     """
     reported, clean, others = (
         table[table["k"] == 1]
@@ -125,7 +137,7 @@ def comparison(path: Path, variants: tuple[str, ...], reference: Path, ledger: d
     lines = max(sum(len(group) + 1.25 for group in groups.values()) for groups in found.values())
     panel = _LABEL + _AXIS + _VALUE + _MARGIN
     width, height = max(len(variants), 1.1) * panel + _MARGIN, lines * _ROW + 1.35
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(width, height))
         left = (width - len(variants) * panel + _MARGIN) / 2
         for number, (variant, groups) in enumerate(found.items()):

@@ -1,4 +1,7 @@
-"""The ledger: the last result of every combination ever run, kept when it is no longer listed."""
+"""The ledger: the last result of every combination ever run, kept when it is no longer listed.
+
+Results of different ensemble sizes, and of logits and features, stand side by side.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -7,9 +10,11 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from lrec import files, reading, runs
-from lrec.backbones import BACKBONES
+from lrec.backbones import BACKBONES, SHARES
 
 Ledger = dict[str, dict[str, dict[str, Any]]]
+# Of the paper: what the reference recalls and the parameter counts belong to.
+PAPER_ENSEMBLE_SIZE, PAPER_KIND = 48, "logits"
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -34,6 +39,7 @@ class Settings(TypedDict):
     epochs: Size
     batch_size: Size
     weights: Annotated[str, Field(min_length=1)]
+    share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
 
 
 class BranchSet(TypedDict):
@@ -112,31 +118,51 @@ def read_result(path: Path, variant: str, backbone: str) -> dict[str, Any]:
 
 
 def read(path: Path) -> Ledger:
-    """Read a ledger {variant: {name: entry}}, see `name`; one that does not exist is empty.
+    """Read a ledger {variant: {name: entry}}; one that does not exist is empty.
+
+    Entries are named anew, see `name`, whatever an older version called them.
 
     Raises:
-        ValueError: it is damaged, or an entry stands in another's place.
+        ValueError: it is damaged, or an entry stands in another's place; the message says how to restore it.
     """
     if not path.exists():
         return {}
-    ledger = reading.read_json(path, reading.COMMITTED, dict[str, dict[str, Whole]])
-    for variant, entries in ledger.items():
-        for key, entry in entries.items():
-            if (variant, key) != (found := (entry["variant"], name(entry))):
-                raise ValueError(
-                    f"{path}: found the entry of {'/'.join(found)} under {variant!r:.80}, {key!r:.80}, expected it "
-                    "under its own names; restore it with `git checkout`"
-                )
-    return ledger
+    found = reading.read_json(path, reading.COMMITTED, dict[str, dict[str, Whole]])
+    renamed: Ledger = {}
+    for variant, entries in found.items():
+        renamed[variant] = {name(entry): entry for entry in entries.values()}
+        others = {entry["variant"] for entry in entries.values()} - {variant}
+        if others or len(renamed[variant]) < len(entries):
+            raise ValueError(
+                f"{path}: found under {variant!r:.80} an entry of {', '.join(others) or 'the same name twice'}, "
+                "expected each under its own names; restore it with `git checkout`"
+            )
+    return renamed
 
 
 def name(entry: dict[str, Any]) -> str:
-    """Return what a result is listed as: its backbone, and what was embedded unless it is the paper's logits.
+    """Return what a result is listed as: its backbone, then what differs from the paper's ensemble of logits.
 
-    >>> name({"backbone": "resnet18", "kind": "logits"}), name({"backbone": "resnet18", "kind": "features"})
-    ('resnet18', 'resnet18 (features)')
+    >>> name({"backbone": "resnet18", "kind": "logits", "settings": {"ensemble_size": 48}})
+    'resnet18'
+    >>> name({"backbone": "resnet18", "kind": "features", "settings": {"ensemble_size": 4}})
+    'resnet18 (M=4, features)'
     """
-    return entry["backbone"] + ("" if entry["kind"] == "logits" else f" ({entry['kind']})")
+    size = entry["settings"]["ensemble_size"]
+    differs = [f"M={size}"] if size != PAPER_ENSEMBLE_SIZE else []
+    differs += [entry["kind"]] if entry["kind"] != PAPER_KIND else []
+    return entry["backbone"] + (f" ({', '.join(differs)})" if differs else "")
+
+
+def metric(entry: dict[str, Any]) -> str:
+    """Return what `dvc metrics` lists a result as: a name that stays when the size of the ensemble changes.
+
+    One run has one size per variant, and its parameters say which.
+
+    >>> metric({"backbone": "resnet18", "kind": "features", "settings": {"ensemble_size": 4}})
+    'resnet18 (features)'
+    """
+    return entry["backbone"] + ("" if entry["kind"] == PAPER_KIND else f" ({entry['kind']})")
 
 
 def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> bool:
@@ -172,7 +198,13 @@ def reproduces(published: dict[str, Any] | None, entry: dict[str, Any]) -> bool:
 
 def ordered(ledger: Ledger) -> Ledger:
     """Return a ledger in a fixed order, so that nothing depends on what was run first."""
-    return {variant: dict(sorted(ledger[variant].items())) for variant in sorted(ledger)}
+    return {variant: dict(sorted(ledger[variant].items(), key=_place)) for variant in sorted(ledger)}
+
+
+def _place(item: tuple[str, dict[str, Any]]) -> tuple[str, bool, str, int]:
+    """Order within a variant: by backbone, the paper's kind first, then by ensemble size."""
+    entry = item[1]
+    return entry["backbone"], entry["kind"] != PAPER_KIND, entry["kind"], entry["settings"]["ensemble_size"]
 
 
 def write(path: Path, ledger: Ledger) -> None:

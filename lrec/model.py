@@ -173,7 +173,9 @@ def count_parameters(backbone: str, ensemble_size: int, meta_class_size: int, sh
     return stem + ensemble_size * branch
 
 
-def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_size: int) -> int:
+def count_macs(
+    backbone: str, ensemble_size: int, meta_class_size: int, image_size: int, share: str = PAPER_SHARE
+) -> int:
     """Return multiply-accumulates of one image's forward pass (thop counts them, on the meta device).
 
     A multiply-accumulate is two floating-point operations. thop leaves out what costs next to nothing,
@@ -185,7 +187,7 @@ def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_si
         from thop import profile
 
     with torch.device("meta"):
-        model = Ensemble(backbone, 1, meta_class_size)
+        model = Ensemble(backbone, 1, meta_class_size, share=share)
         image = torch.empty(1, 3, image_size, image_size)
         trunk = model.stem(image)
     # Outside the meta device: thop keeps its own counters in real memory.

@@ -25,6 +25,7 @@ class Run(TypedDict, total=False):
     device: str
     machine: str
     commit: str | None
+    epochs: Annotated[int, Field(ge=1)]
 
 
 def digest(paths: Iterable[Path]) -> str:

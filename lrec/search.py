@@ -43,7 +43,7 @@ def top(
         ValueError: k is out of range, the dimensions differ, or a query or a row is not finite.
     """
     size, width = sum(len(part) for part in gallery), gallery[0].shape[1]
-    queries = np.asarray(queries, dtype=np.float32)
+    queries = np.require(queries, np.float32, ["W"])  # torch warns of a memory map that is not writable
     if queries.ndim != 2 or queries.shape[1] != width:
         raise ValueError(f"queries: found embeddings of shape {queries.shape}, expected (Q, {width}) as in the gallery")
     if not np.isfinite(queries).all():

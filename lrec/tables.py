@@ -9,6 +9,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from lrec import reading
+from lrec.backbones import PAPER_SHARE
+from lrec.ledger import PAPER_ENSEMBLE_SIZE, PAPER_KIND, ordered
 from lrec.printable import boxed
 
 _UNSAFE = str.maketrans("|<>", "¦‹›")
@@ -17,8 +19,8 @@ NOT_RUN = "not run"
 REPORTED, CLEAN, PUBLISHED = "reported_recall.csv", "clean_recall.csv", "published_recall.csv"
 _COLUMNS = ("dataset", "crop", "backbone", "k", "recall_percent")
 _PUBLISHED_COLUMNS = ("method", "backbone", "embedding_dim", "year", *_COLUMNS[:2], *_COLUMNS[3:], "evidence")
-# The paper's settings, which the parameter counts and the reference recalls belong to.
-PAPER_ENSEMBLE_SIZE, PAPER_IMAGE_SIZE = 48, 256
+# The paper's other settings, which the parameter counts and the reference recalls belong to.
+PAPER_IMAGE_SIZE = 256
 PAPER_META_CLASS_SIZE = {"car": 12, "cub": 12, "sop": 512, "isc": 192}
 NAMES = {"car": "CARS196", "cub": "CUB-200-2011", "sop": "Stanford Online Products", "isc": "In-shop"}
 VARIANTS = {
@@ -49,36 +51,44 @@ def parameter_table(
     return _markdown([*header, f"GMACs per {PAPER_IMAGE_SIZE} px image (D=12)"], rows)
 
 
-def recall_table(variant: str, entries: dict[str, dict[str, Any]], ks: list[int], reference: Path) -> str:
-    """Render one variant's recalls: a row per backbone, the sources side by side, percent.
+def recall_table(
+    variant: str, entries: dict[str, dict[str, Any]], ks: list[int], reference: Path, models: dict[str, Path]
+) -> str:
+    """Render one variant's recalls: the sources side by side, percent.
+
+    A backbone's first row is the paper's ensemble of it; other sizes and kinds of embedding stand below,
+    without reference figures, which are not theirs.
 
     Args:
         variant: its name; the six benchmarks have reference figures, any other has none.
-        entries: the ledger's {name: entry} of this variant; a name is a backbone, perhaps with what was
-            embedded behind it.
+        entries: the ledger's {name: entry} of this variant, see `lrec.ledger.name`.
         ks: cut-offs of the columns.
         reference: folder of reported_recall.csv and clean_recall.csv.
+        models: folders of the models that belong to this state of the repository, {name: folder}: below the
+            table stands how to get them. Those of other rows belong to other revisions.
     """
     reported, clean = (read_reference(reference / name, variant) for name in (REPORTED, CLEAN))
     published = [] if reported.empty else list(dict.fromkeys(reported["backbone"]))
     header = ["Backbone"] + (["reported", "clean reference"] if published else [])
     rows, notes = [], []
-    places = {backbone: place for place, backbone in enumerate(published)}
-    # What was embedded besides the paper's logits stands below the row of its backbone.
-    for backbone in sorted({*published, *entries}, key=lambda name: (places.get(name.split()[0], len(places)), name)):
-        entry = entries.get(backbone)
-        row = [backbone]
+    entries = ordered({variant: entries})[variant]
+    names = dict.fromkeys([*published, *entries])
+    for name in sorted(names, key=lambda name: _place(name, published)):
+        entry = entries.get(name)
+        row = [name]
         if published:
-            row += [_published(reported, backbone, ks, 1), _published(clean, backbone, ks, 2)]
-        row += [_ours(entry, ks), _ours(entry and entry["untrained"], ks), _settings(entry)]
+            papers = not entry or name == entry["backbone"]
+            row += [_published(reported, name, ks, 1), _published(clean, name, ks, 2)] if papers else ["", ""]
+        row += [_ours(entry, ks), _ours(entry and entry["untrained"], ks), _settings(entry), _epoch_time(entry)]
         if entry and entry["partial"]:
-            row[-3] += " †"
-            notes.append(f"† {backbone}: {_share_of_official(entry)}; not comparable with the full benchmark.")
+            row[-4] += " †"
+            notes.append(f"† {name}: {_share_of_official(entry)}; not comparable with the full benchmark.")
         rows.append(row)
+    notes += [f"Model {name}: `dvc get <repository> {folder.as_posix()}`" for name, folder in models.items()]
     title = f"### {variant}\n\nRecall@{' / '.join(str(k) for k in ks)}, percent.\n\n"
     return (
         title
-        + _markdown([*header, "ours", "ours, untrained", "our settings"], rows)
+        + _markdown([*header, "ours", "ours, untrained", "our settings", "training, per epoch"], rows)
         + "".join(f"\n\n{note}" for note in notes)
     )
 
@@ -130,6 +140,12 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
     return tabulate(plain[1:], plain[0], tablefmt="github", disable_numparse=True)
 
 
+def _place(name: str, published: list[str]) -> tuple[int, str, bool]:
+    """Order of rows: backbones as published, then the others; each backbone's own row first."""
+    backbone = name.split()[0]
+    return published.index(backbone) if backbone in published else len(published), backbone, name != backbone
+
+
 def read_reference(path: Path, variant: str) -> pd.DataFrame:
     """Read the recalls of a variant from one of the files of data/reference: k is int64, recall_percent float64.
 
@@ -160,11 +176,37 @@ def _settings(entry: dict[str, Any] | None) -> str:
     if not entry:
         return ""
     used = entry["settings"]
-    return (
-        f"M {used['ensemble_size']}, D {used['meta_class_size']}, {used['image_size']} px, {used['epochs']} epochs, "
-        f"batch {used['batch_size']}, weights {used['weights'].split()[0]}"
-        + ("" if entry["kind"] == "logits" else f", embedded {entry['kind']}")
+    epochs = f"{used['epochs']} epoch{'' if used['epochs'] == 1 else 's'}" + (
+        f" (epoch {used['kept_epoch']} kept)" if "kept_epoch" in used else ""
     )
+    return (
+        f"M {used['ensemble_size']}, D {used['meta_class_size']}, {used['image_size']} px, {epochs}, "
+        f"batch {used['batch_size']}, weights {used['weights'].split()[0]}"
+        + ("" if used["share"] == PAPER_SHARE else f", shared up to {used['share']}")
+        + ("" if entry["kind"] == PAPER_KIND else f", embedded {entry['kind']}")
+    )
+
+
+def _epoch_time(entry: dict[str, Any] | None) -> str:
+    """How long an epoch of the training took, and on what, where that was recorded."""
+    run = (entry or {}).get("run") or {}
+    if "seconds" not in run:
+        return ""
+    device = run.get("device", "").partition(", torch")[0]
+    epochs = run.get("epochs", entry["settings"]["epochs"])  # fewer where validation ended it early
+    return duration(run["seconds"] / epochs) + (f" ({device})" if device else "")
+
+
+def duration(seconds: float) -> str:
+    """Return a time for the eye.
+
+    >>> duration(59.6), duration(754), duration(9000)
+    ('60 s', '12 min 34 s', '2 h 30 min')
+    """
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 5400 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _share_of_official(entry: dict[str, Any]) -> str:

@@ -26,32 +26,30 @@ def main(check: bool) -> None:
     tables.insert(readme, "")  # without markers nothing is written
     settings = params.load()
     known = ledger.read(paths.LEDGER)
-    listed, shown, histories, sizes = {}, [], [], []
+    listed, models, shown, plots = {}, {}, [], {}
     for variant in settings.datasets:
         for backbone in settings.backbones:
             result = ledger.read_result(paths.result(variant, backbone), variant, backbone)
-            run = runs.find(paths.run_record(variant, backbone), result["settings"])
-            if not ledger.upsert(known, result, run):
-                print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
-            listed.setdefault(variant, {})[ledger.name(result)] = flat(result)
             history = reading.read_table(paths.history(variant, backbone), HISTORY, "train", numbers=HISTORY)
+            run = runs.find(paths.run_record(variant, backbone), result["settings"])
+            if not ledger.upsert(known, result, run and run | {"epochs": len(history)}):
+                print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
+            listed.setdefault(variant, {})[ledger.metric(result)] = flat(result)
             folder = paths.gallery(variant, backbone)
             found = page.read_gallery(folder / paths.GALLERY)
             shown.append(page.Combination(result, history, found, folder))
-            named = f"{variant}/{ledger.name(result)}"
-            path = paths.results(variant, backbone) / "ensemble_size.csv"
-            curve = reading.read_table(path, CURVE, "evaluate", numbers=CURVE)
-            histories.append(history.assign(combination=named))
-            sizes.append(curve.assign(combination=named))
+            models.setdefault(variant, {})[ledger.name(result)] = paths.model(variant, backbone)
+            for name, table in curves(result, history).items():
+                plots.setdefault(name, []).append(table)
     known = ledger.ordered(known)
     for variant in tables.VARIANTS:  # so that nothing is written if a figure cannot be drawn
         figures.rows(variant, paths.REFERENCE, known.get(variant, {}))
-    rendered = render(settings, known)
+    rendered = render(settings, known, models)
     renewed = tables.insert(readme, rendered)
     prune(settings)
     files.write_json(paths.RECALL, listed)
-    for name, curves in (("training", histories), ("ensemble_size", sizes)):
-        files.write_table(paths.TABLES.with_name(f"{name}.csv"), pd.concat(curves))
+    for name, found in plots.items():
+        files.write_table(paths.TABLES.with_name(f"{name}.csv"), pd.concat(found))
     ledger.write(paths.LEDGER, known)
     files.write_text(paths.TABLES, rendered)
     files.write_text(paths.README, renewed)
@@ -76,11 +74,24 @@ def prune(settings: params.Params) -> None:
 
 def draw(known: ledger.Ledger) -> list[Path]:
     """Draw the figures; return their paths."""
-    size = tables.PAPER_ENSEMBLE_SIZE, tables.PAPER_META_CLASS_SIZE["car"], tables.PAPER_IMAGE_SIZE
+    size = ledger.PAPER_ENSEMBLE_SIZE, tables.PAPER_META_CLASS_SIZE["car"], tables.PAPER_IMAGE_SIZE
     diagram.draw(paths.ARCHITECTURE, "resnet18", *size)
     for name, variants in figures.PANELS.items():
         figures.comparison(paths.figure(name), variants, paths.REFERENCE, known)
     return [paths.ARCHITECTURE, *(paths.figure(name) for name in figures.PANELS)]
+
+
+def curves(result: dict, history: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the curves for `dvc plots`, each with a column that names the combination."""
+    folder = paths.results(result["variant"], result["backbone"])
+    recalls = [(k, round(100 * share, 4)) for k, share in result["recall"].items()]
+    found = {
+        "training": history,
+        "recall_at_k": pd.DataFrame(recalls, columns=["k", "recall"]),
+        "ensemble_size": reading.read_table(folder / "ensemble_size.csv", CURVE, "evaluate", numbers=CURVE),
+    }
+    named = f"{result['variant']}/{ledger.name(result)}"
+    return {name: table.assign(combination=named) for name, table in found.items()}
 
 
 def flat(result: dict) -> dict[str, float]:
@@ -93,8 +104,14 @@ def flat(result: dict) -> dict[str, float]:
     return figures
 
 
-def render(settings: params.Params, known: ledger.Ledger) -> str:
-    """Return all tables: model parameters, recalls per variant of params.yaml or the ledger, and analyses."""
+def render(settings: params.Params, known: ledger.Ledger, models: dict[str, dict[str, Path]]) -> str:
+    """Return all tables: model parameters, recalls per variant of params.yaml or the ledger, and analyses.
+
+    Args:
+        settings: with the variants.
+        known: the ledger.
+        models: folders of the models that this run made: {variant: {name: folder}}.
+    """
     parts = [
         "### Model parameters",
         tables.parameter_table(list(model.BACKBONES), model.count_parameters, model.count_macs),
@@ -103,7 +120,7 @@ def render(settings: params.Params, known: ledger.Ledger) -> str:
         entries = known.get(variant, {})
         if variant in tables.VARIANTS or entries:
             ks = settings.variants[variant].recall_at if variant in settings.variants else _cutoffs(entries)
-            parts.append(tables.recall_table(variant, entries, ks, paths.REFERENCE))
+            parts.append(tables.recall_table(variant, entries, ks, paths.REFERENCE, models.get(variant, {})))
     parts += [tables.ensemble_table(known), tables.compression_table(known)]
     return "\n\n".join(part for part in parts if part) + "\n"
 

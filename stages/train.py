@@ -4,7 +4,6 @@ Killed and started again, it goes on from its last checkpoint. Several processes
 train.processes says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
 """
 
-import time
 from dataclasses import fields
 
 import torch
@@ -78,7 +77,6 @@ def main(variant: str, backbone: str) -> None:
     held = fit.Held(rows[out], packed.labels(rows[out])) if out.any() else None
     folder = paths.unfinished("train", variant, backbone)
     name = unfinished.digest([shape, groups.tolist(), used, torch.__version__])
-    start = time.monotonic()
     with (
         ranks.together(where),
         unfinished.locked(folder, ranks.rank()),
@@ -106,7 +104,7 @@ def main(variant: str, backbone: str) -> None:
                 used["kept_epoch"] = kept_epoch(history.to_numpy().tolist())
             config = model.save(ensemble, paths.model(variant, backbone), used)
             files.write_table(paths.history(variant, backbone), history)
-            runs.record(paths.run_record(variant, backbone), config, time.monotonic() - start, device.describe(where))
+            runs.record(paths.run_record(variant, backbone), config, saved.spent(), device.describe(where))
             saved.remove()
 
 

@@ -9,7 +9,7 @@ STORE, MODEL = "data/processed/tiny", "models/tiny/mobilenet_v2"
 META, EMBEDDINGS = "data/meta_classes/tiny.csv", "embeddings/tiny/mobilenet_v2"
 RESULT, GALLERY = "results/tiny/mobilenet_v2/result.json", "results/tiny/mobilenet_v2/gallery/gallery.json"
 CURVE, HISTORY = "results/tiny/mobilenet_v2/ensemble_size.csv", "history/tiny/mobilenet_v2.csv"
-LEDGER, ENTRY = "metrics/benchmarks.json", "tiny.mobilenet_v2"
+LEDGER, ENTRY = "metrics/benchmarks.json", "tiny.mobilenet_v2 (M=2)"
 DEEP = b"[" * 50_000
 NAN = float("nan")
 
@@ -262,8 +262,8 @@ RESULTS: list[tuple[str, str, Damage, str]] = [
     ("report", LEDGER, other(b"[]"), r"benchmarks\.json: top level: found \[\]"),
     ("report", LEDGER, key("tiny", []), r"tiny: found \[\]"),
     ("report", LEDGER, key(ENTRY, None), r"mobilenet_v2: found None"),
-    ("report", LEDGER, key(f"{ENTRY}.recall"), f"{ENTRY}.recall: missing"),
-    ("report", LEDGER, key(f"{ENTRY}.untrained"), f"{ENTRY}.untrained: missing"),
+    ("report", LEDGER, key(f"{ENTRY}.recall"), "recall: missing"),
+    ("report", LEDGER, key(f"{ENTRY}.untrained"), "untrained: missing"),
     ("report", LEDGER, key(f"{ENTRY}.settings.weights", 7), "settings.weights: found 7"),
     ("report", LEDGER, key(f"{ENTRY}.run", "fast"), "run: found 'fast'"),
     ("report", LEDGER, key(f"{ENTRY}.run.seconds", -1), "run.seconds: found -1"),
@@ -272,9 +272,8 @@ RESULTS: list[tuple[str, str, Damage, str]] = [
         "report",
         LEDGER,
         key(f"{ENTRY}.variant", "other"),
-        "the entry of other/mobilenet_v2 under 'tiny', 'mobilenet_v2'",
+        "found under 'tiny' an entry of other",
     ),
-    ("report", LEDGER, swap('"mobilenet_v2": {', '"": {'), "the entry of tiny/mobilenet_v2 under 'tiny', ''"),
     ("report", "README.md", other(b"# no markers\n"), r"README\.md: expected the lines"),
     ("report", "README.md", lambda data: data + data, r"README\.md: expected the lines .* once each"),
     ("report", "README.md", other(b"\xff\xfe\x00"), r"README\.md: not UTF-8 text .*git checkout"),

@@ -65,6 +65,18 @@ def test_add_and_save(database: Database, tmp_path: Path):
         np.testing.assert_array_equal(database.embedding(25), database.parts[-1][-1])
 
 
+def test_embeddings_need_no_model(database: Database, tmp_path: Path):
+    bare = Database(np.array(database.parts[0]), database.index, {})
+    assert bare.add(torch.from_numpy(np.array(database.parts[0][:2]))).tolist() == [24, 25]
+    bare.save(tmp_path / "bare")
+    again = Database.load(tmp_path / "bare")
+    assert again.search(again.parts[0][:1], 2)[1].tolist() == [[0, 24]]
+    with pytest.raises(ValueError, match="names no model that could embed an image"):
+        bare.add(["raw/pictures/0.png"])
+    with pytest.raises(ValueError, match=r"found the shape \(2, 9\), expected \(N, 8\)"):
+        bare.add(np.zeros((2, 9), np.float32))
+
+
 def test_half_precision(database: Database, tmp_path: Path):
     half = Database(np.array(database.parts[0], np.float16), database.index, database.facts)
     half.save(tmp_path / "half")

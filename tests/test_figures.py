@@ -1,19 +1,20 @@
 """The figures: true shapes, what is shown of whom, and the same bytes every time."""
 
 import copy
-import json
 from pathlib import Path
 
+import matplotlib
 import pytest
 from PIL import Image
 
-from lrec import diagram, figures, tables
+from lrec import diagram, figures, ledger, tables
+from lrec.backbones import BACKBONES
 
 
 @pytest.fixture(scope="module")
 def entry(root: Path) -> dict:
     """A result at the paper's settings."""
-    found = json.loads((root / "metrics/benchmarks.json").read_text(encoding="utf-8"))["glyphs"]["resnet18"]
+    found = next(iter(ledger.read(root / "metrics/benchmarks.json")["glyphs"].values()))
     found["settings"] |= {"ensemble_size": 48, "meta_class_size": 12, "image_size": 256}
     found["recall"]["1"] = 0.9012
     return found
@@ -68,10 +69,26 @@ def test_nothing_published_is_lost(root: Path):
     assert len(shown) == len(at_1) > 0
 
 
+def test_every_backbone_has_its_place():
+    assert set(BACKBONES) <= set(figures.BACKBONES)
+
+
+def test_a_users_own_style_changes_nothing(root: Path, tmp_path: Path):
+    reference, panel = root / "data/reference", figures.PANELS["sota_isc"]
+    figures.comparison(tmp_path / "a.png", panel, reference, {})
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.bbox": "tight"}):
+        figures.comparison(tmp_path / "b.png", panel, reference, {})
+        diagram.draw(tmp_path / "d.png", "resnet18", 2, 5, 64)
+        assert matplotlib.rcParams["font.size"] == 30
+    diagram.draw(tmp_path / "c.png", "resnet18", 2, 5, 64)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "d.png").read_bytes()
+
+
 def test_same_bytes_and_no_metadata(root: Path, tmp_path: Path, entry: dict):
-    reference, ledger = root / "data/reference", {"cub_cropped": {"resnet18": entry}}
+    reference, known = root / "data/reference", {"cub_cropped": {"resnet18": entry}}
     for name in ("a", "b"):
-        figures.comparison(tmp_path / f"{name}.png", figures.PANELS["sota_car_cub_crop"], reference, ledger)
+        figures.comparison(tmp_path / f"{name}.png", figures.PANELS["sota_car_cub_crop"], reference, known)
         diagram.draw(tmp_path / f"{name}_diagram.png", "resnet18", 48, 12, 256)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a_diagram.png").read_bytes() == (tmp_path / "b_diagram.png").read_bytes()

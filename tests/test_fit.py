@@ -150,6 +150,7 @@ def test_a_stopped_training_goes_on_bit_by_bit(tiny_store: Store, tmp_path: Path
     found, resumed = run(tiny_store, changed(epochs=3, random_crop=0.5), checkpoint=again)
     assert resumed.equals(history)
     assert same(found, expected)
+    assert again.spent() > again.earlier > 0
 
 
 PROGRAM = textwrap.dedent("""

@@ -206,7 +206,7 @@ def test_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
 def test_the_ledgers_words_end_no_cell_and_no_comment(project: Path) -> None:
     """A file of weights has any name; it is shown in the README's tables."""
     known = ledger.read(paths.LEDGER)
-    entry = known["tiny"]["mobilenet_v2"]
+    entry = known["tiny"]["mobilenet_v2 (M=2)"]
     entry["settings"]["weights"] = f"a|b{tables.END}<script>\n| x |.pth 0123"
     text = tables.recall_table("tiny", known["tiny"], [1, 2], paths.REFERENCE)
     (row,) = [line for line in text.splitlines() if line.startswith("| mobilenet_v2")]

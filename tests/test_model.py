@@ -97,6 +97,8 @@ def test_macs_are_thops_of_the_whole_network():
     assert model.count_macs("resnet18", 1, 5, 64) == whole
     one, two, three = (model.count_macs("resnet18", branches, 5, 64) for branches in (1, 2, 3))
     assert three - two == two - one > 0
+    # Nothing is shared: as many whole networks.
+    assert model.count_macs("resnet18", 2, 5, 64, share="none") == 2 * whole
 
 
 SETTINGS = {"image_size": 32, "normalization": {"mean": [0.5] * 3, "std": [0.25] * 3}, "seed": 0, "epochs": 4}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -106,10 +107,10 @@ def test_repro_makes_every_artefact(clone: Path):
     assert result["counts"] == {"train": [2176, 68], "test": [1088, 34]}
     assert flat["recall_at_1"] == round(100 * result["recall"]["1"], 2) > flat["untrained_recall_at_1"]
     assert (clone / "history/glyphs/resnet18.csv").read_text().startswith("epoch,learning_rate,loss,accuracy\n1,")
-    ours = f"| resnet18   | {100 * result['recall']['1']:.1f} / "
+    ours = f"| resnet18 (M=2) | {100 * result['recall']['1']:.1f} / "
     assert ours in (clone / "metrics/benchmarks.md").read_text()
     assert ours in (clone / "README.md").read_text()
-    ledger = json.loads((clone / "metrics/benchmarks.json").read_text())["glyphs"]["resnet18"]
+    ledger = json.loads((clone / "metrics/benchmarks.json").read_text())["glyphs"]["resnet18 (M=2)"]
     assert ledger["settings"]["ensemble_size"] == 2
     assert ledger["run"]["commit"] == call(clone, "git", "rev-parse", "HEAD").strip()
 
@@ -123,6 +124,7 @@ def test_repro_leaves_nothing_untracked(clone: Path):
         "metrics/benchmarks.md",
         "metrics/ensemble_size.csv",
         "metrics/recall.json",
+        "metrics/recall_at_k.csv",
         "metrics/training.csv",
     }
     assert not [line for line in status if line.startswith("??")]
@@ -153,6 +155,21 @@ def test_other_cutoffs_train_nothing(clone: Path):
     call(clone, "python", "-m", "stages.report", "--check")
 
 
+def test_plots_show_the_combinations_of_both_revisions(clone: Path):
+    call(clone, "dvc", "plots", "diff", "HEAD", "workspace", "--out", "plots_page")
+    text = (clone / "plots_page/index.html").read_text(encoding="utf-8")
+    shutil.rmtree(clone / "plots_page")
+    specs = [json.loads(line) for line in re.findall(r"var spec = (.*);", text)]
+    assert {spec["encoding"]["x"]["field"] for spec in specs} == {"epoch", "k", "branches"}
+    for spec in specs:
+        assert spec["encoding"]["color"]["field"] == "combination"
+        rows = spec["data"]["values"]
+        assert {row["rev"] for row in rows} == {"HEAD", "workspace"}
+        # HEAD is the committed run of four branches, the workspace this one of two.
+        assert {row["combination"] for row in rows} >= {"glyphs/resnet18 (M=2)"}
+        assert all(float(row[spec["encoding"][axis]["field"]]) >= 0 for row in rows for axis in "xy")
+
+
 def test_the_same_training_gives_the_same_bytes(clone: Path):
     files = [
         "models/glyphs/resnet18/model.safetensors",
@@ -175,7 +192,10 @@ def test_models_travel_through_a_remote(clone: Path, tmp_path: Path):
         call(clone, "dvc", "push", "models/glyphs/resnet18", "embeddings/glyphs/resnet18")
         call(tmp_path, "git", "clone", "--quiet", str(clone), "other")
         call(tmp_path / "other", "dvc", "pull", "embeddings/glyphs/resnet18")
-        call(tmp_path, "dvc", "get", str(tmp_path / "other"), "models/glyphs/resnet18", "--out", "mine")
+        # As the README says it below the table, with the clone for the repository.
+        (command,) = re.findall(r"^Model resnet18 \(M=2\): `(dvc get .*)`$", (clone / "README.md").read_text(), re.M)
+        repository, out = str(tmp_path / "other"), ["--out", "mine"]
+        call(tmp_path, *(repository if word == "<repository>" else word for word in command.split()), *out)
         for name, copy in (
             ("embeddings/glyphs/resnet18/test.npy", "other/embeddings/glyphs/resnet18/test.npy"),
             ("models/glyphs/resnet18/model.safetensors", "mine/model.safetensors"),

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from retrieval_project import make
 
-from lrec import figures, gallery, paths, tables
-from lrec.report import chart, page
+from lrec import figures, gallery, ledger, paths, tables
+from lrec.report import chart, curves, page
 from lrec.retrieve import Database
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -43,19 +43,25 @@ def rendered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         database.index["path"] = database.index["path"] + "\"><script>alert('x')</script>"
         gallery.make(database, None, folder / "galleries", 3, 8, "cpu")
         found = json.loads((folder / "galleries" / paths.GALLERY).read_text(encoding="utf-8"))
-        known = json.loads((root / "metrics/benchmarks.json").read_text(encoding="utf-8"))
-        result = known["glyphs"]["resnet18"] | {
+        known = ledger.read(root / "metrics/benchmarks.json")
+        name, result = next(iter(known["glyphs"].items()))
+        result |= {
             "analysis": {
-                "ensemble_size": [{"branches": m, "recall_at_1": 50.0 + m} for m in (1, 2, 4)],
-                "compression": [{"code": "a", "bytes": b, "recall_at_1": 60.0 + b} for b in (4, 8, 32)],
+                "ensemble_size": [
+                    {"branches": m, "recall_at_1": 50.0 + m, "recall_at_1_spread": 1.5 if m < 4 else 0.0}
+                    for m in (1, 2, 4)
+                ],
+                "compression": [{"code": f"code of {b}", "bytes": b, "recall_at_1": 60.0 + b} for b in (4, 8, 32)],
             }
         }
-        known["glyphs"]["resnet18"]["run"] = {
+        known["glyphs"][name]["run"] = {
             "seconds": 754,
             "device": "CPU",
             "machine": "x",
             "commit": "0123456789ab+",
         }
+        larger = {"kind": "features", "settings": result["settings"] | {"ensemble_size": 16}, "analysis": {}}
+        ledger.upsert(known, result | larger, None)
         history = pd.DataFrame({"epoch": ["1", "2"], "loss": ["2.5", "1.25"], "accuracy": ["0.1", "0.5"]})
         shown = page.Combination(result, history, found, folder / "galleries")
         figures.comparison(folder / "sop.png", ("sop",), root / "data/reference", {})
@@ -105,6 +111,7 @@ def test_what_it_shows(rendered: str):
     for text in ("Recall@1 by ensemble size", "Recall@1 by bytes", "12 min 34 s", "0123456789+", "529,365,376"):
         assert text in words
     assert all(name in words for name in tables.VARIANTS)
+    assert "resnet18 (M=16, features)" in words[words.index("Compared") : words.index("95% interval")]
     tiles = [
         attributes["class"] for tag, attributes in Tags(rendered).tags if "tile" in (attributes.get("class") or "")
     ]
@@ -145,6 +152,59 @@ def test_chart_places_points():
     assert centres[0][1] - centres[1][1] == pytest.approx(centres[1][1] - centres[2][1], abs=0.02)
     assert "a&lt;b" in drawn
     assert "a<b" not in drawn
+
+
+def test_numbers_of_an_axis_do_not_collide():
+    drawn = chart.lines([chart.Line("", [(2.0**n, n) for n in range(4, 16)])], "bytes", "y", log=True)
+    ticks = re.findall(r'<text x="([\d.]+)" y="226" text-anchor="middle">([\d,]+)<', drawn)
+    assert len(ticks) > 4
+    for (left, before), (right, after) in zip(ticks, ticks[1:], strict=False):
+        assert float(right) - float(left) > 7 * (len(before) + len(after)) / 2
+
+
+def test_chart_draws_spreads_and_says_what_points_are():
+    drawn = chart.lines(
+        [
+            chart.Line("", [(1, 10), (2, 20)], 0, spreads=[2, 0], words=["a", "b"]),
+            chart.Line("", [(2, 15)], 9, words=["c"], joined=False),
+        ],
+        "bytes",
+        "y",
+        words=True,
+    )
+    assert drawn.count('class="whisker c0"') == 1
+    assert "<title>a, bytes 1: 10 ± 2</title>" in drawn
+    assert "<title>c, bytes 2: 15</title>" in drawn
+    assert re.findall(r'class="(?:dot|ring) [^"]*"', drawn) == ['class="dot c0"'] * 2 + ['class="ring c1 again"']
+    assert [text for text in re.findall(r">(\w)</text>", drawn) if text.isalpha()] == ["a", "b"]
+
+
+def test_results_of_a_variant_are_compared(root: Path):
+    codes = [{"code": str(b), "bytes": b, "recall_at_1": float(r)} for b, r in ((4, 30), (8, 20), (16, 40))]
+    sizes = [{"branches": 1, "recall_at_1": 30.0, "recall_at_1_spread": 0.0}]
+    entry = {
+        "recall": {"1": 0.4, "2": 0.5},
+        "untrained": None,
+        "analysis": {"compression": codes, "ensemble_size": sizes},
+    }
+    known = {"mine": {"a": entry, "b": entry | {"analysis": {}}}, "alone": {"a": entry}}
+    history = pd.DataFrame({"epoch": ["1", "2"], "loss": ["3", "2"]})
+    (found,) = curves.compared(known, {("mine", "a"): history})
+    assert found.variant == "mine"
+    assert re.findall(r"</i>(\w)</span>", found.legend) == ["a", "b"]
+    titles = [re.search("<figcaption>(.*)</figcaption>", drawn)[1] for drawn in found.charts]
+    assert [title.split(",")[0] for title in titles] == [
+        "Recall@k",
+        "Recall@1 by ensemble size",
+        "Recall@1 by bytes of an embedding",
+    ]
+    assert [drawn.count("<polyline") for drawn in found.charts] == [2, 1, 1]
+    # What costs more and finds less is left out.
+    assert re.findall(r"bytes (\d+):", found.charts[2]) == ["4", "16"]
+    history["validation_recall_at_1"] = ["20.5", "30"]
+    (again,) = curves.compared(known, {("mine", name): history for name in "ab"})
+    assert [drawn.count("<polyline") for drawn in again.charts] == [2, 1, 1, 2, 2]
+    assert "held-out training classes" in again.charts[-1]
 
 
 @pytest.mark.browser

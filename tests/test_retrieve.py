@@ -159,6 +159,12 @@ def test_errors_are_one_line(
     assert message in error
 
 
+def test_the_picture_is_a_png(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        tool.parser().parse_args(["--output", "found.jpg"])
+    assert "found 'found.jpg', expected a file name that ends in .png" in capsys.readouterr().err
+
+
 def test_missing_model(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
     make(root, tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 """The rendered tables show the published figures digit by digit, and never pass a part for the whole."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from lrec import ledger, tables
 SETTINGS = {
     "ensemble_size": 4,
     "meta_class_size": 12,
+    "share": "layer1",
     "image_size": 96,
     "epochs": 3,
     "batch_size": 32,
@@ -41,16 +43,21 @@ def entry(**changes) -> dict:
 
 
 def table(root: Path, entries: dict, variant: str = "car_cropped", ks=(1, 2, 4, 8)) -> str:
-    return tables.recall_table(variant, entries, list(ks), root / "data/reference")
+    return tables.recall_table(variant, entries, list(ks), root / "data/reference", {})
 
 
 def row(text: str, backbone: str) -> list[str]:
-    (line,) = [line for line in text.splitlines() if line.startswith(f"| {backbone} ")]
-    return [cell.strip() for cell in line.strip("|").split("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line]
+    (found,) = [line for line in cells if line[0] == backbone]
+    return found
+
+
+def of_size(size: int, **changes) -> dict:
+    return entry(**changes | {"settings": SETTINGS | {"ensemble_size": size}})
 
 
 def test_three_sources_side_by_side(root: Path):
-    text = table(root, {"resnet18": entry()})
+    text = table(root, {"resnet18": of_size(48)})
     assert row(text, "Backbone")[1:4] == ["reported", "clean reference", "ours"]
     assert row(text, "resnet18") == [
         "resnet18",
@@ -58,9 +65,23 @@ def test_three_sources_side_by_side(root: Path):
         "94.33 / 96.96 / 98.32 / 99.07",
         "50.0 / 60.0 / 70.0 / 100.0",
         "25.0 / 30.0 / 35.0 / 50.0",
-        "M 4, D 12, 96 px, 3 epochs, batch 32, weights w.pth",
+        "M 48, D 12, 96 px, 3 epochs, batch 32, weights w.pth",
+        "",
     ]
-    assert row(text, "resnet50")[3:] == ["not run", "not run", ""]
+    assert row(text, "resnet50")[3:] == ["not run", "not run", "", ""]
+
+
+def test_a_model_at_hand_is_linked(root: Path):
+    models = {"resnet18 (M=4)": Path("models/mine/resnet18")}
+    text = tables.recall_table("mine", {"resnet18 (M=4)": entry()}, [1], root / "data/reference", models)
+    assert text.splitlines()[-1] == "Model resnet18 (M=4): `dvc get <repository> models/mine/resnet18`"
+
+
+def test_how_long_an_epoch_took(root: Path):
+    run = {"seconds": 754 * 3, "device": "CPU, 2 threads, torch 2.15.0", "machine": "x86_64", "commit": "0123"}
+    assert row(table(root, {"resnet18": of_size(48, run=run)}), "resnet18")[-1] == "12 min 34 s (CPU, 2 threads)"
+    early = of_size(48, run=run | {"epochs": 2})
+    assert row(table(root, {"resnet18": early}), "resnet18")[-1] == "18 min 51 s (CPU, 2 threads)"
 
 
 def test_missing_references_say_so(root: Path):
@@ -70,21 +91,55 @@ def test_missing_references_say_so(root: Path):
 
 
 def test_a_part_of_the_data_is_marked(root: Path):
-    text = table(root, {"resnet18": entry(partial=True, counts={"train": [4052, 98], "test": [4092, 98]})})
-    assert row(text, "resnet18")[3].endswith("†")
+    text = table(root, {"resnet18 (M=4)": entry(partial=True, counts={"train": [4052, 98], "test": [4092, 98]})})
+    assert row(text, "resnet18 (M=4)")[3].endswith("†")
+    assert "†" not in row(text, "resnet18")[3]
     assert "on 4,052 of 8,054 train images and 4,092 of 8,131 test images; not comparable" in text
 
 
-def test_both_kinds_stand_side_by_side(root: Path):
+def test_sizes_and_kinds_stand_below_each_other(root: Path):
     known: ledger.Ledger = {}
-    for kind in ("logits", "features"):
-        ledger.upsert(known, entry(kind=kind), None)
+    for backbone, size, kind in [
+        ("resnet34", 4, "logits"),
+        ("resnet18", 16, "logits"),
+        ("resnet18", 48, "features"),
+        ("mobilenet_v2", 8, "logits"),
+        ("resnet18", 4, "features"),
+        ("resnet18", 4, "logits"),
+        ("resnet18", 16, "features"),
+    ]:
+        ledger.upsert(known, of_size(size, backbone=backbone, kind=kind), None)
     text = table(root, known["car_cropped"])
-    lines = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| resn")]
-    assert lines[:3] == ["resnet18", "resnet18 (features)", "resnet34"]
-    features = row(text, "resnet18 (features)")
-    assert features[1:4] == ["not run", "not run", "50.0 / 60.0 / 70.0 / 100.0"]
-    assert features[-1].endswith("weights w.pth, embedded features")
+    lines = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert lines[1:] == [
+        "resnet18",
+        "resnet18 (M=4)",
+        "resnet18 (M=16)",
+        "resnet18 (M=4, features)",
+        "resnet18 (M=16, features)",
+        "resnet18 (features)",
+        "resnet34",
+        "resnet34 (M=4)",
+        "resnet50",
+        "resnext50_32x4d",
+        "mobilenet_v2 (M=8)",
+    ]
+    assert list(ledger.ordered(known)["car_cropped"])[1:4] == lines[2:5]
+    # The published figures belong to the paper's ensemble alone.
+    assert row(text, "resnet18")[1:4] == ["96.7 / 98.3 / 99.0 / 99.5", "94.33 / 96.96 / 98.32 / 99.07", "not run"]
+    features = row(text, "resnet18 (M=4, features)")
+    assert features[1:4] == ["", "", "50.0 / 60.0 / 70.0 / 100.0"]
+    assert features[-2].endswith("weights w.pth, embedded features")
+
+
+def test_a_chosen_epoch_is_said(root: Path):
+    chosen = entry(settings=SETTINGS | {"kept_epoch": 2})
+    assert ", 3 epochs (epoch 2 kept), " in row(table(root, {"resnet18 (M=4)": chosen}), "resnet18 (M=4)")[-2]
+
+
+def test_another_share_is_said(root: Path):
+    other = entry(settings=SETTINGS | {"share": "layer3"})
+    assert row(table(root, {"resnet18 (M=4)": other}), "resnet18 (M=4)")[-2].endswith(", shared up to layer3")
 
 
 def test_analyses_are_shown_where_they_were_made():
@@ -113,9 +168,9 @@ def test_analyses_are_shown_where_they_were_made():
 
 def test_ones_own_data_has_no_reference_columns(root: Path):
     own = entry(variant="mine", official=None, untrained=None)
-    text = table(root, {"resnet18": own}, "mine")
+    text = table(root, {"resnet18 (M=4)": own}, "mine")
     assert row(text, "Backbone")[1] == "ours"
-    assert row(text, "resnet18")[1:3] == ["50.0 / 60.0 / 70.0 / 100.0", "not run"]
+    assert row(text, "resnet18 (M=4)")[1:3] == ["50.0 / 60.0 / 70.0 / 100.0", "not run"]
 
 
 def test_the_readme_keeps_its_prose():
@@ -146,7 +201,18 @@ def test_the_ledger_keeps_what_is_no_longer_listed(tmp_path: Path):
     known = ledger.read(path)
     ledger.upsert(known, entry(backbone="resnet34"), None)
     assert sorted(known) == ["car_cropped", "sop"]
-    assert sorted(known["car_cropped"]) == ["resnet18", "resnet34"]
+    ledger.upsert(known, of_size(16), None)
+    assert list(ledger.ordered(known)["car_cropped"]) == ["resnet18 (M=4)", "resnet18 (M=16)", "resnet34 (M=4)"]
+
+
+def test_a_ledger_of_shorter_names_is_named_anew(tmp_path: Path):
+    path = tmp_path / "ledger.json"
+    old = {"car_cropped": {"resnet18": entry(), "resnet18 (features)": entry(kind="features")}}
+    path.write_text(json.dumps(old))
+    known = ledger.read(path)
+    assert known == {"car_cropped": {"resnet18 (M=4)": entry(), "resnet18 (M=4, features)": entry(kind="features")}}
+    ledger.write(path, known)
+    assert ledger.read(path) == known
 
 
 NOISE = {"1": 0.51, "2": 0.6, "4": 0.7, "8": 1.0}
@@ -172,11 +238,12 @@ def test_a_reproduction_keeps_the_published_entry(again: dict, kept: bool):
     assert ledger.upsert(known, entry(), {"seconds": 1})
     assert ledger.upsert(known, entry(**again), {"seconds": 2}) != kept
     expected = entry() | {"run": {"seconds": 1}} if kept else entry(**again) | {"run": {"seconds": 2}}
-    assert known["car_cropped"]["resnet18"] == expected
+    assert known["car_cropped"]["resnet18 (M=4)"] == expected
 
 
-def test_a_damaged_ledger_is_not_overwritten(tmp_path: Path):
+@pytest.mark.parametrize("text", ["[]", '{"sop": []}', '{"sop": {"resnet18": {}}}', '{"sop": {"resnet18": 1}}'])
+def test_a_damaged_ledger_is_not_overwritten(tmp_path: Path, text: str):
     path = tmp_path / "ledger.json"
-    path.write_text("[]")
+    path.write_text(text)
     with pytest.raises(ValueError, match="restore it with `git checkout"):
         ledger.read(path)

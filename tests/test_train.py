@@ -117,3 +117,18 @@ def test_every_share_trains_as_the_plain_loop(share: str, backbone: str):
     torch.testing.assert_close(losses, expected, rtol=1e-7, atol=1e-9)
     for (name, one), other in zip(plain.state_dict().items(), streamed.model.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_steps_equal_plain_ones_and_branches_share_the_kernels():
+    plain = trainer(model.Ensemble("resnet18", 3, 4), 1e-3)
+    compiled = trainer(copy.deepcopy(plain.model), 1e-3, compile=True)
+    torch._dynamo.reset()
+    images, targets = torch.randn(4, 3, 32, 32), torch.randint(0, 4, (3, 4))
+    for steps in (plain, compiled):
+        steps.start_epoch()
+    expected, _ = plain.step(images, targets)
+    losses, _ = compiled.step(images, targets)
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

@@ -8,29 +8,46 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
+_COLOURS, _DIGIT = 8, 7  # in the page's style: curves' colours, width of a digit
 _TICKS = (1, 2, 2.5, 5, 10)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named curve: points (x, y) from left to right."""
+    """A named curve.
+
+    Attributes:
+        name: of the curve.
+        points: (x, y) from left to right.
+        colour: its number; after eight they come again, dashed.
+        spreads: of each point, drawn up and down from it; or none.
+        words: what each point is, or none.
+        joined: points with a line through them; else hollow ones without.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
+    colour: int = 0
+    spreads: Sequence[float] = ()
+    words: Sequence[str] = ()
+    joined: bool = True
 
 
-def lines(curves: Sequence[Line], x_name: str, y_name: str, *, log: bool = False, names: bool = True) -> Markup:
+def lines(
+    curves: Sequence[Line], x_name: str, y_name: str, *, log: bool = False, names: bool = False, words: bool = False
+) -> Markup:
     """Draw curves over a shared x axis.
 
     Args:
-        curves: up to four, at least one point in all.
+        curves: at least one point in all.
         x_name: of the x axis.
         y_name: of the y axis.
         log: logarithmic x axis; the points' own x values are its ticks.
         names: write a legend below.
+        words: write what the points of joined curves are beside them.
     """
     xs = sorted({x for curve in curves for x, _ in curve.points})
-    ys = [y for curve in curves for _, y in curve.points]
+    ys = [y + side * spread for curve in curves for (_, y), spread in _spreads(curve) for side in (-1, 1)]
     ticks = scale(min(ys), max(ys))
     low, high = ticks[0], ticks[-1]
     place = math.log if log else float
@@ -49,31 +66,64 @@ def lines(curves: Sequence[Line], x_name: str, y_name: str, *, log: bool = False
         )
     ]
     for tick in ticks:
-        parts.append(
-            Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-                _LEFT, _WIDTH - _RIGHT, up(tick), up(tick)
-            )
-        )
+        parts.append(_stroke("grid", _LEFT, up(tick), _WIDTH - _RIGHT, up(tick)))
         parts.append(_text(_LEFT - 6, up(tick) + 4, _number(tick), "end"))
     for x in _spread(xs, across):
         parts.append(_text(across(x), _HEIGHT - _BOTTOM + 16, _number(x), "middle"))
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, x_name, "middle"))
-    for number, curve in enumerate(curves):
-        points = [(across(x), up(y)) for x, y in curve.points]
-        path = " ".join(f"{x},{y}" for x, y in points)
-        parts.append(Markup('<polyline class="line c{}" points="{}"/>').format(number, path))
-        for (x, y), (real_x, real_y) in zip(points, curve.points, strict=True):
-            label = f"{curve.name}, {x_name} {_number(real_x)}: {real_y:.4g}"
-            parts.append(
-                Markup('<circle class="dot c{}" cx="{}" cy="{}" r="3"><title>{}</title></circle>').format(
-                    number, x, y, label
-                )
-            )
+    for curve in curves:
+        parts += _curve(curve, x_name, across, up, words=words)
     parts.append(Markup("</svg>"))
     if names:
-        keys = [Markup('<span><i class="key c{}"></i>{}</span>').format(i, c.name) for i, c in enumerate(curves)]
-        parts.append(Markup('<p class="legend">{}</p>').format(Markup("").join(keys)))
+        parts.append(legend([curve.name for curve in curves]))
     return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(y_name, Markup("").join(parts))
+
+
+def legend(names: Sequence[str]) -> Markup:
+    """Write names beside their colours, in order."""
+    keys = [Markup('<span><i class="key {}"></i>{}</span>').format(_style(i), name) for i, name in enumerate(names)]
+    return Markup('<p class="legend">{}</p>').format(Markup("").join(keys))
+
+
+def _curve(
+    curve: Line, x_name: str, across: Callable[[float], float], up: Callable[[float], float], *, words: bool
+) -> list[Markup]:
+    """Draw a curve's line, whiskers, dots and words; a dot says what it is when pointed at."""
+    style, parts = _style(curve.colour), []
+    if curve.joined:
+        path = " ".join(f"{across(x)},{up(y)}" for x, y in curve.points)
+        parts.append(Markup('<polyline class="line {}" points="{}"/>').format(style, path))
+    for number, ((x, y), spread) in enumerate(_spreads(curve)):
+        if spread:
+            parts.append(_stroke(f"whisker {style}", across(x), up(y - spread), across(x), up(y + spread)))
+        word = curve.words[number] if curve.words else ""
+        label = ", ".join(filter(None, (curve.name, word, f"{x_name} {_number(x)}: {y:.4g}")))
+        label += f" ± {spread:.2g}" if spread else ""
+        parts.append(
+            Markup('<circle class="{} {}" cx="{}" cy="{}" r="3"><title>{}</title></circle>').format(
+                "dot" if curve.joined else "ring",
+                style,
+                across(x),
+                up(y),
+                label,
+            )
+        )
+        if words and word and curve.joined:
+            side, anchor = (6, "start") if across(x) < _WIDTH / 2 else (-6, "end")
+            parts.append(_text(across(x) + side, up(y) + (14 if side > 0 else -6), word, anchor))
+    return parts
+
+
+def _spreads(curve: Line) -> list[tuple[tuple[float, float], float]]:
+    return list(zip(curve.points, curve.spreads or [0.0] * len(curve.points), strict=True))
+
+
+def _style(colour: int) -> str:
+    return f"c{colour % _COLOURS}" + (" again" if colour >= _COLOURS else "")
+
+
+def _stroke(style: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(style, x1, y1, x2, y2)
 
 
 def scale(low: float, high: float) -> list[float]:
@@ -94,10 +144,11 @@ def scale(low: float, high: float) -> list[float]:
 
 
 def _spread(xs: Sequence[float], across: Callable[[float], float]) -> list[float]:
-    """Leave out ticks that would run into their neighbour."""
+    """Leave out ticks whose numbers would run into their neighbour's."""
     kept: list[float] = []
     for x in xs:
-        if not kept or across(x) - across(kept[-1]) >= 26:
+        room = _DIGIT * (len(_number(x)) + len(_number(kept[-1]))) / 2 + 10 if kept else 0
+        if not kept or across(x) - across(kept[-1]) >= room:
             kept.append(x)
     return kept
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import jinja2
 import pandas as pd
 from markupsafe import Markup
+from PIL import Image
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lrec import model, reading
+from lrec import ledger, model, reading, tables
 from lrec.class_names import readable
-from lrec.ledger import Ledger
-from lrec.report import chart, sections
+from lrec.report import curves, sections
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
@@ -54,21 +54,23 @@ class Combination:
     folder: Path
 
 
-def render(combinations: list[Combination], known: Ledger, tables: str, pictures: list[Path]) -> str:
+def render(combinations: list[Combination], known: ledger.Ledger, markdown: str, pictures: list[Path]) -> str:
     """Return the page as HTML that loads nothing.
 
     Args:
         combinations: the listed ones.
         known: the ledger.
-        tables: the benchmark tables as Markdown.
+        markdown: the benchmark tables.
         pictures: the figures to show, PNG.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"readable": readable, "embedded": embedded}
+    environment.filters |= {"readable": readable, "embedded": embedded, "is_wide": is_wide, "code": code}
+    histories = {(c.result["variant"], ledger.name(c.result)): c.history for c in combinations}
     return environment.get_template("page.html").render(
         combinations=[_shown(combination) for combination in combinations],
-        tables=sections.parse(tables),
+        comparisons=curves.compared(known, histories),
+        tables=sections.parse(markdown),
         pictures=pictures,
         runs=[_run(entry) for backbones in known.values() for entry in backbones.values()],
     )
@@ -94,12 +96,28 @@ def embedded(path: Path) -> Markup:
     return Markup("data:{};base64,{}").format(_TYPES[path.suffix], base64.b64encode(path.read_bytes()).decode())
 
 
+def is_wide(path: Path) -> bool:
+    """Whether a picture needs the page's whole width."""
+    with Image.open(path) as picture:
+        return picture.width > 1.5 * picture.height
+
+
+def code(text: str) -> Markup:
+    """Return a paragraph of the tables' Markdown, whose only markup is `code`.
+
+    >>> code("a `b<c>` d")
+    Markup('a <code>b&lt;c&gt;</code> d')
+    """
+    parts = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>" if n % 2 else "{}").format(part) for n, part in enumerate(parts))
+
+
 def _shown(combination: Combination) -> dict[str, Any]:
     result = combination.result
     return {
-        "name": f"{result['variant']}/{result['backbone']}",
+        "name": f"{result['variant']}/{ledger.name(result)}",
         "facts": _facts(result),
-        "charts": [*_training(combination.history), _recalls(result), *_analyses(result.get("analysis") or {})],
+        "charts": curves.of_one(result, combination.history),
         "gallery": combination.gallery,
         "folder": combination.folder,
         "partial": result["partial"],
@@ -109,75 +127,43 @@ def _shown(combination: Combination) -> dict[str, Any]:
 def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and value of the figures at the head of a combination."""
     low, high = result["recall_at_1_interval"]
+    parameters, macs = _size(result)
     facts = [
         ("Recall@1", f"{100 * result['recall']['1']:.1f}%") if "1" in result["recall"] else None,
-        ("95% interval, classes resampled", f"{100 * low:.1f} to {100 * high:.1f}%"),
+        ("95% interval, by classes", f"{100 * low:.1f} to {100 * high:.1f}%"),
         ("MAP@R", f"{100 * result['map_at_r']:.1f}%"),
         ("queries, searched in", f"{result['queries']:,} in {result['gallery']:,}"),
         ("queries without a match", f"{result['lone_queries']:,}"),
+        ("parameters", f"{parameters / 1e6:,.1f} M"),
+        ("GMACs per image", f"{macs / 1e9:.3g}"),
     ]
     return [fact for fact in facts if fact]
 
 
-def _training(history: pd.DataFrame) -> list[Markup]:
-    epochs = history["epoch"].astype(float)
-    return [
-        chart.lines(
-            [chart.Line(name, list(zip(epochs, history[name].astype(float), strict=True)))], "epoch", title, names=False
-        )
-        for name, title in (("loss", "Training loss"), ("accuracy", "Training accuracy"))
-        if name in history
-    ]
-
-
-def _recalls(result: dict[str, Any]) -> Markup:
-    curves = [
-        chart.Line(name, [(float(k), 100 * share) for k, share in found["recall"].items()])
-        for name, found in (("trained", result), ("untrained", result["untrained"]))
-        if found
-    ]
-    return chart.lines(curves, "k", "Recall@k, percent", log=True)
-
-
-def _analyses(analysis: dict[str, Any]) -> list[Markup]:
-    """What the ensemble buys and what an embedding costs, where the result says so."""
-    drawn = []
-    for key, x, title in (
-        ("ensemble_size", "branches", "Recall@1 by ensemble size, percent"),
-        ("compression", "bytes", "Recall@1 by bytes of an embedding, percent"),
-    ):
-        if found := sorted(analysis.get(key) or [], key=lambda row: (row[x], row["recall_at_1"])):
-            best = {float(row[x]): row["recall_at_1"] for row in found}  # the best code of each size
-            drawn.append(chart.lines([chart.Line(x, list(best.items()))], x, title, log=True, names=False))
-    return drawn
+def _size(entry: dict[str, Any]) -> tuple[int, int]:
+    """Parameters and multiply-accumulates per image of an entry's ensemble."""
+    used = entry["settings"]
+    shape = entry["backbone"], used["ensemble_size"], used["meta_class_size"]
+    return (
+        model.count_parameters(*shape, share=used["share"]),
+        model.count_macs(*shape, used["image_size"], used["share"]),
+    )
 
 
 def _run(entry: dict[str, Any]) -> dict[str, Any]:
     """One line of the table of runs."""
     used, run = entry["settings"], entry.get("run") or {}
-    shape = entry["backbone"], used["ensemble_size"], used["meta_class_size"]
+    parameters, macs = _size(entry)
     untold = "not recorded"
     return {
-        "name": f"{entry['variant']}/{entry['backbone']}",
+        "name": f"{entry['variant']}/{ledger.name(entry)}",
         "recall": " / ".join(f"{100 * share:.1f}" for share in entry["recall"].values()),
         "at": " / ".join(entry["recall"]),
         "partial": entry["partial"],
-        "parameters": f"{model.count_parameters(*shape):,}",
-        "macs": f"{model.count_macs(*shape, used['image_size']) / 1e9:.3g}",
-        "time": _duration(run["seconds"]) if "seconds" in run else untold,
+        "parameters": f"{parameters:,}",
+        "macs": f"{macs / 1e9:.3g}",
+        "time": tables.duration(run["seconds"]) if "seconds" in run else untold,
         "hardware": ", ".join(run[key] for key in ("device", "machine") if run.get(key)) or untold,
         "commit": run.get("commit") or untold,
         "settings": used,
     }
-
-
-def _duration(seconds: float) -> str:
-    """Return a time for the eye.
-
-    >>> _duration(59.6), _duration(754), _duration(9000)
-    ('60 s', '12 min 34 s', '2 h 30 min')
-    """
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 5400 else f"{whole // 3600} h {whole % 3600 // 60} min"

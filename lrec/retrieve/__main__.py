@@ -34,12 +34,18 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--database", "--data_base", help="as car_cropped/resnet18, or a folder of Database.save")
     options.add_argument("--split", "--data_type", help="train, test, query or gallery; default: gallery, or else test")
     options.add_argument("--num", "--retrieval_num", type=int, default=8, help="results per query (default: 8)")
-    options.add_argument("--output", type=Path, default=Path("retrieval.png"), help="picture (default: retrieval.png)")
+    options.add_argument("--output", type=_png, default=Path("retrieval.png"), help="picture (default: retrieval.png)")
     options.add_argument("--json", action="store_true", help="print JSON in place of tables")
     options.add_argument("--index", choices=approximate.KINDS, help="search with faiss, and compare with exact search")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
     options.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return options
+
+
+def _png(name: str) -> Path:
+    if not name.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"found {name!r}, expected a file name that ends in .png")
+    return Path(name)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -121,7 +121,13 @@ class Database:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The model, read on first use."""
+        """The model, read on first use.
+
+        Raises:
+            ValueError: the database was made without one.
+        """
+        if "model" not in self.facts:
+            raise ValueError("database: names no model that could embed an image; pass embeddings, (N, d) of floats")
         return Encoder(Path(self.facts["model"]), self.facts["resize"], self._device, self.facts["kind"])
 
     @cached_property
@@ -171,31 +177,44 @@ class Database:
         Raises:
             ValueError: k is out of range, or the queries do not fit.
         """
-        if isinstance(queries, torch.Tensor):
-            queries = queries.detach().cpu().numpy()
-        if not (isinstance(queries, np.ndarray) and np.issubdtype(queries.dtype, np.floating)):
-            queries = self.embed(queries)
-        return search.top(queries, self.parts, k, exclude, memory_bytes=memory_bytes, device=self._device)
+        return search.top(
+            self._embeddings(queries), self.parts, k, exclude, memory_bytes=memory_bytes, device=self._device
+        )
 
-    def add(self, images: Sequence[Picture], classes: Sequence[str] | None = None) -> np.ndarray:
-        """Embed images and append them in memory; `save` makes that last.
+    def add(
+        self, images: np.ndarray | torch.Tensor | Sequence[Picture], classes: Sequence[str] | None = None
+    ) -> np.ndarray:
+        """Append images in memory; `save` makes that last.
 
         Args:
-            images: N files, decoded pictures or arrays.
+            images: N files, decoded pictures or arrays, which are embedded; or embeddings (N, d) of floats.
             classes: their N names, where known.
 
         Returns:
             Their rows, (N,) int64.
+
+        Raises:
+            ValueError: numbers or dimensions differ.
         """
         if classes is not None and len(classes) != len(images):
             raise ValueError(f"classes: found {len(classes)}, expected {len(images)}, one per image")
         first = len(self)
+        embedded = self._embeddings(images)
+        if embedded.ndim != 2 or embedded.shape[1] != self.width:
+            raise ValueError(f"embeddings: found the shape {embedded.shape}, expected (N, {self.width})")
         names = [str(image) if isinstance(image, str | Path) else "" for image in images]
         known = list(classes) if classes is not None else [""] * len(images)
-        self.parts.append(self.embed(images).astype(self.parts[0].dtype))
+        self.parts.append(embedded.astype(self.parts[0].dtype))
         new = pd.DataFrame({"path": names, "class": known, "row": np.full(len(names), search.NO_ROW, np.int64)})
         self.index = pd.concat([self.index, new], ignore_index=True)
         return np.arange(first, len(self))
+
+    def _embeddings(self, images: np.ndarray | torch.Tensor | Picture | Sequence[Picture]) -> np.ndarray:
+        """Return embeddings as they are, and images embedded."""
+        if isinstance(images, torch.Tensor):
+            images = images.detach().cpu().numpy()
+        is_embedded = isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating)
+        return images if is_embedded else self.embed(images)
 
     def save(self, path: str | Path) -> None:
         """Write a folder that `load` opens; it appears complete or not at all, and may be the one loaded."""

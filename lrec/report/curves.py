@@ -1,0 +1,113 @@
+"""The curves of the report: those of one combination, and all results of a variant over each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from lrec.ledger import Ledger
+from lrec.report import chart
+
+# Of an analysis: key, x axis, title.
+ENSEMBLE_SIZE = "ensemble_size", "branches", "Recall@1 by ensemble size, percent"
+COMPRESSION = "compression", "bytes", "Recall@1 by bytes of an embedding, percent"
+# Of a training's history: column, title.
+TRAINING = (
+    ("loss", "Training loss"),
+    ("accuracy", "Training accuracy"),
+    ("validation_recall_at_1", "Recall@1 of held-out training classes, percent"),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The results of one variant: its name, the legend of all charts, and the charts."""
+
+    variant: str
+    legend: Markup
+    charts: list[Markup]
+
+
+def of_one(result: dict[str, Any], history: pd.DataFrame) -> list[Markup]:
+    """Draw a combination's training, its recall with and without training, and its analyses."""
+    drawn = [
+        chart.lines([line], "epoch", title)
+        for name, title in TRAINING
+        if (line := _training(name, history, name)) is not None
+    ]
+    networks = [("trained", result), ("untrained", result["untrained"])]
+    recalls = [_recall(name, found) for name, found in networks if found]
+    drawn.append(chart.lines(recalls, "k", "Recall@k, percent", log=True, names=True))
+    analysis = result.get("analysis") or {}
+    if rows := analysis.get(ENSEMBLE_SIZE[0]):
+        drawn.append(chart.lines([_sizes("all sets", rows)], *ENSEMBLE_SIZE[1:], log=True))
+    if codes := analysis.get(COMPRESSION[0]):
+        best = front(codes)
+        curves = [_codes("", best), _codes("", [code for code in codes if code not in best], joined=False)]
+        drawn.append(chart.lines([c for c in curves if c.points], *COMPRESSION[1:], log=True, words=True))
+    return drawn
+
+
+def compared(known: Ledger, histories: dict[tuple[str, str], pd.DataFrame]) -> list[Comparison]:
+    """Draw the results of each variant that has several of them, in one colour each.
+
+    Args:
+        known: the ledger.
+        histories: the trainings' epochs, for those that are at hand: {(variant, name): table}.
+    """
+    found = []
+    for variant, entries in known.items():
+        if len(entries) < 2:
+            continue
+        of = {name: (entry.get("analysis") or {}) for name, entry in entries.items()}
+        epochs = {name: histories[variant, name] for name in entries if (variant, name) in histories}
+        colours = {name: colour for colour, name in enumerate(entries)}
+        curves = [
+            ([_recall(name, entry, colours[name]) for name, entry in entries.items()], "k", "Recall@k, percent"),
+            ([_sizes(n, a[ENSEMBLE_SIZE[0]], colours[n]) for n, a in of.items() if a], *ENSEMBLE_SIZE[1:]),
+            ([_codes(n, front(a[COMPRESSION[0]]), colours[n]) for n, a in of.items() if a], *COMPRESSION[1:]),
+        ]
+        charts = [chart.lines(lines, x, title, log=True) for lines, x, title in curves if lines]
+        for name, title in TRAINING:
+            lines = [line for n, t in epochs.items() if (line := _training(n, t, name, colours[n])) is not None]
+            charts += [chart.lines(lines, "epoch", title)] if len(lines) > 1 else []
+        found.append(Comparison(variant, chart.legend(list(entries)), charts))
+    return found
+
+
+def front(codes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the codes that no other of as few bytes beats, from few bytes to many.
+
+    >>> codes = [("a", 8, 60), ("b", 2, 30), ("c", 4, 30), ("d", 4, 50), ("e", 16, 60)]
+    >>> [code["code"] for code in front([dict(zip(("code", "bytes", "recall_at_1"), c)) for c in codes])]
+    ['b', 'd', 'a']
+    """
+    kept: list[dict[str, Any]] = []
+    for code in sorted(codes, key=lambda code: (code["bytes"], -code["recall_at_1"])):
+        if not kept or code["recall_at_1"] > kept[-1]["recall_at_1"]:
+            kept.append(code)
+    return kept
+
+
+def _training(name: str, history: pd.DataFrame, column: str, colour: int = 0) -> chart.Line | None:
+    if column not in history:
+        return None
+    points = zip(history["epoch"].astype(float), history[column].astype(float), strict=True)
+    return chart.Line(name, list(points), colour)
+
+
+def _recall(name: str, figures: dict[str, Any], colour: int | None = None) -> chart.Line:
+    points = [(float(k), 100 * share) for k, share in figures["recall"].items()]
+    return chart.Line(name, points, {"untrained": 1}.get(name, 0) if colour is None else colour)
+
+
+def _sizes(name: str, rows: Sequence[dict[str, Any]], colour: int = 0) -> chart.Line:
+    points = [(float(row["branches"]), row["recall_at_1"]) for row in rows]
+    return chart.Line(name, points, colour, spreads=[row["recall_at_1_spread"] for row in rows])
+
+
+def _codes(name: str, codes: Sequence[dict[str, Any]], colour: int = 0, *, joined: bool = True) -> chart.Line:
+    points = [(float(code["bytes"]), code["recall_at_1"]) for code in codes]
+    return chart.Line(name, points, colour, words=[code["code"] for code in codes], joined=joined)
