@@ -261,7 +261,7 @@ RESULTS: list[tuple[str, str, Damage, str]] = [
     ("report", LEDGER, cut(0.5), r"benchmarks\.json: not JSON .*git checkout"),
     ("report", LEDGER, other(b"[]"), r"benchmarks\.json: top level: found \[\]"),
     ("report", LEDGER, key("tiny", []), r"tiny: found \[\]"),
-    ("report", LEDGER, key(ENTRY, None), r"mobilenet_v2: found None"),
+    ("report", LEDGER, key(ENTRY, None), r"mobilenet_v2 \(M=2\): found None"),
     ("report", LEDGER, key(f"{ENTRY}.recall"), "recall: missing"),
     ("report", LEDGER, key(f"{ENTRY}.untrained"), "untrained: missing"),
     ("report", LEDGER, key(f"{ENTRY}.settings.weights", 7), "settings.weights: found 7"),
