@@ -12,18 +12,21 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from torch import Tensor
 
 from lrec import files, ranks, reading
 from lrec.model import Ensemble
+from lrec.recipe import State
 
 PROGRESS = "progress.json"
+_STATE = TypeAdapter(State)
+_FIELDS = ("step", "exp_avg", "exp_avg_sq")  # of Adam, per parameter
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
@@ -60,7 +63,7 @@ class Checkpoint:
         self,
         model: Ensemble,
         optimizers: Optimizers,
-        progress: dict[str, Any],
+        progress: State,
         best: Mapping[str, Tensor] | None = None,
         shared: bool = True,
     ) -> None:
@@ -69,14 +72,14 @@ class Checkpoint:
         Args:
             model: with `optimizers`, one per part of it: "stem", or a branch's number.
             optimizers: see model.
-            progress: plain JSON values, among them "epoch" and "step".
+            progress: how far it is.
             best: tensors of the model at an earlier epoch, kept as well.
             shared: whether other processes hold other branches; if not, rank 0 writes all there is.
 
         Raises:
             OSError: no room on the disk, among others; an earlier state stays.
         """
-        state = self.folder / f"{progress['epoch']:05d}-{progress['step']:07d}"
+        state = self.folder / f"{progress.epoch:05d}-{progress.step:07d}"
         first = ranks.rank() == 0
         if first or shared:
             tensors = _tensors(model, optimizers, best or {}, stem=first)
@@ -93,12 +96,12 @@ class Checkpoint:
                 ) from error
         ranks.wait()
         if first:
-            files.write_json(state / PROGRESS, progress | {"seconds": self.spent()})
+            files.write_json(state / PROGRESS, vars(progress) | {"seconds": self.spent()})
             _clear(other for other in self.folder.iterdir() if other != state)
         ranks.wait()
         self.last = time.monotonic()
 
-    def load(self, model: Ensemble, optimizers: Optimizers) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    def load(self, model: Ensemble, optimizers: Optimizers) -> tuple[State, dict[str, Tensor]] | None:
         """Put the newest state into model and optimisers; None if there is none.
 
         Returns:
@@ -130,8 +133,8 @@ class Checkpoint:
                 }
             progress = reading.read_json(states[-1] / PROGRESS, "train")
             self.earlier = float(progress.pop("seconds"))
-            return progress, best
-        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            return _STATE.validate_python(progress), best
+        except (SafetensorError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{states[-1]}: damaged checkpoint ({reason}); delete it and run again") from error
 
@@ -164,7 +167,11 @@ def _restore(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> No
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, field = key.split(".")
+        if field not in _FIELDS:
+            raise ValueError(f"strange optimiser state {key}")
         same_shape = value.shape == parameters[int(number)].shape and value.ndim > 0
         kept = torch.empty_like(parameters[int(number)], dtype=value.dtype).copy_(value) if same_shape else value
         state.setdefault(int(number), {})[field] = kept
+    if sorted(state) != list(range(len(parameters))) or any(len(fields) < len(_FIELDS) for fields in state.values()):
+        raise ValueError("optimiser state is missing")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -89,13 +89,13 @@ def fit(
         )
     state, best = State(), {}
     if checkpoint and (found := checkpoint.load(model, trainer.optimizers)):
-        state, best = State(**found[0]), found[1]
+        state, best = found
         if ranks.rank() == 0:
             print(f"going on from a checkpoint: epoch {state.epoch + 1}, step {state.step + 1}")
 
     def save() -> None:
         if checkpoint:
-            checkpoint.save(model, trainer.optimizers, vars(state), best, shared=not divided)
+            checkpoint.save(model, trainer.optimizers, state, best, shared=not divided)
 
     meta_classes = torch.from_numpy(targets).to(device)
     position = np.zeros(len(images), dtype=np.int64)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lrec import augment, fit, meta_classes, model, progress, recipe, schedule
 from lrec.checkpoint import Checkpoint
@@ -236,7 +236,7 @@ def test_a_full_disk_keeps_the_state_before(tiny_store: Store, tmp_path: Path, m
     assert [path.name for path in (tmp_path / "c" / "mine").iterdir()] == before
 
 
-@pytest.mark.parametrize("damage", ["tensors", "progress", "missing"])
+@pytest.mark.parametrize("damage", ["tensors", "progress", "types", "keys", "missing"])
 def test_a_damaged_checkpoint_is_named(tiny_store: Store, tmp_path: Path, damage: str):
     run(tiny_store, checkpoint=Checkpoint(tmp_path / "c" / "mine", 1e9))
     (state,) = (tmp_path / "c" / "mine").iterdir()
@@ -244,6 +244,11 @@ def test_a_damaged_checkpoint_is_named(tiny_store: Store, tmp_path: Path, damage
         (state / "0.safetensors").write_bytes((state / "0.safetensors").read_bytes()[:1000])
     elif damage == "progress":
         (state / "progress.json").write_text("{")
+    elif damage == "types":
+        (state / "progress.json").write_text('{"seconds": 1.0, "epoch": "two"}')
+    elif damage == "keys":
+        kept = load_file(state / "0.safetensors")
+        save_file({k: v for k, v in kept.items() if not k.endswith("exp_avg")}, state / "0.safetensors")
     else:
         (state / "0.safetensors").unlink()
     with pytest.raises(ValueError, match=r"mine/\d{5}-\d{7}: damaged checkpoint .*; delete it and run again"):
