@@ -1,40 +1,72 @@
 """How a stage or a tool is started from the shell: its arguments, and errors as one clear line."""
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable
 
 DEBUG_VARIABLE = "LREC_DEBUG"
+# How torch and the system's libraries say, in a RuntimeError, that memory ran out.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "cannot allocate memory", "start new thread")
+REMEDIES = {
+    errno.ENOSPC: "free some space there and run again",
+    errno.EDQUOT: "free some space there and run again",
+    errno.EROFS: "make the folder writable, or run in another one",
+    errno.EACCES: "correct its owner or permissions",
+    errno.EPERM: "correct its owner or permissions",
+}
 
 
-def guard(work: Callable[[], None], debug: bool = False) -> int:
+def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int:
     """Run `work`; turn an expected error into one line on standard error.
 
+    Args:
+        work: what to run.
+        debug: errors keep their traceback, as with the environment variable LREC_DEBUG set.
+        lower: what to lower when memory runs out, for an error that does not say so itself.
+
     Returns:
-        The exit status: 0, 1 for an error, 130 when interrupted. With `debug`, or with the environment
-        variable LREC_DEBUG set, errors keep their traceback.
+        The exit status: 0, 1 for an error, 130 when interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that lacks a letter of a class or file name shows its code.
+            stream.reconfigure(errors="backslashreplace")
     try:
         work()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, MemoryError) as error:
-        if debug or os.environ.get(DEBUG_VARIABLE):
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if debug or os.environ.get(DEBUG_VARIABLE) or not (line := explain(error, lower)):
             raise
         who = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        print(f"{who}error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"{who}error: {line}", file=sys.stderr)
         return 1
     return 0
 
 
-def run(work: Callable[..., None], *arguments: str) -> None:
+def explain(error: Exception, lower: str) -> str:
+    """Return an expected error as one line; nothing for a defect of the program."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    memory = isinstance(error, MemoryError) or any(sign in text.lower() for sign in OUT_OF_MEMORY)
+    if memory and "lower" not in text:
+        return f"out of memory ({text[:160]}); {f'lower {lower}, or ' if lower else ''}end other programs and run again"
+    if isinstance(error, OSError) and error.errno and error.filename:
+        remedy = REMEDIES.get(error.errno)
+        return f"{error.filename}: {error.strerror}" + (f"; {remedy}" if remedy else "")
+    return text if memory or not isinstance(error, RuntimeError) else ""
+
+
+def run(work: Callable[..., None], *arguments: str, lower: str = "") -> None:
     """Start a stage: parse its arguments and --debug, run it, exit with its status.
 
     Args:
         work: called with one value per argument, in order.
         arguments: names of positional arguments; a name that begins with -- is an on/off switch.
+        lower: what to lower when memory runs out, such as a key of params.yaml.
     """
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").split("\n\n")[0])
     for name in arguments:
@@ -45,4 +77,4 @@ def run(work: Callable[..., None], *arguments: str) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
     values = [getattr(options, name.removeprefix("--")) for name in arguments]
-    sys.exit(guard(lambda: work(*values), options.debug))
+    sys.exit(guard(lambda: work(*values), options.debug, lower))

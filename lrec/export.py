@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lrec import command, files, model, paths
+from lrec import command, files, locks, model, paths
 
 TOLERANCE = 1e-4
 _BATCHES = (1, 3)  # sizes compared; the network is traced with 2
@@ -129,7 +129,8 @@ def main() -> int:
         if len(parts) != 2:
             raise ValueError(f"{options.model}: not a combination, expected <variant>/<backbone>")
         target = options.output or Path("exported", *parts, options.format)
-        difference = export(parts[0], parts[1], options.format, target, options.kind)
+        with locks.held([target], [paths.model(*parts)]):
+            difference = export(parts[0], parts[1], options.format, target, options.kind)
         print(f"{target}: differs from the original by at most {difference:.1e}")
 
     return command.guard(work, options.debug)

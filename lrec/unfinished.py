@@ -72,7 +72,7 @@ class Journal:
     def create(path: Path, shape: tuple[int, ...], dtype: str, parts: int) -> None:
         """Make the array of zeros and its flags, unless an earlier run has; the flags come last."""
         if not path.with_suffix(_DONE).exists():
-            np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape).flush()
+            files.map_array(path, dtype, shape).flush()
             with files.atomic(path.with_suffix(_DONE)) as stream:
                 stream.write(bytes(parts))
 

@@ -8,16 +8,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from lrec import command, diagram, figures, files, ledger, model, params, paths, runs, tables
+from lrec import command, diagram, figures, files, ledger, locks, model, params, paths, runs, tables
 from lrec.report import page
 
 HISTORY = ("epoch", "learning_rate", "loss", "accuracy")
 
 
+def outputs(check: bool) -> list[Path]:
+    """Return what is written, or pruned; nothing by a check."""
+    pictures = [paths.ARCHITECTURE, *(paths.figure(name) for name in figures.PANELS)]
+    return [] if check else [paths.TABLES.parent, paths.README, paths.RESULTS, paths.HISTORY, paths.REPORT, *pictures]
+
+
+@locks.holding(writes=outputs)
 def main(check: bool) -> None:
     """Write metrics/, report/, the figures in data/, and the README between its markers."""
-    readme = paths.README.read_text(encoding="utf-8")
     if check:
+        readme = paths.README.read_text(encoding="utf-8")
         if tables.insert(readme, paths.TABLES.read_text(encoding="utf-8")) != readme:
             raise ValueError(f"{paths.README}: its tables are not those of {paths.TABLES}; run python -m stages.report")
         return
@@ -46,7 +53,7 @@ def main(check: bool) -> None:
         files.write_table(paths.TABLES.with_name(f"{name}.csv"), pd.concat(found))
     ledger.write(paths.LEDGER, known)
     files.write_text(paths.TABLES, rendered)
-    files.write_text(paths.README, tables.insert(readme, rendered))
+    files.write_text(paths.README, tables.insert(paths.README.read_text(encoding="utf-8"), rendered))
     pictures = draw(known)
     files.write_text(paths.REPORT, page.render(shown, known, rendered, pictures))
     combinations = sum(len(entries) for entries in known.values())

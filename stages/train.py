@@ -16,6 +16,7 @@ from lrec import (
     files,
     fit,
     launch,
+    locks,
     meta_classes,
     model,
     params,
@@ -34,6 +35,10 @@ from lrec.recipe import Recipe, kept_epoch
 MACHINE = {"device", "workers", "checkpoint_minutes", "processes", "deterministic"}
 
 
+@locks.holding(
+    writes=lambda *of: [paths.model(*of), paths.history(*of), paths.run_record(*of), paths.unfinished("train", *of)],
+    reads=lambda variant, _: [paths.store(variant), paths.meta_classes(variant)],
+)
 def main(variant: str, backbone: str) -> None:
     """Write models/<variant>/<backbone>/ and history/<variant>/<backbone>.csv."""
     allocator.keep_freed_memory()

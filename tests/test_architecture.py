@@ -33,6 +33,7 @@ LEVELS = [
         "weights",
         "runs",
         "ledger",
+        "locks",
         "similarity",
         "unfinished",
         "sheet",
