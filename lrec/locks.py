@@ -30,7 +30,7 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
 
     Args:
         writes: files and folders, with all in them, that nobody else may write or read meanwhile; what
-            killed writers left of them half-written is removed. Processes of one torchrun share them.
+            killed writers left of them half-written is removed. Processes that share one job share them.
         reads: likewise, that nobody may write meanwhile.
 
     Raises:
@@ -100,8 +100,10 @@ def _claims() -> tuple[list[dict], list[dict]]:
 
 def _refuse(own: dict, other: dict) -> None:
     """Raise ValueError when two claims cannot stand beside each other."""
-    if own["rank"] is not None and own["job"] == other["job"] and own["rank"] != other["rank"]:
-        return
+    if own["rank"] is not None and (
+        other["pid"] == os.getppid() or own["job"] == other["job"] and own["rank"] != other["rank"]
+    ):
+        return  # the launcher of this process, or another one at the same job
     pairs = [(mine, theirs, "writing") for mine in own["writes"] + own["reads"] for theirs in other["writes"]]
     pairs += [(mine, theirs, "reading") for mine in own["writes"] for theirs in other["reads"]]
     for mine, theirs, doing in pairs:

@@ -82,11 +82,7 @@ def main(variant: str, backbone: str) -> None:
     held = fit.Held(rows[out], packed.labels(rows[out])) if out.any() else None
     folder = paths.unfinished("train", variant, backbone)
     name = unfinished.digest([shape, groups.tolist(), used, torch.__version__])
-    with (
-        ranks.together(where),
-        unfinished.locked(folder, ranks.rank()),
-        device.arithmetic(where, recipe.tf32, recipe.deterministic),
-    ):
+    with ranks.together(where), device.arithmetic(where, recipe.tf32, recipe.deterministic):
         saved = checkpoint.Checkpoint(folder / name, recipe.checkpoint_minutes)
         size = chosen.ensemble_size, chosen.meta_class_size
         ensemble = model.Ensemble(backbone, *size, recipe.weights, seed=recipe.seed, share=recipe.share, own=own)
