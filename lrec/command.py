@@ -9,7 +9,14 @@ from collections.abc import Callable
 
 DEBUG_VARIABLE = "LREC_DEBUG"
 # How torch and the system's libraries say, in a RuntimeError, that memory ran out.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "cannot allocate memory", "start new thread")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "start new thread",
+    "could not create a primitive",  # oneDNN's convolutions
+)
 REMEDIES = {
     errno.ENOSPC: "free some space there and run again",
     errno.EDQUOT: "free some space there and run again",
@@ -54,9 +61,10 @@ def explain(error: Exception, lower: str) -> str:
     memory = isinstance(error, MemoryError) or any(sign in text.lower() for sign in OUT_OF_MEMORY)
     if memory and "lower" not in text:
         return f"out of memory ({text[:160]}); {f'lower {lower}, or ' if lower else ''}end other programs and run again"
-    if isinstance(error, OSError) and error.errno and error.filename:
+    if isinstance(error, OSError) and error.errno and error.strerror:
         remedy = REMEDIES.get(error.errno)
-        return f"{error.filename}: {error.strerror}" + (f"; {remedy}" if remedy else "")
+        file = f"{error.filename}: " if error.filename else ""
+        return f"{file}{error.strerror}" + (f"; {remedy}" if remedy else "")
     return text if memory or not isinstance(error, RuntimeError) else ""
 
 

@@ -30,7 +30,8 @@ def publish(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        with files.naming(target, source):
+            shutil.copyfile(source, target)
 
 
 class Journal:

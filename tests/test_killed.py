@@ -184,8 +184,8 @@ def test_killed_once_in_every_stage(undisturbed: Undisturbed, work: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(len(SIGNALS) * len(TARGETS)))
 @pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("number", range(len(SIGNALS) * len(TARGETS)))
 def test_killed_anywhere(undisturbed: Undisturbed, work: Path, name: str, number: int):
     """Nine times in each of the six stages: every signal to every target, at a random moment or while it writes."""
     sign, target = SIGNALS[number % 3], TARGETS[number // 3]
