@@ -60,7 +60,10 @@ def explain(error: Exception, lower: str) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     memory = isinstance(error, MemoryError) or any(sign in text.lower() for sign in OUT_OF_MEMORY)
     if memory and "lower" not in text:
-        return f"out of memory ({text[:160]}); {f'lower {lower}, or ' if lower else ''}end other programs and run again"
+        while error.__cause__:
+            error = error.__cause__  # what was made of it on the way may take a file for damaged
+        detail = " ".join(str(error).split())[:160] or type(error).__name__
+        return f"out of memory ({detail}); {f'lower {lower}, or ' if lower else ''}end other programs and run again"
     if isinstance(error, OSError) and error.errno and error.strerror:
         remedy = REMEDIES.get(error.errno)
         file = f"{error.filename}: " if error.filename else ""

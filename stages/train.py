@@ -110,4 +110,4 @@ def main(variant: str, backbone: str) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, "variant", "backbone")
+    command.run(main, "variant", "backbone", lower="train.batch_size or the variant's ensemble_size")

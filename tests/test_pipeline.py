@@ -161,6 +161,19 @@ def test_the_same_training_gives_the_same_bytes(clone: Path):
     assert [(clone / name).read_bytes() for name in files] == before
 
 
+def test_threads_move_no_figure_by_more_than_a_query(clone: Path):
+    """Sums in another order differ in their last bits; a figure may follow by one query, no more."""
+    path = clone / "results/glyphs/resnet18/result.json"
+    before = json.loads(path.read_text())
+    call(clone, "python", "-m", "stages.evaluate", "glyphs", "resnet18", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    after = json.loads(path.read_text())
+    for part in (lambda result: result, lambda result: result["untrained"]):
+        for k, share in part(before)["recall"].items():
+            assert abs(part(after)["recall"][k] - share) * before["queries"] <= 1.001
+        for name in ("map_at_r", "r_precision"):
+            assert abs(part(after)[name] - part(before)[name]) * before["queries"] <= 1
+
+
 def test_models_travel_through_a_remote(clone: Path, tmp_path: Path):
     config = (clone / ".dvc/config").read_text()
     # With absolute paths: a remote added to one clone is meant for the other as well.
