@@ -46,13 +46,13 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.fixture
-def mount() -> Iterator[Mount]:
+def mount(tmp_path: Path) -> Iterator[Mount]:
     """Put a small file system in the place of a folder, with what was in it."""
     mounted = []
 
     def put(folder: Path, spare: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        there = folder.with_name("there")
+        there = tmp_path / "there"
         shutil.copytree(folder, there)
         size = sum(path.stat().st_size + 8192 for path in there.rglob("*")) + spare
         done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
