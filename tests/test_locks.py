@@ -109,3 +109,9 @@ def test_processes_of_one_torchrun_share_a_claim_and_keep_others_out(holder: Hol
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(ValueError, match="is writing it"), locks.held([Path("models/a")]):
             pytest.fail("both are in")
+
+
+def test_a_launcher_and_the_processes_it_starts_are_at_one_job(holder: Holder):
+    with locks.held([Path("models/a")]):
+        holder("models/a", RANK="0", MASTER_PORT="1")
+        assert len(list(locks.FOLDER.glob("*.json"))) == 2
