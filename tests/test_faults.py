@@ -199,14 +199,18 @@ def test_a_terminal_without_the_letters(work: Path, undisturbed: Undisturbed):
     assert checkout.artefacts(work) == undisturbed.artefacts
 
 
-def test_a_dvc_lock_cut_short_comes_back_from_git(work: Path, undisturbed: Undisturbed):
-    """DVC writes dvc.lock in place: a kill in that moment leaves half of it. docs/reliability.md says what then."""
+def test_files_that_dvc_writes_in_place_and_a_kill_cuts_short(work: Path, undisturbed: Undisturbed):
+    """dvc.lock comes back from git, .dvc/tmp/rwlock can be removed, as docs/reliability.md says."""
     checkout.commit(work, "A whole dvc.lock")
     whole = (work / "dvc.lock").read_bytes()
-    (work / "dvc.lock").write_bytes(whole[: len(whole) // 2])
-    done = subprocess.run(["dvc", "repro"], cwd=work, capture_output=True, text=True, env=checkout.environment())
-    assert done.returncode != 0
-    assert "dvc.lock" in done.stderr
-    call(work, "git", "checkout", "dvc.lock")
+    for name, half in (("dvc.lock", whole[: whole.index(b"'") + 2]), (".dvc/tmp/rwlock", b'{"write": {')):
+        (work / name).write_bytes(half)
+        done = subprocess.run(["dvc", "repro"], cwd=work, capture_output=True, text=True, env=checkout.environment())
+        assert done.returncode != 0
+        assert name in done.stderr
+        if name == "dvc.lock":
+            call(work, "git", "checkout", name)
+        else:
+            (work / name).unlink()
     assert "up to date" in call(work, "dvc", "repro")
     assert checkout.artefacts(work) == undisturbed.artefacts
