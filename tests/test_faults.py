@@ -54,7 +54,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
         folder.mkdir(parents=True, exist_ok=True)
         there = tmp_path / "there"
         shutil.copytree(folder, there)
-        size = sum(path.stat().st_size + 8192 for path in there.rglob("*")) + spare
+        size = sum(2 * path.stat().st_size + 8192 for path in there.rglob("*")) + spare  # the new beside the old
         done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
         if done.returncode:
             pytest.skip(f"cannot mount a small file system here: {done.stderr.decode().strip()}")
