@@ -47,7 +47,7 @@ class Checkpoint:
         self.earlier = 0.0
         if ranks.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            _clear(other for other in folder.parent.iterdir() if other != folder and not other.name.startswith("lock"))
+            _clear(other for other in folder.parent.iterdir() if other != folder)
             _clear(state for state in folder.iterdir() if not (state / PROGRESS).is_file())
         ranks.wait()
 

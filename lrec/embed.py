@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lrec import batches, progress, ranks
+from lrec import batches, files, progress, ranks
 from lrec.device import autocast
 from lrec.model import Ensemble
+from lrec.store import DATASET, IMAGES, INDEX
 from lrec.unfinished import Journal
 
 
@@ -131,8 +132,9 @@ def tested(splits: Sequence[str]) -> list[str]:
 def identity(store_folder: Path) -> list[object]:
     """Return what tells a packed store from another without reading all of its pixels.
 
-    The images count by size and time of writing: a store that was packed anew is another one, at worst
-    in vain.
+    The images count by size, place on the disk and time of writing, however the clock is set; the index and
+    the pixel sums by their bytes. A store that was packed anew is another one, at worst in vain.
     """
-    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(store_folder.iterdir())]
-    return [list(fact) for fact in facts]
+    images = (store_folder / IMAGES).stat()
+    small = [files.digest(store_folder / name) for name in (INDEX, DATASET)]
+    return [images.st_size, images.st_ino, images.st_mtime_ns, *small]

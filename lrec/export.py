@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lrec import command, files, model, paths
+from lrec import command, files, locks, model, paths
 
 TOLERANCE = 1e-4
 _BATCHES = (1, 3)  # sizes compared; the network is traced with 2
@@ -130,7 +130,8 @@ def main() -> int:
             raise ValueError(f"{options.model}: not a combination, expected <variant>/<backbone>")
         source = paths.model(*parts)
         target = options.output or Path("exported", *source.parts[-2:], options.format)
-        difference = export(parts[0], parts[1], options.format, target, options.kind)
+        with locks.held([target], [source]):
+            difference = export(parts[0], parts[1], options.format, target, options.kind)
         print(f"{target}: differs from the original by at most {difference:.1e}")
 
     return command.guard(work, options.debug)

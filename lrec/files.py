@@ -1,11 +1,12 @@
 """Writing files so that none is ever read half-written; `lrec.reading` reads them back."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,62 +31,84 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
     The bytes go to a temporary file beside the target, which is synced and renamed over it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    _sync_folder(path.parent)
+    with atomic_path(path) as draft, draft.open("wb") as stream:
+        yield stream
+        stream.flush()
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, for libraries that open files themselves; else as `atomic`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
+    with _draft(path) as draft:
+        draft.touch()
         yield draft
         with draft.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
-        shutil.rmtree(stale)
-    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
+    """Yield a temporary folder that takes the place of `path` when the block ends without an error.
+
+    A kill in the moment between the two renames leaves nothing at `path`; `clear_drafts` puts the old
+    folder back.
+    """
+    with _draft(path) as draft:
+        draft.mkdir()
         yield draft
-        os.chmod(draft, 0o777 & ~_umask())
         if path.exists():
-            shutil.rmtree(path)
+            _remove(_retired(path))
+            os.replace(path, _retired(path))
         os.replace(draft, path)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+        _remove(_retired(path))
+
+
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """Yield a free name beside `path`; what is there after an error is removed, and the error names `path`."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with naming(path, draft):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield draft
+        except BaseException:
+            _remove(draft)
+            raise
     _sync_folder(path.parent)
 
 
-def _umask() -> int:
-    """The process's umask: mkstemp makes private files, but outputs are ordinary ones."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextlib.contextmanager
+def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
+    """Give an error of the system, such as a full disk's, the name of `path` if it has none or the draft's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and (error.filename is None or draft and str(draft) in str(error.filename)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def clear_drafts(path: Path) -> None:
+    """Remove what killed writers left of `path`, or of files in it. Nobody may be writing them."""
+    if _retired(path).exists() and not path.exists():
+        os.replace(_retired(path), path)
+    beside = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
+    inside = path.rglob(".*.tmp") if path.is_dir() else ()
+    for draft in [*beside, *inside]:
+        _remove(draft)
+
+
+def _retired(path: Path) -> Path:
+    """Where an old folder waits for its end while the new one takes its place."""
+    return path.with_name(f".{path.name}.old.tmp")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,6 +135,18 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Write an array as .npy, atomically."""
     with atomic(path) as stream:
         np.save(stream, array, allow_pickle=False)
+
+
+def map_array(path: Path, dtype: str | np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Make a .npy of zeros and open it as a writable memory map, on blocks of the disk that are its own.
+
+    Without them a disk that fills up later would end the process with SIGBUS.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
+    if hasattr(os, "posix_fallocate"):
+        with naming(path), path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def digest(path: Path) -> str:

@@ -197,12 +197,13 @@ def count_macs(
 
 
 def save(model: Ensemble, folder: Path, settings: dict) -> dict:
-    """Write model.safetensors and config.json into a folder; return the config: shape and `settings`."""
+    """Write a folder of model.safetensors and config.json, both or neither; return the config: shape and `settings`."""
     config = {key: getattr(model, key) for key in SHAPE}
-    with files.atomic(folder / MODEL) as stream:
-        stream.write(safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}))
     config |= settings
-    files.write_json(folder / CONFIG, config)
+    with files.atomic_folder(folder) as draft:
+        with files.atomic(draft / MODEL) as stream:
+            stream.write(safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}))
+        files.write_json(draft / CONFIG, config)
     return config
 
 

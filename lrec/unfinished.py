@@ -4,14 +4,11 @@ The parts lie in a folder named by a hash of everything the result depends on. A
 make the same bytes finds the folder and goes on; any other run finds none. Git and DVC ignore it.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +25,13 @@ def digest(identity: Any) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def locked(folder: Path, rank: int = 0) -> Iterator[None]:
-    """Make a folder and keep every process of the same rank out of it until the block ends or this one dies.
-
-    Raises:
-        ValueError: another process is in it. A stage outlives a pipeline that was killed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"lock.{rank}").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"{folder}: another process is at this work; wait for it to end, or end it, and run again"
-            ) from error
-        yield
-
-
 def publish(source: Path, target: Path) -> None:
     """Let a finished file appear at another place too: a link where the file system has them, else a copy."""
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        with files.naming(target, source):
+            shutil.copyfile(source, target)
 
 
 class Journal:
@@ -72,7 +52,7 @@ class Journal:
     def create(path: Path, shape: tuple[int, ...], dtype: str, parts: int) -> None:
         """Make the array of zeros and its flags, unless an earlier run has; the flags come last."""
         if not path.with_suffix(_DONE).exists():
-            np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape).flush()
+            files.map_array(path, dtype, shape).flush()
             with files.atomic(path.with_suffix(_DONE)) as stream:
                 stream.write(bytes(parts))
 

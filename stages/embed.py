@@ -21,6 +21,7 @@ from lrec import (
     embed,
     files,
     fold,
+    locks,
     model,
     params,
     paths,
@@ -34,6 +35,10 @@ from lrec import (
 COMPUTING = (batches, device, embed, fold, model)
 
 
+@locks.holding(
+    writes=lambda *of: [paths.embeddings(*of), paths.unfinished("embed", *of)],
+    reads=lambda variant, backbone: [paths.store(variant), paths.model(variant, backbone)],
+)
 def main(variant: str, backbone: str) -> None:
     """Write embeddings/<variant>/<backbone>/: <split>.npy, <split>_rows.npy, untrained_<split>.npy, embedding.json."""
     everything = params.load()
@@ -63,7 +68,8 @@ def main(variant: str, backbone: str) -> None:
 
     unfinished_work = paths.unfinished("embed", variant, backbone)
     work = unfinished_work / unfinished.digest(identity)
-    with ranks.together(), unfinished.locked(work, ranks.rank()):
+    work.mkdir(parents=True, exist_ok=True)
+    with ranks.together():
         print(f"{variant}/{backbone}: embedding {settings.kind} on {device.describe(where)}")
         for prefix, network, names in networks():
             fold.fold(network)
@@ -103,4 +109,4 @@ def publish(work: Path, target: Path, packed: store.Store, facts: dict[str, obje
 
 
 if __name__ == "__main__":
-    command.run(main, "variant", "backbone")
+    command.run(main, "variant", "backbone", lower="embed.batch_size")

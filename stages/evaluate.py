@@ -14,6 +14,7 @@ from lrec import (
     evaluate,
     files,
     gallery,
+    locks,
     model,
     params,
     paths,
@@ -22,6 +23,14 @@ from lrec import (
 )
 
 
+@locks.holding(
+    writes=lambda *of: [paths.results(*of)],
+    reads=lambda variant, backbone: [
+        paths.store(variant),
+        paths.model(variant, backbone),
+        paths.embeddings(variant, backbone),
+    ],
+)
 def main(variant: str, backbone: str) -> None:
     """Write results/<variant>/<backbone>/: result.json and the tables of classes, confusions and branches."""
     settings = params.load()
@@ -65,14 +74,14 @@ def main(variant: str, backbone: str) -> None:
         "analysis": analysis,
         "settings": config,
     }
-    target = paths.results(variant, backbone)
     confusions = class_recall.confusions(trained, found.best_rank, names, where)
-    files.write_table(target / "classes.csv", class_names.for_spreadsheet(classes))
-    files.write_table(target / "confusions.csv", class_names.for_spreadsheet(confusions))
-    files.write_table(target / "branch_sets.csv", sets)
-    files.write_table(target / "ensemble_size.csv", ensemble_size.curve(sets))
-    gallery.write(folder, paths.gallery(variant, backbone), where)
-    files.write_json(paths.result(variant, backbone), result)
+    with files.atomic_folder(paths.results(variant, backbone)) as target:
+        files.write_table(target / "classes.csv", class_names.for_spreadsheet(classes))
+        files.write_table(target / "confusions.csv", class_names.for_spreadsheet(confusions))
+        files.write_table(target / "branch_sets.csv", sets)
+        files.write_table(target / "ensemble_size.csv", ensemble_size.curve(sets))
+        gallery.write(folder, target / paths.gallery(variant, backbone).name, where)
+        files.write_json(target / paths.result(variant, backbone).name, result)
     for name, some in (("untrained", before), ("trained", result)):
         if some:
             shares = ", ".join(f"R@{k} {100 * share:.2f}" for k, share in some["recall"].items())
@@ -90,4 +99,4 @@ def require_width(dimensions: int, branches: int, folder: Path, *embeddings: np.
 
 
 if __name__ == "__main__":
-    command.run(main, "variant", "backbone")
+    command.run(main, "variant", "backbone", lower="evaluate.analysis_images")

@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
-from lrec import command, meta_classes, params, paths, reading, store
+from lrec import command, locks, meta_classes, params, paths, reading, store
 
 
+@locks.holding(
+    writes=lambda variant: [paths.meta_classes(variant)],
+    reads=lambda variant: [paths.store(variant)],
+)
 def main(variant: str) -> None:
     """Write data/meta_classes/<variant>.csv."""
     settings = params.load()

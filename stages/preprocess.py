@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from lrec import command, params, paths, store
+from lrec import command, locks, params, paths, store
 from lrec.datasets import reader
 from lrec.datasets.dataset import Dataset, Sample
 from lrec.datasets.picture import crop_and_resize
@@ -23,6 +23,7 @@ def picture(dataset: Dataset, chosen: params.Variant, sample: Sample) -> np.ndar
         raise ValueError(str(error) if sample.path in str(error) else f"{sample.path}: {error}") from error
 
 
+@locks.holding(writes=lambda variant: [paths.store(variant)])
 def main(variant: str) -> None:
     """Write data/processed/<variant>/: images.npy, index.csv, dataset.json."""
     settings = params.load()
@@ -53,4 +54,4 @@ def main(variant: str) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, "variant")
+    command.run(main, "variant", lower="preprocess.workers")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lrec import command, diagram, figures, files, ledger, model, params, paths, reading, runs, tables
+from lrec import command, diagram, figures, files, ledger, locks, model, params, paths, reading, runs, tables
 from lrec.printable import escaped
 from lrec.report import page
 
@@ -16,6 +16,13 @@ HISTORY = ("epoch", "learning_rate", "loss", "accuracy")
 CURVE = ("branches", "subsets", "recall_at_1")
 
 
+def outputs(check: bool) -> list[Path]:
+    """Return what is written, or pruned; nothing by a check."""
+    pictures = [paths.ARCHITECTURE, *(paths.figure(name) for name in figures.PANELS)]
+    return [] if check else [paths.TABLES.parent, paths.README, paths.RESULTS, paths.HISTORY, paths.REPORT, *pictures]
+
+
+@locks.holding(writes=outputs)
 def main(check: bool) -> None:
     """Write metrics/, report/, the figures in data/, and the README between its markers."""
     readme = reading.read_text(paths.README, reading.COMMITTED)
@@ -45,14 +52,14 @@ def main(check: bool) -> None:
     for variant in tables.VARIANTS:  # so that nothing is written if a figure cannot be drawn
         figures.rows(variant, paths.REFERENCE, known.get(variant, {}))
     rendered = render(settings, known, models)
-    renewed = tables.insert(readme, rendered)
     prune(settings)
     files.write_json(paths.RECALL, listed)
     for name, found in plots.items():
         files.write_table(paths.TABLES.with_name(f"{name}.csv"), pd.concat(found))
     ledger.write(paths.LEDGER, known)
     files.write_text(paths.TABLES, rendered)
-    files.write_text(paths.README, renewed)
+    # Read again: someone may have written in it meanwhile.
+    files.write_text(paths.README, tables.insert(reading.read_text(paths.README, reading.COMMITTED), rendered))
     pictures = draw(known)
     files.write_text(paths.REPORT, page.render(shown, known, rendered, pictures))
     combinations = sum(len(entries) for entries in known.values())

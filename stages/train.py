@@ -16,6 +16,7 @@ from lrec import (
     files,
     fit,
     launch,
+    locks,
     meta_classes,
     model,
     params,
@@ -34,6 +35,10 @@ from lrec.recipe import Recipe, kept_epoch
 MACHINE = {"device", "workers", "checkpoint_minutes", "processes", "deterministic"}
 
 
+@locks.holding(
+    writes=lambda *of: [paths.model(*of), paths.history(*of), paths.run_record(*of), paths.unfinished("train", *of)],
+    reads=lambda variant, _: [paths.store(variant), paths.meta_classes(variant)],
+)
 def main(variant: str, backbone: str) -> None:
     """Write models/<variant>/<backbone>/ and history/<variant>/<backbone>.csv."""
     allocator.keep_freed_memory()
@@ -77,11 +82,7 @@ def main(variant: str, backbone: str) -> None:
     held = fit.Held(rows[out], packed.labels(rows[out])) if out.any() else None
     folder = paths.unfinished("train", variant, backbone)
     name = unfinished.digest([shape, groups.tolist(), used, torch.__version__])
-    with (
-        ranks.together(where),
-        unfinished.locked(folder, ranks.rank()),
-        device.arithmetic(where, recipe.tf32, recipe.deterministic),
-    ):
+    with ranks.together(where), device.arithmetic(where, recipe.tf32, recipe.deterministic):
         saved = checkpoint.Checkpoint(folder / name, recipe.checkpoint_minutes)
         size = chosen.ensemble_size, chosen.meta_class_size
         ensemble = model.Ensemble(backbone, *size, recipe.weights, seed=recipe.seed, share=recipe.share, own=own)
@@ -109,4 +110,4 @@ def main(variant: str, backbone: str) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, "variant", "backbone")
+    command.run(main, "variant", "backbone", lower="train.batch_size or the variant's ensemble_size")

@@ -1,11 +1,15 @@
 """What several tests share: the folder of real data beside the checkout, and a tiny packed store."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import checkout
 import numpy as np
 import pandas as pd
 import pytest
+import running
 
 # As in the stages, before torch is loaded: waiting threads do not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -28,6 +32,21 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder of real data: set LREC_SHARED to one")
     return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> running.Undisturbed:
+    """The tiny project, run from end to end with DVC: tests copy it and do it harm."""
+    return running.undisturbed(root, tmp_path_factory.mktemp("undisturbed") / checkout.PROJECT)
+
+
+@pytest.fixture
+def work(undisturbed: running.Undisturbed, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the tiny project after its run, at another place."""
+    folder = tmp_path / checkout.PROJECT
+    shutil.copytree(undisturbed.folder, folder, symlinks=True)
+    yield folder
+    shutil.rmtree(tmp_path)
 
 
 @pytest.fixture

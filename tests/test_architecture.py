@@ -36,6 +36,7 @@ LEVELS = [
         "weights",
         "runs",
         "ledger",
+        "locks",
         "similarity",
         "unfinished",
         "sheet",

@@ -77,17 +77,6 @@ def test_shares_add_up_to_the_whole(tiny_store: store.Store):
     np.testing.assert_array_equal(shared, whole)
 
 
-def test_a_second_process_is_kept_out(tmp_path: Path):
-    with unfinished.locked(tmp_path / "work"):
-        with pytest.raises(ValueError, match="another process is at this work"):
-            with unfinished.locked(tmp_path / "work"):
-                pass
-        with unfinished.locked(tmp_path / "work", rank=1):
-            pass
-    with unfinished.locked(tmp_path / "work"):
-        pass
-
-
 @pytest.fixture
 def project(tiny_store: store.Store, tmp_path: Path, root: Path) -> Path:
     """A folder in which the stage embed of glyphs runs on a tiny store and a random model, image by image."""

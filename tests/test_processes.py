@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from lrec import meta_classes, model, paths, train, unfinished
+from lrec import locks, meta_classes, model, paths, train
 from lrec.store import Store
 
 PROGRAM = """
@@ -116,7 +116,7 @@ def override(project: Path, **values) -> None:
 
 
 def stage(project: Path) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     return subprocess.Popen(
         [sys.executable, "-m", "stages.train", "tiny", "resnet18"],
         cwd=project,
@@ -196,9 +196,9 @@ def test_more_processes_than_branches(project: Path):
     assert "Traceback" not in err
 
 
-def test_a_second_training_of_the_same_work_is_kept_out(project: Path):
-    folder = project / paths.unfinished("train", "tiny", "resnet18")
-    with unfinished.locked(folder), stage(project) as process:
+def test_a_second_training_of_the_same_work_is_kept_out(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project)
+    with locks.held([paths.unfinished("train", "tiny", "resnet18")]), stage(project) as process:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "another process is at this work" in err
+    assert f"process {os.getpid()} (python " in err

@@ -218,9 +218,9 @@ class Database:
 
     def save(self, path: str | Path) -> None:
         """Write a folder that `load` opens; it appears complete or not at all, and may be the one loaded."""
+        files.clear_drafts(Path(path))
         with files.atomic_folder(Path(path)) as draft:
-            shape = (len(self), self.width)
-            out = np.lib.format.open_memmap(draft / EMBEDDINGS, mode="w+", dtype=self.parts[0].dtype, shape=shape)
+            out = files.map_array(draft / EMBEDDINGS, self.parts[0].dtype, (len(self), self.width))
             first = 0
             for part in self.parts:
                 for start in range(0, len(part), _BLOCK):
