@@ -32,13 +32,13 @@ def triangle(start: int, stop: int, size: int) -> Iterator[tuple[slice, slice]]:
 
 def rectangle(rows: slice, columns: slice, size: int) -> Iterator[tuple[slice, slice]]:
     """Yield blocks with sides of at most `size` that cover two ranges."""
-    for part in _split(rows, size):
-        for other in _split(columns, size):
+    for part in split(rows, size):
+        for other in split(columns, size):
             yield part, other
 
 
-def _split(whole: slice, size: int) -> Iterator[slice]:
-    """Cut a range into parts of nearly equal length."""
+def split(whole: slice, size: int) -> Iterator[slice]:
+    """Cut a range into parts of nearly equal length, at most `size`."""
     length = whole.stop - whole.start
     parts = -(-length // size)
     for i in range(parts):

@@ -57,12 +57,12 @@ class Ladder:
         rival = others.gather(1, (size - 1 - step).clamp(min=0))
         self.live[rows] = (present & (rival < limits + self.slack[rows, None])).sum(1)
 
-    def lowest(self, rows: slice) -> torch.Tensor:
-        """Return the lowest limit that still matters for each query; infinity where none does."""
-        live = self.live[rows]
+    def lowest(self, query: torch.Tensor) -> torch.Tensor:
+        """Return the lowest limit that still matters for each of (n,) queries; infinity where none does."""
+        live = self.live[query]
         if not len(self.limits):
-            return torch.full_like(self.slack[rows], torch.inf)
-        last = (self.start[rows] + live - 1).clamp(0, len(self.limits) - 1)
+            return torch.full_like(self.slack[query], torch.inf)
+        last = (self.start[query] + live - 1).clamp(0, len(self.limits) - 1)
         return torch.where(live > 0, self.limits[last], torch.inf)
 
     def land(self, query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -86,17 +86,17 @@ class Ladder:
         kept = place < self.live[query]
         self.landed.index_add_(0, (self.start[query] + place)[kept], torch.ones_like(place[kept]))
 
-    def prune(self, rows: slice) -> None:
-        """Drop the positives of some queries that the items counted so far rule out."""
-        start, size = self.start[rows], self.size[rows]
-        begin, end = int(start[0]), int(start[-1] + size[-1])
-        query, step, count = self._counts(start - begin, size, self.landed[begin:end])
-        fits = (step + 1 + count <= size[query]) & (step < self.live[rows][query])
-        self.live[rows] = torch.zeros_like(size).index_add_(0, query, fits.long())
+    def prune(self, query: torch.Tensor) -> None:
+        """Drop the positives of (n,) queries that the items counted so far rule out."""
+        size, live = self.size[query], self.live[query]
+        line, step, count = self._counts(query)
+        fits = (step + 1 + count <= size[line]) & (step < live[line])
+        self.live[query] = torch.zeros_like(size).index_add_(0, line, fits.long())
 
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the average precision at R and the precision at R, (Q,) float64 each, 0 where R is 0."""
-        query, step, count = (x.cpu().numpy() for x in self._counts(self.start, self.size, self.landed))
+        everyone = torch.arange(len(self.size), device=self.size.device)
+        query, step, count = (x.cpu().numpy() for x in self._counts(everyone))
         size, live = self.size.cpu().numpy(), self.live.cpu().numpy()
         hit = step < live[query]
         precision = (step + 1) / (step + 1 + count)
@@ -106,13 +106,12 @@ class Ladder:
     def _limit(self, query: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         return self.limits[(self.start[query] + place).clamp(0, len(self.limits) - 1)]
 
-    @staticmethod
-    def _counts(
-        start: torch.Tensor, size: torch.Tensor, landed: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return for every positive its query, its place from 0, and the items counted against it."""
-        query = torch.repeat_interleave(torch.arange(len(size), device=size.device), size)
-        step = torch.arange(len(landed), device=size.device) - start[query]
+    def _counts(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return for every positive of (n,) queries its line, its place from 0, and the items counted against it."""
+        size = self.size[query]
+        line = torch.repeat_interleave(torch.arange(len(query), device=query.device), size)
+        first = (size.cumsum(0) - size)[line]
+        step = torch.arange(len(line), device=query.device) - first
+        landed = self.landed[self.start[query][line] + step]
         summed = landed.cumsum(0)
-        first = start[query]
-        return query, step, summed - summed[first] + landed[first]
+        return line, step, summed - summed[first] + landed[first]

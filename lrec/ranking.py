@@ -4,7 +4,8 @@ The rank of a query's best positive is one more than the number of items of othe
 least as similar. Rows are sorted by class, so the positives of a query lie side by side; the others are
 counted block by block, and in self-retrieval a block above the diagonal serves its rows and its columns.
 
-Exactness. A block is computed in float32. Only similarities within the proved rounding error of a
+Exactness. A block is computed in float32, or only those lines of it that `rough` products do not rule out,
+and a line is looked at if its largest value may count. Similarities within the proved rounding error of a
 query's limit are in doubt; they are computed again in float64, whose own error is far below the tie
 tolerance. A query with a similarity in doubt even then (it would have to differ from the positive's by
 the tie tolerance itself, to 13 digits) is ranked once more by `ordered_products`, the definition.
@@ -17,7 +18,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
+from lrec import rough
 from lrec.blocks import at_least, batches, block_size, rectangle, triangle
+from lrec.pieces import Part, parts, without_own
 from lrec.precision import Ladder
 from lrec.similarity import Rows, ordered_products, products, rounding
 
@@ -92,6 +95,7 @@ class _Pass:
         # Four float64 values take part in a comparison, two of them in its definition.
         self.tolerance, self.slack = 8 * error, 4 * error
         self.blur = self.slack + rounding(queries.rows.width, torch.float32, lengths)
+        self.sieve = rough.Sieve(queries.rows.width, lengths) if rough.supported(lengths.device) else None
         self.limit = torch.full_like(lengths, math.inf)
         self.ladder = Ladder.empty(self.positives, self.slack) if precision else None
         self.count = torch.zeros_like(queries.codes)
@@ -112,10 +116,30 @@ class _Pass:
 
     def _add(self, rows: slice, columns: slice, mirrored: bool) -> None:
         """Count the items of one block."""
-        block = self._similarities(rows, columns)
-        self._count(block, rows, columns, 0)
-        if mirrored and rows != columns:
-            self._count(block, columns, rows, 1)
+        axes = (0, 1) if mirrored and rows != columns else (0,)
+        narrow = self.sieve is not None
+        others = parts(self.gallery.rows, self.gallery.codes, columns, narrow)
+        for mine in parts(self.queries.rows, self.queries.codes, rows, narrow):
+            for theirs in others:
+                self._add_piece(mine, theirs, axes)
+
+    def _add_piece(self, mine: Part, theirs: Part, axes: tuple[int, ...]) -> None:
+        """Count the items of a piece of a block for its rows, axis 0, and maybe its columns, axis 1."""
+        sides = (mine, theirs)
+        left = self.sieve.sift(mine, theirs, axes, self._lowest) if self.sieve else None
+        if left is None:
+            block = self._similarities(mine, theirs)
+            for axis in axes:
+                self._count(block, sides[axis].numbers, sides[1 - axis].numbers, axis)
+            return
+        for queries, items in left:
+            if len(queries.numbers):
+                self._count(self._similarities(queries, items), queries.numbers, items.numbers, 0)
+
+    def _lowest(self, query: torch.Tensor) -> torch.Tensor:
+        """Return the least float32 similarity that may count for each query; infinity where none can."""
+        least = self.limit[query]
+        return (torch.minimum(least, self.ladder.lowest(query)) if self.ladder else least) - self.blur[query]
 
     def _set_limits(self) -> None:
         """Find the similarity an item must have to count against a query's positives."""
@@ -126,7 +150,7 @@ class _Pass:
             columns = slice(int(self.first[rows].min()), int(self.last[rows].max()))
             if columns.start >= columns.stop:
                 continue
-            tile = self._exact_block(rows, columns)
+            tile = self._exact_block(rows, torch.arange(columns.start, columns.stop, device=self.limit.device))
             same = self.queries.codes[rows, None] == self.gallery.codes[columns]
             others = tile.masked_fill(same, -math.inf)
             tile.masked_fill_(~same, -math.inf)
@@ -152,69 +176,65 @@ class _Pass:
             return triangle(0, self.queries.rows.size, size)
         return rectangle(slice(0, self.queries.rows.size), slice(0, self.gallery.rows.size), size)
 
-    def _similarities(self, rows: slice, columns: slice) -> torch.Tensor:
-        """Return a float32 block with -inf for items of the query's own class."""
-        block = products(self.queries.rows.take(rows, torch.float32), self.gallery.rows.take(columns, torch.float32))
-        mine, theirs = self.queries.codes[rows], self.gallery.codes[columns]
-        if mine[-1] >= theirs[0] and mine[0] <= theirs[-1]:
-            block.masked_fill_(mine[:, None] == theirs, -math.inf)
-        return block
+    def _similarities(self, mine: Part, theirs: Part) -> torch.Tensor:
+        """Return float32 similarities, -inf for items of the query's own class."""
+        return without_own(products(mine.values, theirs.values), mine, theirs)
 
-    def _count(self, block: torch.Tensor, rows: slice, columns: slice, axis: int) -> None:
-        """Count the items of a block that reach the limits of the queries along one of its axes."""
-        possible = at_least(block, self.limit[rows] - self.blur[rows], axis)
-        some = possible.nonzero()[:, 0]
-        if len(some):
-            query, part = some + rows.start, block.index_select(axis, some)
-            sure = at_least(part, self.limit[query] + self.blur[query], axis)
-            self.count[query] += sure
-            doubtful, number = (possible[some] > sure).nonzero()[:, 0], int((possible[some] - sure).sum())
-            many = number > _DENSE * len(doubtful) * block.shape[1 - axis]
+    def _count(self, block: torch.Tensor, query: torch.Tensor, items: torch.Tensor, axis: int) -> None:
+        """Count the items of a piece that reach the limits of the queries along one of its axes."""
+        some = (block.amax(1 - axis) >= self._lowest(query).float()).nonzero()[:, 0]
+        if not len(some):
+            return
+        query, part = query[some], block.index_select(axis, some)
+        sure = at_least(part, self.limit[query] + self.blur[query], axis)
+        excess = at_least(part, self.limit[query] - self.blur[query], axis) - sure
+        self.count[query] += sure
+        lines = part if axis == 0 else part.T
+        doubtful, number = excess.nonzero()[:, 0], int(excess.sum())
+        if number:
+            many = number > _DENSE * len(doubtful) * lines.shape[1]
             resolve = self._resolve_all if many else self._resolve_single
-            if number:
-                resolve(_lines(part, doubtful, axis), query[doubtful], columns)
+            resolve(lines[doubtful], query[doubtful], items)
         if self.ladder:
-            self._climb(self.ladder, block, rows, columns, axis)
+            self._climb(self.ladder, lines, query, items)
 
     def _doubtful(self, lines: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         limit, blur = self.limit[query, None], self.blur[query, None]
         return (lines >= (limit - blur).float()) & (lines < (limit + blur).float())
 
-    def _resolve_single(self, lines: torch.Tensor, query: torch.Tensor, columns: slice) -> None:
+    def _resolve_single(self, lines: torch.Tensor, query: torch.Tensor, items: torch.Tensor) -> None:
         """Decide the few doubtful items of these queries' lines of a block, one float64 product each."""
         line, item = self._doubtful(lines, query).nonzero(as_tuple=True)
         query = query[line]
-        excess = self._exact_pairs(query, item + columns.start) - self.limit[query]
+        excess = self._exact_pairs(query, items[item]) - self.limit[query]
         self.count.index_add_(0, query, (excess >= self.slack[query]).long())
         self.unclear[query[excess.abs() < self.slack[query]]] = True
 
-    def _resolve_all(self, lines: torch.Tensor, query: torch.Tensor, columns: slice) -> None:
+    def _resolve_all(self, lines: torch.Tensor, query: torch.Tensor, items: torch.Tensor) -> None:
         """Decide the many doubtful items of these queries' lines of a block with float64 blocks."""
         for some in torch.arange(len(query), device=query.device).split(max(1, len(query) // 8)):
             who = query[some]
             doubtful, slack = self._doubtful(lines[some], who), self.slack[who, None]
-            excess = self._exact_block(who, columns) - self.limit[who, None]
+            excess = self._exact_block(who, items) - self.limit[who, None]
             self.count[who] += (doubtful & (excess >= slack)).sum(1)
             self.unclear[who] |= (doubtful & (excess.abs() < slack)).any(1)
 
-    def _climb(self, ladder: Ladder, block: torch.Tensor, rows: slice, columns: slice, axis: int) -> None:
-        """Count the items of a block at each positive that may still rank R or better."""
-        lowest = (ladder.lowest(rows) - self.blur[rows]).float()
-        reaching = at_least(block, lowest, axis)
+    def _climb(self, ladder: Ladder, lines: torch.Tensor, query: torch.Tensor, items: torch.Tensor) -> None:
+        """Count the items of these queries' lines at each positive that may still rank R or better."""
+        lowest = (ladder.lowest(query) - self.blur[query]).float()
+        reaching = at_least(lines, lowest, 0)
         for part in batches(reaching, max(1, self.memory // _ITEM_BYTES)):
-            chosen = reaching[part].nonzero()[:, 0] + part.start
-            lines = _lines(block, chosen, axis)
-            line, item = (lines >= lowest[chosen, None]).nonzero(as_tuple=True)
-            query, value = chosen[line] + rows.start, lines[line, item].double()
-            place = ladder.land(query, value)
-            near = (ladder.gap(query, value, place) <= self.blur[query]).nonzero()[:, 0]
-            doubtful = query[near]
-            value = self._exact_pairs(doubtful, item[near] + columns.start)
+            line, item = (lines[part] >= lowest[part, None]).nonzero(as_tuple=True)
+            who, value = query[part][line], lines[part][line, item].double()
+            place = ladder.land(who, value)
+            near = (ladder.gap(who, value, place) <= self.blur[who]).nonzero()[:, 0]
+            doubtful = who[near]
+            value = self._exact_pairs(doubtful, items[item[near]])
             place[near] = ladder.land(doubtful, value)
             unclear = ladder.gap(doubtful, value, place[near]) <= self.slack[doubtful]
             self.unclear[doubtful[unclear]] = True
-            ladder.add(query, place)
-        ladder.prune(rows)
+            ladder.add(who, place)
+        ladder.prune(query)
 
     def _exact_pairs(self, query: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
         """Return the float64 similarities of (n,) queries to (n,) items."""
@@ -225,11 +245,10 @@ class _Pass:
             out.copy_(ordered_products(a, b))
         return values
 
-    def _exact_block(self, query: slice | torch.Tensor, columns: slice) -> torch.Tensor:
-        """Return the float64 similarities of (n,) queries to m items as (n, m), reading the items in pieces."""
+    def _exact_block(self, query: slice | torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Return the float64 similarities of (n,) queries to (m,) items as (n, m), reading the items in pieces."""
         rows = self.queries.rows.take(query, torch.float64)
-        size = max(1, self.memory // (64 * rows.shape[1]))
-        pieces = [slice(i, min(i + size, columns.stop)) for i in range(columns.start, columns.stop, size)]
+        pieces = items.split(max(1, self.memory // (64 * rows.shape[1])))
         return torch.cat([products(rows, self.gallery.rows.take(piece, torch.float64)) for piece in pieces], dim=1)
 
     def _rank_by_definition(self, query: int, ranks: Ranks) -> None:
@@ -249,9 +268,3 @@ class _Pass:
             summed = np.append(0.0, precision).cumsum()[-1]  # in the ladder's order, to the last bit
             ranks.average_precision[query] = summed / len(positives)
             ranks.r_precision[query] = len(precision) / len(positives)
-
-
-def _lines(block: torch.Tensor, chosen: torch.Tensor, axis: int) -> torch.Tensor:
-    """Return some rows of a block, or some columns as rows."""
-    lines = block.index_select(axis, chosen)
-    return lines if axis == 0 else lines.T

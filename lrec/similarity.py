@@ -92,7 +92,7 @@ class Rows:
         """Check that all values are finite; set the scale; return the lengths of the scaled rows."""
         norms = torch.empty(self.size, dtype=torch.float64, device=self._device)
         largest = 0.0
-        for rows in self.blocks(max(1, 2**21 // self.width)):
+        for rows in self.blocks(max(1, 2**17 // self.width)):
             values = self._read(rows)
             peaks = values.abs().amax(1).double()
             if not torch.isfinite(peaks).all():
@@ -117,13 +117,14 @@ def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def rounding(width: int, dtype: torch.dtype, lengths: torch.Tensor) -> torch.Tensor:
+def rounding(width: int, dtype: torch.dtype, lengths: torch.Tensor, chunk: int = _CHUNK) -> torch.Tensor:
     """Bound the error of `products` of d = `width` terms computed in `dtype`, whatever the order of summation.
 
     Args:
         width: d.
         dtype: float32 or float64.
         lengths: any shape, float64: for each bound, the product of the lengths of the two vectors.
+        chunk: how many terms are summed in one go.
 
     Returns:
         The bounds, float64, in the shape of `lengths`. A sum of n rounded terms errs by at most
@@ -132,7 +133,7 @@ def rounding(width: int, dtype: torch.dtype, lengths: torch.Tensor) -> torch.Ten
         roundings cover the casts of the vectors and of the value compared with; the last term covers
         underflow.
     """
-    terms = min(width, _CHUNK) + -(-width // _CHUNK) + 8
+    terms = min(width, chunk) + -(-width // chunk) + 8
     unit = terms * torch.finfo(dtype).eps / 2
     return unit / (1 - unit) * lengths + 8 * width * torch.finfo(dtype).tiny
 
