@@ -5,6 +5,7 @@ contiguous float batches. Ours is `lrec.embed.extract` on the folded model, into
 Weights, batch-norm statistics and images are random; how long a convolution takes does not depend on them.
 
     python -m benchmarks.extraction
+    python -m benchmarks.extraction --precisions bfloat16 --ensembles 4 --size 128
     python -m benchmarks.extraction --device cuda --ensembles 48 --size 256 --images 512 --batch-size 64
 """
 
@@ -13,6 +14,7 @@ import statistics
 import tempfile
 import time
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +45,15 @@ def plain(network: model.Ensemble, images: np.ndarray, out: np.ndarray, batch_si
             out[start : start + batch_size] = network.embed(batch).cpu().numpy()
 
 
-def compare(options: argparse.Namespace, branches: int, size: int) -> str:
+def compare(options: argparse.Namespace, backbone: str, precision: str, branches: int, size: int) -> str:
     """Time both in turns; return a row of the table."""
     where = device.choose(options.device)
     images = np.random.default_rng(0).integers(0, 256, (options.images, size, size, 3), dtype=np.uint8)
-    network = ensemble(options.backbone, branches)
+    network = ensemble(backbone, branches)
     folded = fold.fold(deepcopy(network))
     network.to(where)
     settings = {"normalization": store.IMAGENET, "batch_size": options.batch_size, "workers": 1, "device": where}
-    settings["precision"] = options.precision
+    settings["precision"] = precision
     with tempfile.TemporaryDirectory() as folder:
         found = np.empty((len(images), 12 * branches), np.float32)
         out = np.lib.format.open_memmap(Path(folder) / "out.npy", "w+", np.float32, found.shape)
@@ -70,27 +72,28 @@ def compare(options: argparse.Namespace, branches: int, size: int) -> str:
         difference = float(np.abs(out - found).max())
     rates = {name: len(images) / statistics.median(times) for name, times in seconds.items()}
     ratio = rates["ours"] / rates["plain"]
-    return f"| {branches} | {size} | {rates['plain']:.1f} | {rates['ours']:.1f} | {ratio:.2f} | {difference:.1e} |"
+    row = f"| {backbone} | {precision} | {branches} | {size} |"
+    return f"{row} {rates['plain']:.1f} | {rates['ours']:.1f} | {ratio:.2f} | {difference:.1e} |"
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--backbone", default="resnet18", choices=list(model.BACKBONES))
+    parser.add_argument("--backbones", nargs="+", default=["resnet18", "resnet50", "mobilenet_v2"])
     parser.add_argument("--ensembles", type=int, nargs="+", default=[4, 12], help="numbers of branches")
     parser.add_argument("--size", type=int, nargs="+", default=[64, 128], help="sides of the images, pixels")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of ours")
+    parser.add_argument("--precisions", nargs="+", default=["float32"], help="of ours: float32, bfloat16")
     options = parser.parse_args()
-    print(f"{options.backbone}, {options.images} images in batches of {options.batch_size}, median of")
+    print(f"{options.images} images in batches of {options.batch_size}, median of")
     print(f"{options.rounds} rounds in turns, {device.describe(device.choose(options.device))}\n")
-    print("| M | px | plain, images/s | ours, images/s | ratio | largest difference |\n|---|---|---|---|---|---|")
-    for size in options.size:
-        for branches in options.ensembles:
-            print(compare(options, branches, size), flush=True)
+    print("| backbone | ours in | M | px | plain, images/s | ours, images/s | ratio | largest difference |")
+    print("|---|---|---|---|---|---|---|---|")
+    for case in product(options.backbones, options.precisions, options.ensembles, options.size):
+        print(compare(options, *case), flush=True)
 
 
 if __name__ == "__main__":
