@@ -1,1 +1,9 @@
-"""Measurements against named peers, in the same run; none of them is a test."""
+"""Measurements against named peers: `python -m benchmarks.<name>`.
+
+Waiting threads sleep, as they do in the stages: on a machine that others use too, threads that wait busily
+measure the others.
+"""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import distributed
 
 
 @dataclass
@@ -92,6 +93,12 @@ class Ladder:
         line, step, count = self._counts(query)
         fits = (step + 1 + count <= size[line]) & (step < live[line])
         self.live[query] = torch.zeros_like(size).index_add_(0, line, fits.long())
+
+    def join(self, group: distributed.ProcessGroup) -> None:
+        """Add up what several processes counted; positives that one of them dropped are dropped by all."""
+        distributed.all_reduce(self.landed, group=group)
+        distributed.all_reduce(self.live, distributed.ReduceOp.MIN, group=group)
+        self.prune(torch.arange(len(self.size), device=self.size.device))
 
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the average precision at R and the precision at R, (Q,) float64 each, 0 where R is 0."""

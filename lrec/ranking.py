@@ -14,9 +14,11 @@ the tie tolerance itself, to 13 digits) is ranked once more by `ordered_products
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import islice
 
 import numpy as np
 import torch
+from torch import distributed
 
 from lrec import rough
 from lrec.blocks import at_least, batches, block_size, rectangle, triangle
@@ -54,7 +56,14 @@ class Ranks:
     r_precision: np.ndarray
 
 
-def rank(queries: Side, gallery: Side, itself: bool, precision: bool, memory_bytes: int) -> Ranks:
+def rank(
+    queries: Side,
+    gallery: Side,
+    itself: bool,
+    precision: bool,
+    memory_bytes: int,
+    group: distributed.ProcessGroup | None = None,
+) -> Ranks:
     """Rank the best positive of every query, and with `precision` all positives ranked R or better.
 
     Args:
@@ -64,11 +73,12 @@ def rank(queries: Side, gallery: Side, itself: bool, precision: bool, memory_byt
         precision: compute average precision and R-precision.
         memory_bytes: what blocks may take. Very large classes make several passes over the gallery if
             the similarities of all positives do not fit.
+        group: processes that all rank the same rows and share the blocks; each gets all ranks.
     """
     passes = []
     for rows in _passes(queries, gallery, precision, memory_bytes):
         some = Side(queries.rows.part(rows), queries.codes[rows])
-        passes.append(_Pass(some, gallery, rows.start if itself else None, precision, memory_bytes).run())
+        passes.append(_Pass(some, gallery, rows.start if itself else None, precision, memory_bytes).run(group))
     return Ranks(*(np.concatenate([getattr(x, field.name) for x in passes]) for field in fields(Ranks)))
 
 
@@ -101,18 +111,30 @@ class _Pass:
         self.count = torch.zeros_like(queries.codes)
         self.unclear = torch.zeros_like(queries.codes, dtype=torch.bool)
 
-    def run(self) -> Ranks:
-        """Rank all queries of the pass."""
+    def run(self, group: distributed.ProcessGroup | None = None) -> Ranks:
+        """Rank all queries of the pass, together with the other processes of a group."""
         self._set_limits()
         mirrored = self.offset == 0 and self.queries.rows.size == self.gallery.rows.size
-        for rows, columns in self._blocks(mirrored):
+        first, step = (group.rank(), group.size()) if group else (0, 1)
+        for rows, columns in islice(self._blocks(mirrored), first, None, step):
             self._add(rows, columns, mirrored)
+        if group:
+            self._join(group)
         best = torch.where(self.positives > 0, self.count + 1, 0).cpu().numpy()
         zeros = np.zeros(len(best))
         ranks = Ranks(best, *(self.ladder.scores() if self.ladder else (zeros, zeros)))
         for query in self.unclear.nonzero()[:, 0].tolist():
             self._rank_by_definition(query, ranks)
         return ranks
+
+    def _join(self, group: distributed.ProcessGroup) -> None:
+        """Bring together what the processes of a group counted."""
+        unclear = self.unclear.long()
+        for counted in (self.count, unclear):
+            distributed.all_reduce(counted, group=group)
+        self.unclear = unclear > 0
+        if self.ladder:
+            self.ladder.join(group)
 
     def _add(self, rows: slice, columns: slice, mirrored: bool) -> None:
         """Count the items of one block."""

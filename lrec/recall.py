@@ -11,7 +11,7 @@ Policy, for all figures:
   are reported.
 
 All figures are exact: they depend neither on the order of rows or labels nor on block sizes, device or
-number of threads. `ranking` says how.
+number of threads or processes. `ranking` says how.
 """
 
 import math
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import distributed
 
 from lrec import ranking
 from lrec.similarity import Embeddings, Rows, full_precision
@@ -94,6 +95,7 @@ def evaluate(
     seed: int = 0,
     device: str | torch.device = "cpu",
     memory_bytes: int = MEMORY_BYTES,
+    group: distributed.ProcessGroup | None = None,
 ) -> Retrieval:
     """Compute all retrieval metrics; the module's docstring states the policy.
 
@@ -107,12 +109,16 @@ def evaluate(
         seed: of the resampling behind the interval.
         device: where similarities are computed.
         memory_bytes: bound of the working memory, beside a few hundred bytes per row.
+        group: processes that all call this with the same arguments (but the device) and share the work;
+            each of them returns all figures. None for this process alone.
 
     Raises:
         ValueError: shapes, lengths or dtypes that do not fit, an empty set, a k below 1, or an embedding
         that is not finite; the message names the row.
     """
-    best, classes, ranks = _rank(query, query_labels, ks, gallery, gallery_labels, precision, device, memory_bytes)
+    best, classes, ranks = _rank(
+        query, query_labels, ks, gallery, gallery_labels, precision, device, memory_bytes, group
+    )
     found, hits = best > 0, best == 1
     _, code = np.unique(classes, return_inverse=True)
     return Retrieval(
@@ -161,6 +167,7 @@ def _rank(
     precision: bool,
     device: str | torch.device,
     memory_bytes: int,
+    group: distributed.ProcessGroup | None = None,
 ) -> tuple[np.ndarray, np.ndarray, ranking.Ranks]:
     """Check the arguments; return best ranks and class codes in the queries' order, and all ranks in class order."""
     if not len(ks) or any(k < 1 for k in ks):
@@ -178,7 +185,7 @@ def _rank(
                 f"gallery: found {others.rows.width} dimensions, expected {queries.rows.width}, the query's"
             )
         kept = queries.rows.kept_bytes + (0 if gallery is None else others.rows.kept_bytes)
-        ranks = ranking.rank(queries, others, gallery is None, precision, memory_bytes - kept)
+        ranks = ranking.rank(queries, others, gallery is None, precision, memory_bytes - kept, group)
     best, classes = np.empty(len(places), np.int64), np.empty(len(places), np.int64)
     best[places], classes[places] = ranks.best, queries.codes.cpu().numpy()
     return best, classes, ranks
