@@ -10,7 +10,6 @@ Stanford Online Products, and as many dimensions as 48 branches with 12 meta cla
 
 import argparse
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -132,13 +131,30 @@ def compare(sizes: list[int], width: int, noise: float, repeats: int) -> None:
         print("\nGrowth (CPU time ~ N^a): " + ", ".join(f"{name} {a:.2f}" for name, a in growth.items()))
 
 
+class Peak:
+    """Growth of this process's resident memory from now on, in MB: what was freed before does not hide it."""
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew
+        self._before = self._read("VmRSS")
+
+    @staticmethod
+    def _read(name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(name + ":"))
+
+    def grown(self) -> float:
+        """Return the growth up to the peak so far."""
+        return self._read("VmHWM") - self._before
+
+
 def peak(method: str, size: int, width: int, noise: float) -> None:
     """Print how much one method raises this process's peak memory, in MB."""
     METHODS[method](*make(200, width, noise))  # libraries load on first use
     data, labels = make(size, width, noise)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = Peak()
     METHODS[method](data, labels)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6)
+    print(memory.grown())
 
 
 def memory(size: int, width: int, noise: float) -> None:
@@ -161,7 +177,7 @@ def sop(path: Path, size: int, width: int, count: int) -> None:
         data.flush()
         del data
     data, labels = np.load(path, mmap_mode="r"), np.arange(size) // 5
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = Peak()
     codes = torch.from_numpy(labels)
     with full_precision(torch.device("cpu")):
         start = time.perf_counter()
@@ -177,10 +193,10 @@ def sop(path: Path, size: int, width: int, count: int) -> None:
         for rows, columns in some:
             one._add(rows, columns, mirrored=True)
         seconds = time.perf_counter() - limited
-    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
     print(f"{size:,} x {width:,} float16 ({path.stat().st_size / 1e9:.1f} GB): check {checked - start:.0f} s, limits")
     print(f"{limited - checked:.0f} s, {len(some)} of {len(all_blocks)} blocks {seconds:.0f} s; all blocks would take")
-    print(f"{seconds * pairs / done / 60:.0f} min. Peak memory grew by {extra:,.0f} MB, pages of the map included.")
+    print(f"{seconds * pairs / done / 60:.0f} min.")
+    print(f"Peak memory grew by {memory.grown():,.0f} MB, pages of the map included.")
 
 
 def main() -> None:
