@@ -154,8 +154,9 @@ class _Pass:
             for axis in axes:
                 self._count(block, sides[axis].numbers, sides[1 - axis].numbers, axis)
             return
-        for queries, items in left:
-            if len(queries.numbers):
+        for axis, (lines, others) in zip(axes, left, strict=True):
+            if len(lines):
+                queries, items = sides[axis].some(lines), sides[1 - axis].some(others)
                 self._count(self._similarities(queries, items), queries.numbers, items.numbers, 0)
 
     def _lowest(self, query: torch.Tensor) -> torch.Tensor:
@@ -193,7 +194,8 @@ class _Pass:
         return slice(start, min(stop, start + fitting))
 
     def _blocks(self, mirrored: bool) -> Iterator[tuple[slice, slice]]:
-        size = block_size(self.queries.rows.width, self.memory)
+        # Half of the memory is for what sieving adds: rounded rows, copies of the rows that are left.
+        size = block_size(self.queries.rows.width, self.memory // 2 if self.sieve else self.memory)
         if mirrored:
             return triangle(0, self.queries.rows.size, size)
         return rectangle(slice(0, self.queries.rows.size), slice(0, self.gallery.rows.size), size)

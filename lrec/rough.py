@@ -34,8 +34,8 @@ class Sieve:
 
     def sift(
         self, mine: Part, theirs: Part, axes: Sequence[int], lowest: Callable[[torch.Tensor], torch.Tensor]
-    ) -> list[tuple[Part, Part]] | None:
-        """Return the queries and items of a piece that must be looked at; None for the whole piece.
+    ) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+        """Say which queries and items of a piece must be looked at; None for the whole piece.
 
         Args:
             mine: the rows of the piece.
@@ -44,19 +44,17 @@ class Sieve:
             lowest: maps query numbers to the least similarity that may count.
 
         Returns:
-            Queries and items for every axis. What lies between other queries and items does not count.
+            For every axis the places of the queries and of the items in their parts. What lies between
+            other queries and items does not count.
         """
         if self._rest:
             self._rest -= 1
             return None
         block = without_own(products(mine.narrow, theirs.narrow), mine, theirs)
-        left = []
-        for axis in axes:
-            queries, items = (mine, theirs) if axis == 0 else (theirs, mine)
-            limits = lowest(queries.numbers) - self._error[queries.numbers]
-            lines, others = reaching(block, limits, axis)
-            left.append((queries.some(lines), items.some(others)))
-        if sum(len(x.numbers) * len(y.numbers) for x, y in left) <= _MANY * block.numel():
+        numbers = (mine.numbers, theirs.numbers)
+        limits = [lowest(numbers[axis]) - self._error[numbers[axis]] for axis in axes]
+        left = [reaching(block, limit, axis) for limit, axis in zip(limits, axes, strict=True)]
+        if sum(len(lines) * len(others) for lines, others in left) <= _MANY * block.numel():
             self._pause = 1
             return left
         self._rest, self._pause = self._pause, min(2 * self._pause, _LONGEST)

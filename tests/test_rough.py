@@ -79,7 +79,7 @@ def test_figures_are_those_of_float32_alone(monkeypatch: pytest.MonkeyPatch, sid
             assert (found.map_at_r, found.r_precision) == (expected.map_at_r, expected.r_precision)
     left = [pair for some in sifted if some for pair in some]
     assert left
-    assert min(len(queries.numbers) * len(items.numbers) for queries, items in left) < side * side / 4
+    assert min(len(queries) * len(items) for queries, items in left) < side * side / 4
 
 
 def test_it_rests_where_everything_may_count(monkeypatch: pytest.MonkeyPatch):
