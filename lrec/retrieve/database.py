@@ -22,7 +22,7 @@ _BLOCK = 65536
 class Facts(TypedDict):
     """What database.json must say."""
 
-    model: str
+    model: NotRequired[str]
     store: NotRequired[str]
     resize: Literal["squash", "crop"]
     kind: Literal["logits", "features"]
