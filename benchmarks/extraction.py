@@ -1,7 +1,8 @@
-"""Images per second of extraction against the plain loop: same model, same images, each in turn.
+"""Images per second of extraction against the plain loop: same model, same images, in turns.
 
 The plain loop is what one would write first: the ensemble in evaluation mode and without gradients, on
-contiguous float batches. Ours is `lrec.embed.extract` on the folded model, into a memory map on disk.
+contiguous float batches. Ours is `lrec.embed.extract` on the folded model. Both fill a memory map on disk, each in a
+process of its own.
 Weights, batch-norm statistics and images are random; how long a convolution takes does not depend on them.
 
     python -m benchmarks.extraction
@@ -11,9 +12,10 @@ Weights, batch-norm statistics and images are random; how long a convolution tak
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
-from copy import deepcopy
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -21,7 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrec import device, embed, fold, model, store
+from benchmarks.turns import Worker
+from lrec import allocator, device, embed, fold, model, store
 
 
 def ensemble(backbone: str, branches: int) -> model.Ensemble:
@@ -35,42 +38,70 @@ def ensemble(backbone: str, branches: int) -> model.Ensemble:
     return made
 
 
-def plain(network: model.Ensemble, images: np.ndarray, out: np.ndarray, batch_size: int, where: str) -> None:
-    """Embed image by image batch, contiguous and unfolded."""
-    mean, std = (torch.tensor(store.IMAGENET[key], device=where)[:, None, None] for key in ("mean", "std"))
-    with torch.no_grad():
-        for start in range(0, len(images), batch_size):
-            pixels = torch.from_numpy(images[start : start + batch_size]).to(where)
+def plain(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -> Callable[[], None]:
+    """Return the plain loop: batch by batch, contiguous and unfolded."""
+    network = ensemble(options.backbones[0], options.ensembles[0]).to(options.device)
+    mean, std = (torch.tensor(store.IMAGENET[key], device=options.device)[:, None, None] for key in ("mean", "std"))
+
+    @torch.no_grad()
+    def run() -> None:
+        for start in range(0, len(images), options.batch_size):
+            pixels = torch.from_numpy(images[start : start + options.batch_size]).to(options.device)
             batch = ((pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std).contiguous()
-            out[start : start + batch_size] = network.embed(batch).cpu().numpy()
+            out[start : start + options.batch_size] = network.embed(batch).cpu().numpy()
+
+    return run
+
+
+def ours(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -> Callable[[], None]:
+    """Return this project's extraction, with the settings that the stage makes for its process."""
+    allocator.keep_freed_memory()
+    folded = fold.fold(ensemble(options.backbones[0], options.ensembles[0]))
+    settings = {"normalization": store.IMAGENET, "batch_size": options.batch_size, "workers": 1}
+    settings |= {"device": options.device, "precision": options.precisions[0]}
+    return lambda: embed.extract(folded, images, np.arange(len(images)), out=out, **settings)
+
+
+METHODS = {"plain": plain, "ours": ours}
+
+
+def work(options: argparse.Namespace) -> None:
+    """Embed all images for every line of standard input; answer with the seconds."""
+    size = options.size[0]
+    images = np.random.default_rng(0).integers(0, 256, (options.images, size, size, 3), dtype=np.uint8)
+    out = np.lib.format.open_memmap(options.out, "w+", np.float32, (options.images, 12 * options.ensembles[0]))
+    run = METHODS[options.method](options, images, out)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print(time.perf_counter() - start, flush=True)
 
 
 def compare(options: argparse.Namespace, backbone: str, precision: str, branches: int, size: int) -> str:
     """Time both in turns; return a row of the table."""
-    where = device.choose(options.device)
-    images = np.random.default_rng(0).integers(0, 256, (options.images, size, size, 3), dtype=np.uint8)
-    network = ensemble(backbone, branches)
-    folded = fold.fold(deepcopy(network))
-    network.to(where)
-    settings = {"normalization": store.IMAGENET, "batch_size": options.batch_size, "workers": 1, "device": where}
-    settings["precision"] = precision
+    arguments = [
+        "benchmarks.extraction",
+        "--backbones",
+        backbone,
+        "--precisions",
+        precision,
+        "--device",
+        options.device,
+    ]
+    arguments += ["--ensembles", str(branches), "--size", str(size), "--images", str(options.images)]
+    arguments += ["--batch-size", str(options.batch_size), "--device", options.device]
     with tempfile.TemporaryDirectory() as folder:
-        found = np.empty((len(images), 12 * branches), np.float32)
-        out = np.lib.format.open_memmap(Path(folder) / "out.npy", "w+", np.float32, found.shape)
-        runs = {
-            "plain": lambda: plain(network, images, found, options.batch_size, where),
-            "ours": lambda: embed.extract(folded, images, np.arange(len(images)), out=out, **settings),
-        }
-        for run in runs.values():
-            run()
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(options.rounds):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run()
-                seconds[name].append(time.perf_counter() - start)
-        difference = float(np.abs(out - found).max())
-    rates = {name: len(images) / statistics.median(times) for name, times in seconds.items()}
+        files = {name: Path(folder) / f"{name}.npy" for name in METHODS}
+        workers = {name: Worker([*arguments, "--method", name, "--out", str(files[name])]) for name in METHODS}
+        seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+        for turn in range(1 + options.rounds):
+            for name, worker in workers.items():
+                found = worker.turn()
+                seconds[name] += found if turn else []
+        for worker in workers.values():
+            worker.end()
+        difference = float(np.abs(np.load(files["ours"]) - np.load(files["plain"])).max())
+    rates = {name: options.images / statistics.median(times) for name, times in seconds.items()}
     ratio = rates["ours"] / rates["plain"]
     row = f"| {backbone} | {precision} | {branches} | {size} |"
     return f"{row} {rates['plain']:.1f} | {rates['ours']:.1f} | {ratio:.2f} | {difference:.1e} |"
@@ -87,9 +118,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precisions", nargs="+", default=["float32"], help="of ours: float32, bfloat16")
+    parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.device = device.choose(options.device)
+    if options.method:
+        return work(options)
     print(f"{options.images} images in batches of {options.batch_size}, median of")
-    print(f"{options.rounds} rounds in turns, {device.describe(device.choose(options.device))}\n")
+    print(f"{options.rounds} rounds in turns, {device.describe(options.device)}\n")
     print("| backbone | ours in | M | px | plain, images/s | ours, images/s | ratio | largest difference |")
     print("|---|---|---|---|---|---|---|---|")
     for case in product(options.backbones, options.precisions, options.ensembles, options.size):

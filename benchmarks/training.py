@@ -11,7 +11,6 @@ memory or settings touch the other's; they take their steps in turns while the o
 
 import argparse
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
+from benchmarks.turns import Worker
 from lrec import allocator, device, ranks
 from lrec.model import BACKBONES, Ensemble
 from lrec.train import Trainer
@@ -92,42 +92,27 @@ def _peak(where: str) -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
-class Worker:
-    """A method in a process, or several, of its own."""
-
-    def __init__(self, options: argparse.Namespace, method: str, branches: int, batch_size: int) -> None:
-        command = [sys.executable, "-m"]
-        if method == "processes":
-            number = str(min(options.processes, branches))
-            command += ["torch.distributed.run", "--standalone", "--nproc-per-node", number, "-m"]
-        command += ["benchmarks.training", "--method", method]
-        command += ["--branches", str(branches), "--batch-sizes", str(batch_size)]
-        for name in ("backbone", "size", "device", "precision"):
-            command += [f"--{name}", str(getattr(options, name))]
-        command += [f"--{name}" for name in ("tf32", "compile") if getattr(options, name)]
-        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def step(self) -> tuple[float, float]:
-        """Return milliseconds and peak memory, MB, of a step."""
-        self.process.stdin.write("step\n")
-        self.process.stdin.flush()
-        milliseconds, peak = self.process.stdout.readline().split()
-        return float(milliseconds), float(peak)
-
-    def end(self) -> None:
-        """Let the process go."""
-        self.process.stdin.close()
-        self.process.wait()
+def arguments(options: argparse.Namespace, method: str, branches: int, batch_size: int) -> list[str]:
+    """Return how a method is started in a process, or several, of its own."""
+    start = []
+    if method == "processes":
+        number = str(min(options.processes, branches))
+        start = ["torch.distributed.run", "--standalone", "--nproc-per-node", number, "-m"]
+    start += ["benchmarks.training", "--method", method]
+    start += ["--branches", str(branches), "--batch-sizes", str(batch_size)]
+    for name in ("backbone", "size", "device", "precision"):
+        start += [f"--{name}", str(getattr(options, name))]
+    return start + [f"--{name}" for name in ("tf32", "compile") if getattr(options, name)]
 
 
 def compare(options: argparse.Namespace, branches: int, batch_size: int) -> str:
     """Return a line of the table: medians of steps in turns, their ratios to the first, and the last peaks."""
     names = list(METHODS)[: 2 + (options.processes > 1)]
-    workers = {name: Worker(options, name, branches, batch_size) for name in names}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    workers = {name: Worker(arguments(options, name, branches, batch_size)) for name in names}
+    found: dict[str, list[list[float]]] = {name: [] for name in names}
     for _ in range(options.warmup + options.rounds):
         for name, worker in workers.items():
-            found[name].append(worker.step())
+            found[name].append(worker.turn())
     for worker in workers.values():
         worker.end()
     medians = [statistics.median(ms for ms, _ in found[name][options.warmup :]) for name in names]

@@ -9,11 +9,11 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc
 def keep_freed_memory() -> None:
     """Let this process keep freed memory for its next tensors instead of giving it back to the system.
 
-    A training step frees and takes gradients and activations of the same sizes over and over. By default
+    A training step, or a batch of an extraction, takes and frees tensors of the same sizes over and over. By default
     glibc returns large blocks at once, and the kernel then clears every page anew. Other C libraries are
     left as they are.
 
-    Source: mallopt(3); measured in benchmarks/training.py.
+    Source: mallopt(3); measured in benchmarks/training.py and benchmarks/extraction.py.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

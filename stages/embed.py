@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from lrec import (
+    allocator,
     audit,
     batches,
     command,
@@ -41,6 +42,7 @@ COMPUTING = (batches, device, embed, fold, model)
 )
 def main(variant: str, backbone: str) -> None:
     """Write embeddings/<variant>/<backbone>/: <split>.npy, <split>_rows.npy, untrained_<split>.npy, embedding.json."""
+    allocator.keep_freed_memory()
     everything = params.load()
     settings, recipe = everything.embed, everything.train_of(variant)
     packed = store.open_store(paths.store(variant))

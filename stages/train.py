@@ -62,8 +62,8 @@ def main(variant: str, backbone: str) -> None:
     where = ranks.device(device.choose(recipe.device))
     device.require_native(where, recipe.precision)
     ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items())
+    together = f" in {ranks.count()} processes, {recipe.parallel} parallel" if ranks.count() > 1 else ""
     if ranks.rank() == 0:
-        together = f" in {ranks.count()} processes, {recipe.parallel} parallel" if ranks.count() > 1 else ""
         print(f"{variant}/{backbone}: training on {device.describe(where)}{together}; of its own: {ours or 'nothing'}")
 
     used = {
@@ -105,7 +105,7 @@ def main(variant: str, backbone: str) -> None:
                 used["kept_epoch"] = kept_epoch(history.to_numpy().tolist())
             config = model.save(ensemble, paths.model(variant, backbone), used)
             files.write_table(paths.history(variant, backbone), history)
-            runs.record(paths.run_record(variant, backbone), config, saved.spent(), device.describe(where))
+            runs.record(paths.run_record(variant, backbone), config, saved.spent(), device.describe(where) + together)
             saved.remove()
 
 

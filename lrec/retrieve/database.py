@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
 from lrec import audit, files, paths, reading, search, store
@@ -19,13 +20,19 @@ COLUMNS = ("path", "class", "row")
 _BLOCK = 65536
 
 
-class Facts(TypedDict):
-    """What database.json must say."""
+class Facts(TypedDict, total=False):
+    """What database.json may say; of the model that embeds images all, or nothing."""
 
-    model: NotRequired[str]
-    store: NotRequired[str]
+    model: str
+    store: str
     resize: Literal["squash", "crop"]
     kind: Literal["logits", "features"]
+
+
+def _whole(facts: dict[str, Any]) -> dict[str, Any]:
+    if missing := [name for name in ("resize", "kind") if "model" in facts and name not in facts]:
+        raise ValueError(f"{missing[0]} beside model")
+    return facts
 
 
 class Database:
@@ -69,7 +76,7 @@ class Database:
             table = reading.read_table(folder / INDEX, COLUMNS, reading.SAVED, integers=["row"]).astype(
                 {"row": np.int64}
             )
-            facts = reading.read_json(folder / FACTS, reading.SAVED, Facts)
+            facts = reading.read_json(folder / FACTS, reading.SAVED, Annotated[Facts, AfterValidator(_whole)])
             return cls(_open_array(folder / EMBEDDINGS, reading.SAVED), table, facts, device)
         if folder.is_dir() and folder.parts[:1] == paths.EMBEDDINGS.parts:
             folder = folder.relative_to(paths.EMBEDDINGS)
