@@ -1,5 +1,6 @@
 """The benchmark tables as Markdown: what was reported, the clean reference, and our own figures."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,7 @@ def _epoch_time(entry: dict[str, Any] | None) -> str:
     run = (entry or {}).get("run") or {}
     if "seconds" not in run:
         return ""
-    device = run.get("device", "").partition(", torch")[0]
+    device = re.sub(r", torch \S+", "", run.get("device", ""))
     epochs = run.get("epochs", entry["settings"]["epochs"])  # fewer where validation ended it early
     return duration(run["seconds"] / epochs) + (f" ({device})" if device else "")
 
