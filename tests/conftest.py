@@ -63,3 +63,24 @@ def tiny_store(tmp_path: Path) -> store.Store:
     index["split"] = ["train" if row < 30 else "test" for row in range(45)]
     store.pack(tmp_path / "store", [lambda picture=picture: picture for picture in pictures], index, 32, {})
     return store.open_store(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def made(request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny project that the pipeline has run, up to the stage that the test module names in UPTO."""
+    import tiny_pipeline
+
+    folder = tmp_path_factory.mktemp("pipeline") / "made"
+    folder.mkdir()
+    tiny_pipeline.make(root, folder, getattr(request.module, "UPTO", "report"))
+    return folder
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `made` of the test's own, as the current folder."""
+    import tiny_pipeline
+
+    folder = tiny_pipeline.linked(made, tmp_path / "project")
+    monkeypatch.chdir(folder)
+    return folder

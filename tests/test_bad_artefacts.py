@@ -9,21 +9,6 @@ from artefact_cases import CASES, MISSING
 from damage import Damage
 
 
-@pytest.fixture(scope="module")
-def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pipeline") / "made"
-    folder.mkdir()
-    tiny.make(root, folder)
-    return folder
-
-
-@pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tiny.linked(made, tmp_path / "project")
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def labels(case: tuple) -> str:
     return f"{case[0]}-{Path(case[1]).name}-{re.sub(r'[^A-Za-z0-9 ]', '', case[3])[:40]}"
 

@@ -158,19 +158,7 @@ CUTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images") / "made"
-    folder.mkdir()
-    tiny.make(root, folder, "preprocess")
-    return folder
-
-
-@pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tiny.linked(made, tmp_path / "project")
-    monkeypatch.chdir(folder)
-    return folder
+UPTO = "preprocess"  # the last stage that these tests need
 
 
 def put(project: Path, suffix: str, content: bytes) -> Path:

@@ -146,19 +146,7 @@ CASES: list[tuple[str, str, Callable[[State], bytes], str]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights") / "made"
-    folder.mkdir()
-    tiny.make(root, folder, "meta_classes")
-    return folder
-
-
-@pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tiny.linked(made, tmp_path / "project")
-    monkeypatch.chdir(folder)
-    return folder
+UPTO = "meta_classes"  # the last stage that these tests need
 
 
 def use(project: Path, root: Path, name: str) -> None:

@@ -63,13 +63,6 @@ def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tiny.linked(made, tmp_path / "project")
-    monkeypatch.chdir(folder)
-    return folder
-
-
 class Page(HTMLParser):
     """Every tag of a page with its attributes."""
 

@@ -26,19 +26,7 @@ class Call:
         return os.mkdir, (self.mark,)
 
 
-@pytest.fixture(scope="module")
-def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("payloads") / "made"
-    folder.mkdir()
-    tiny.make(root, folder, "embed")
-    return folder
-
-
-@pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tiny.linked(made, tmp_path / "project")
-    monkeypatch.chdir(folder)
-    return folder
+UPTO = "embed"  # the last stage that these tests need
 
 
 def pickled_array(mark: Path) -> bytes:
