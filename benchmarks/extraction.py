@@ -2,8 +2,9 @@
 
 The plain loop is what one would write first: the ensemble in evaluation mode and without gradients, on
 contiguous float batches. Ours is `lrec.embed.extract` on the folded model. Both fill a memory map on disk, each in a
-process of its own.
-Weights, batch-norm statistics and images are random; how long a convolution takes does not depend on them.
+process of its own. Weights, batch-norm statistics and images are random; how long a convolution takes does not
+depend on them. How fast the machine can be at all is told by a large float32 matrix product, timed in the same turns:
+a method's share of it is what its multiplications (`lrec.model.count_macs`) take at the product's speed.
 
     python -m benchmarks.extraction
     python -m benchmarks.extraction --precisions bfloat16 --ensembles 4 --size 128
@@ -26,10 +27,12 @@ from torch import nn
 from benchmarks.turns import Worker
 from lrec import allocator, device, embed, fold, model, store
 
+META_CLASSES = 12
+
 
 def ensemble(backbone: str, branches: int) -> model.Ensemble:
     """Return an ensemble whose batch norms hold what training could have left in them."""
-    made = model.Ensemble(backbone, branches, 12).eval()
+    made = model.Ensemble(backbone, branches, META_CLASSES).eval()
     generator = torch.Generator().manual_seed(0)
     for module in made.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -69,7 +72,9 @@ def work(options: argparse.Namespace) -> None:
     """Embed all images for every line of standard input; answer with the seconds."""
     size = options.size[0]
     images = np.random.default_rng(0).integers(0, 256, (options.images, size, size, 3), dtype=np.uint8)
-    out = np.lib.format.open_memmap(options.out, "w+", np.float32, (options.images, 12 * options.ensembles[0]))
+    out = np.lib.format.open_memmap(
+        options.out, "w+", np.float32, (options.images, META_CLASSES * options.ensembles[0])
+    )
     run = METHODS[options.method](options, images, out)
     for _ in sys.stdin:
         start = time.perf_counter()
@@ -89,12 +94,14 @@ def compare(options: argparse.Namespace, backbone: str, precision: str, branches
         options.device,
     ]
     arguments += ["--ensembles", str(branches), "--size", str(size), "--images", str(options.images)]
-    arguments += ["--batch-size", str(options.batch_size), "--device", options.device]
+    arguments += ["--batch-size", str(options.batch_size)]
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.npy" for name in METHODS}
         workers = {name: Worker([*arguments, "--method", name, "--out", str(files[name])]) for name in METHODS}
         seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+        limits = []
         for turn in range(1 + options.rounds):
+            limits += [product_speed(options.device)] if turn else []
             for name, worker in workers.items():
                 found = worker.turn()
                 seconds[name] += found if turn else []
@@ -103,8 +110,18 @@ def compare(options: argparse.Namespace, backbone: str, precision: str, branches
         difference = float(np.abs(np.load(files["ours"]) - np.load(files["plain"])).max())
     rates = {name: options.images / statistics.median(times) for name, times in seconds.items()}
     ratio = rates["ours"] / rates["plain"]
-    row = f"| {backbone} | {precision} | {branches} | {size} |"
-    return f"{row} {rates['plain']:.1f} | {rates['ours']:.1f} | {ratio:.2f} | {difference:.1e} |"
+    macs = model.count_macs(backbone, branches, META_CLASSES, size)
+    shares = {name: rate * macs / statistics.median(limits) for name, rate in rates.items()}
+    speeds = (f"{rates[name]:.1f} | {shares[name]:.0%}" for name in METHODS)
+    return f"| {backbone} | {precision} | {branches} | {size} | {' | '.join(speeds)} | {ratio:.2f} | {difference:.1e} |"
+
+
+def product_speed(device: str) -> float:
+    """Return the multiply-accumulates per second of a product of two square float32 matrices."""
+    factor = torch.rand(3000, 3000, device=device)
+    start = time.perf_counter()
+    (factor @ factor).sum().item()
+    return len(factor) ** 3 / (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -126,8 +143,11 @@ def main() -> None:
         return work(options)
     print(f"{options.images} images in batches of {options.batch_size}, median of")
     print(f"{options.rounds} rounds in turns, {device.describe(options.device)}\n")
-    print("| backbone | ours in | M | px | plain, images/s | ours, images/s | ratio | largest difference |")
-    print("|---|---|---|---|---|---|---|---|")
+    shared = "share of the product"
+    print(
+        f"| backbone | ours in | M | px | plain, images/s | {shared} | ours, images/s | {shared} | ratio | difference |"
+    )
+    print("|---" * 10 + "|")
     for case in product(options.backbones, options.precisions, options.ensembles, options.size):
         print(compare(options, *case), flush=True)
 

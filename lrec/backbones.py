@@ -7,6 +7,7 @@ passes through them, where it may be cut, and the linear layer that is replaced.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torchvision.models
 from torch import nn
 
@@ -20,7 +21,7 @@ class Backbone:
 
     build: torchvision's function. parts: its submodules up to the global average pool. cuts: for each of
     `SHARES`, how many parts the stem has; the rest belongs to the branches. classifier: its last layer.
-    depthwise: most convolutions are; a processor then trains faster with channels last, otherwise slower.
+    depthwise: most convolutions are, see `memory_format`.
     """
 
     build: Callable[..., nn.Module]
@@ -55,3 +56,14 @@ BACKBONES = {
         depthwise=True,
     ),
 }
+
+
+def memory_format(backbone: str, device: str) -> torch.memory_format:
+    """Return how images and weights lie in memory where a backbone is fastest.
+
+    A GPU likes channels last; so does a processor's convolution by channel, and its others do not.
+
+    Source: measured in benchmarks/training.py and benchmarks/extraction.py.
+    """
+    last = torch.device(device).type == "cuda" or BACKBONES[backbone].depthwise
+    return torch.channels_last if last else torch.contiguous_format

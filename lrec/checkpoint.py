@@ -145,7 +145,7 @@ class Checkpoint:
 
 def _clear(paths: Iterator[Path]) -> None:
     for path in list(paths):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        files.remove(path)
 
 
 def _tensors(model: Ensemble, optimizers: Optimizers, best: Mapping[str, Tensor], stem: bool) -> dict[str, Tensor]:

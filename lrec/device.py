@@ -42,6 +42,12 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
+def bfloat16_instructions() -> set[str]:
+    """Return the processor's instructions for bfloat16, by torch's names; none where an older torch does not tell."""
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    return {name for name in ("avx512_bf16", "amx_bf16", "bf16") if found.get(name)}
+
+
 def require_native(device: str, precision: str) -> None:
     """Refuse bfloat16 where it would be emulated, several times slower than float32.
 
@@ -53,8 +59,7 @@ def require_native(device: str, precision: str) -> None:
     if torch.device(device).type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        found = getattr(torch.cpu, "get_capabilities", dict)()
-        native = any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        native = bool(bfloat16_instructions())
     if not native:
         raise ValueError(f"precision: found bfloat16, which {describe(device)} has no instructions for; set float32")
 

@@ -1,22 +1,47 @@
 """Extraction: one embedding per image, which depends on that image alone.
 
 Nothing is computed that embeddings do not need (`lrec.fold` on the network, inference mode, batches read
-ahead; how much that brings: `benchmarks/extraction.py`). The embeddings go straight into a memory map,
+ahead), and no thread waits for another inside a batch (`lrec.threads`); how much that brings:
+`benchmarks/extraction.py`. The embeddings go straight into a memory map,
 whose `Journal` lets a run that was killed go on where it stopped.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from lrec import batches, files, progress, ranks
+from lrec import batches, files, progress, ranks, threads
+from lrec.backbones import memory_format
 from lrec.device import autocast
 from lrec.model import Ensemble
 from lrec.store import DATASET, IMAGES, INDEX
 from lrec.unfinished import Journal
+
+
+@contextlib.contextmanager
+def embedding(
+    model: Ensemble, normalization: dict[str, list[float]], kind: str, precision: str, device: str
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Give a function that embeds (B, S, S, 3) uint8 images on the device as (B, d) float32.
+
+    Args:
+        model, normalization, kind, precision, device: as for `extract`.
+    """
+    layout = memory_format(model.backbone, device)
+    model.to(device, memory_format=layout).eval()
+
+    def forward(pixels: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(device, precision):
+            images = batches.normalize(pixels, normalization["mean"], normalization["std"])
+            return model.embed(images.contiguous(memory_format=layout), kind).float()
+
+    with threads.by_image(forward, device) as divided:
+        yield divided
 
 
 def extract(
@@ -53,20 +78,18 @@ def extract(
         journal: of `out`, one part per batch; batches that it says are done are left out.
         share: (rank, count) when several processes fill the same array: every count-th batch.
     """
-    model = model.to(device, memory_format=torch.channels_last).eval()
     spans = split(len(rows), batch_size)[share[0] :: share[1]]
     if journal:
         spans = [span for span in spans if not journal.is_done(span.start // batch_size)]
     selections = [rows[span] for span in spans]
-    with torch.inference_mode(), progress.bar(sum(map(len, selections)), description) as bar:
+    bar = progress.bar(sum(map(len, selections)), description)
+    with bar, embedding(model, normalization, kind, precision, device) as embed:
         loaded = batches.gather(images, selections, device, workers)
         for span, pixels in zip(spans, loaded, strict=True):
-            with autocast(device, precision):
-                embedded = model.embed(batches.normalize(pixels, normalization["mean"], normalization["std"]), kind)
-            out[span] = embedded.float().cpu().numpy()
+            out[span] = embed(pixels).cpu().numpy()
             if journal:
                 journal.note(span.start // batch_size)
-            bar.update(len(embedded))
+            bar.update(len(pixels))
     if journal:
         journal.save()
 

@@ -58,10 +58,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         draft.mkdir()
         yield draft
         if path.exists():
-            _remove(_retired(path))
+            remove(_retired(path))
             os.replace(path, _retired(path))
         os.replace(draft, path)
-        _remove(_retired(path))
+        remove(_retired(path))
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def _draft(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield draft
         except BaseException:
-            _remove(draft)
+            remove(draft)
             raise
     _sync_folder(path.parent)
 
@@ -96,7 +96,7 @@ def clear_drafts(path: Path) -> None:
     beside = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
     inside = path.rglob(".*.tmp") if path.is_dir() else ()
     for draft in [*beside, *inside]:
-        _remove(draft)
+        remove(draft)
 
 
 def _retired(path: Path) -> Path:
@@ -104,7 +104,8 @@ def _retired(path: Path) -> Path:
     return path.with_name(f".{path.name}.old.tmp")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from lrec.device import bfloat16_instructions
 from lrec.pieces import Part, without_own
 from lrec.similarity import rounding
 
@@ -19,9 +20,8 @@ _LONGEST = 64  # pieces to go without
 
 
 def supported(device: torch.device) -> bool:
-    """Say whether rough products are faster here: on a processor with bfloat16 instructions."""
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
-    return device.type == "cpu" and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    """Say whether rough products are faster here, and round as the proof takes them to: with Intel's and AMD's."""
+    return device.type == "cpu" and not bfloat16_instructions().isdisjoint(("avx512_bf16", "amx_bf16"))
 
 
 class Sieve:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lrec import ranks
-from lrec.backbones import BACKBONES
+from lrec.backbones import memory_format
 from lrec.device import autocast
 from lrec.model import Ensemble
 
@@ -140,12 +140,6 @@ def collect(model: Ensemble) -> None:
         if ranks.rank() == 0 and owner > 0:
             model.branches[number] = deepcopy(model.branches[0])
         ranks.bring(model.branches[number], owner)
-
-
-def memory_format(backbone: str, device: str) -> torch.memory_format:
-    """Return how images and weights lie in memory where training is fastest (benchmarks/training.py)."""
-    last = torch.device(device).type == "cuda" or BACKBONES[backbone].depthwise
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _call(module: nn.Module, value: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from lrec import (
     allocator,
     audit,
+    backbones,
     batches,
     command,
     device,
@@ -29,11 +30,12 @@ from lrec import (
     ranks,
     runs,
     store,
+    threads,
     unfinished,
 )
 
 # What the numbers come from: an unfinished run goes on only if none of it has changed.
-COMPUTING = (batches, device, embed, fold, model)
+COMPUTING = (backbones, batches, device, embed, fold, model, threads)
 
 
 @locks.holding(

@@ -26,6 +26,7 @@ LEVELS = [
         "class_names",
         "launch",
         "allocator",
+        "threads",
         "recipe",
     },
     {

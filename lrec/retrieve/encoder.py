@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image
 
-from lrec import batches, model
+from lrec import batches, embed, fold, model
 from lrec.datasets import picture
 
 # A file, a decoded picture, or (H, W, 3) uint8 pixels.
@@ -33,7 +32,7 @@ class Encoder:
 
     def __init__(self, folder: Path, resize: str, device: str = "cpu", kind: str = "logits") -> None:
         ensemble, config = model.load(folder)
-        self._ensemble = ensemble.to(device, memory_format=torch.channels_last).eval()
+        self._ensemble = fold.fold(ensemble)
         self._normalization = config["normalization"]
         self._resize, self._device, self._kind = resize, device, kind
         self.image_size: int = config["image_size"]
@@ -52,10 +51,10 @@ class Encoder:
         """Embed (N, S, S, 3) uint8 as (N, d) float32 of unit norm."""
         out = np.empty((len(pixels), self._ensemble.width(self._kind)), np.float32)
         selections = [np.arange(start, min(start + _BATCH, len(pixels))) for start in range(0, len(pixels), _BATCH)]
-        with torch.inference_mode():
+        settings = self._normalization, self._kind, "float32", self._device
+        with embed.embedding(self._ensemble, *settings) as embedding:
             for rows, batch in zip(selections, batches.gather(pixels, selections, self._device, 0), strict=True):
-                ready = batches.normalize(batch, self._normalization["mean"], self._normalization["std"])
-                out[rows] = self._ensemble.embed(ready, self._kind).float().cpu().numpy()
+                out[rows] = embedding(batch).cpu().numpy()
         return out
 
     def embed(self, images: Sequence[Picture]) -> np.ndarray:
