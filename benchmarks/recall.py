@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lrec import ranking
+from lrec import counting, ranking
 from lrec.recall import MEMORY_BYTES, evaluate, recall_at_k
 from lrec.similarity import Rows, full_precision
 
@@ -37,12 +37,12 @@ def make(images: int, width: int, noise: float) -> tuple[np.ndarray, np.ndarray]
     return torch.nn.functional.normalize(data).numpy(), labels.numpy()
 
 
-def counting(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+def counted(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
     """Compute recall by this project's method."""
     return recall_at_k(data, labels, KS)
 
 
-def counting_all(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+def counted_all(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
     """Compute all metrics by this project's method, MAP@R and R-precision among them."""
     return evaluate(data, labels, KS).recall
 
@@ -95,8 +95,8 @@ def product(data: np.ndarray, labels: np.ndarray) -> None:
 
 
 METHODS: dict[str, Callable] = {
-    "lrec recall_at_k": counting,
-    "lrec evaluate (with MAP@R)": counting_all,
+    "lrec recall_at_k": counted,
+    "lrec evaluate (with MAP@R)": counted_all,
     "full product + topk": topk,
     "faiss IndexFlatIP": faiss_flat,
     "pytorch-metric-learning": metric_learning,
@@ -193,17 +193,16 @@ def sop(path: Path, size: int, width: int, count: int) -> None:
     codes = torch.from_numpy(labels)
     with full_precision(torch.device("cpu")):
         start = time.perf_counter()
-        side = ranking.Side(Rows(data, np.arange(size), "query", torch.device("cpu"), MEMORY_BYTES // 2), codes)
+        side = counting.Side(Rows(data, np.arange(size), "query", torch.device("cpu"), MEMORY_BYTES // 2), codes)
         checked = time.perf_counter()
-        one = ranking._Pass(side, side, 0, False, MEMORY_BYTES)
-        one._set_limits()
+        one = ranking.Pass(side, side, 0, False, MEMORY_BYTES)
+        one.set_limits()
         limited = time.perf_counter()
-        all_blocks = list(one._blocks(mirrored=True))
+        all_blocks = one.blocks()
         pairs = sum((r.stop - r.start) * (c.stop - c.start) for r, c in all_blocks)
         some = all_blocks[:: max(1, len(all_blocks) // count)][:count]
         done = sum((r.stop - r.start) * (c.stop - c.start) for r, c in some)
-        for rows, columns in some:
-            one._add(rows, columns, mirrored=True)
+        one.count(some)
         seconds = time.perf_counter() - limited
     print(f"{size:,} x {width:,} float16 ({path.stat().st_size / 1e9:.1f} GB): check {checked - start:.0f} s, limits")
     print(f"{limited - checked:.0f} s, {len(some)} of {len(all_blocks)} blocks {seconds:.0f} s; all blocks would take")

@@ -6,7 +6,7 @@ against that positive and all after it. As soon as a positive is known to rank b
 all after it, so that soon few items reach the lowest limit left and single items can be looked at.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,6 +40,16 @@ class Ladder:
         limits = torch.empty(total, dtype=torch.float64, device=size.device)
         landed = torch.zeros(total, dtype=torch.int64, device=size.device)
         return cls(size.cumsum(0) - size, size, size.clone(), limits, slack, landed)
+
+    def fresh(self) -> "Ladder":
+        """Return a ladder with the same limits on which no item has landed; the limits are not copied."""
+        return replace(self, live=self.live.clone(), landed=torch.zeros_like(self.landed))
+
+    def merge(self, other: "Ladder") -> None:
+        """Add what was counted on another ladder with these limits; positives dropped by either are dropped."""
+        self.landed += other.landed
+        torch.minimum(self.live, other.live, out=self.live)
+        self.prune(torch.arange(len(self.size), device=self.size.device))
 
     def fill(self, rows: slice, limits: torch.Tensor, others: torch.Tensor) -> None:
         """Set the limits of some queries, and drop those that a sample of other items already rules out.

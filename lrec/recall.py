@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from lrec import ranking
+from lrec import counting, ranking
 from lrec.similarity import Embeddings, Rows, full_precision
 
 MEMORY_BYTES = 384 * 2**20
@@ -193,7 +193,7 @@ def _rank(
 
 def _side(
     data: Embeddings, labels: Any, name: str, codes: dict[Hashable, int], device: torch.device, keep_bytes: int
-) -> tuple[ranking.Side, np.ndarray]:
+) -> tuple[counting.Side, np.ndarray]:
     """Sort a set of embeddings by class; return it with the original place of every row."""
     values = labels.tolist() if isinstance(labels, (np.ndarray, torch.Tensor)) else list(labels)
     if len(data) == 0:
@@ -208,7 +208,7 @@ def _side(
         ) from error
     order = np.argsort(coded, kind="stable")
     rows = Rows(data, order, name, device, keep_bytes)
-    return ranking.Side(rows, torch.from_numpy(coded[order]).to(device)), order
+    return counting.Side(rows, torch.from_numpy(coded[order]).to(device)), order
 
 
 def _recall(best: np.ndarray, ks: Sequence[int]) -> dict[int, float]:

@@ -2,6 +2,7 @@
 
 import doctest
 import math
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lrec import blocks, ranking, recall, similarity
+from lrec import blocks, counting, ranking, recall, similarity
 from lrec.recall import evaluate, interval, recall_at_k
 
 QUICK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
@@ -113,37 +114,58 @@ def classes(images, size, width, noise, seed=0):
     return (data / np.linalg.norm(data, axis=1, keepdims=True)).astype(np.float32), code
 
 
+@pytest.fixture
+def share_small_blocks(monkeypatch):
+    """A function that lets three threads share even small blocks and returns the names of those that do."""
+    before = torch.get_num_threads()
+
+    def start():
+        seen = set()
+        add = counting.Counter.add
+        torch.set_num_threads(3)
+        monkeypatch.setattr(ranking, "_SIDE", 16)
+        monkeypatch.setattr(counting.Counter, "add", lambda *x: (seen.add(threading.current_thread().name), add(*x)))
+        return seen
+
+    yield start
+    torch.set_num_threads(before)
+
+
+def widen(monkeypatch, blur, slack):
+    """Put more similarities in doubt."""
+    true = counting.Limits.unset
+
+    def widened(*arguments):
+        limits = true(*arguments)
+        limits.blur.add_(blur)
+        limits.slack.add_(slack)
+        return limits
+
+    monkeypatch.setattr(counting.Limits, "unset", widened)
+
+
 @pytest.mark.parametrize(("blur", "slack", "dense"), [(0, 0, 1 / 64), (10, 0, 2), (10, 0, 0), (20, 10, 2), (20, 10, 0)])
 @pytest.mark.parametrize("size", [3, 40])
-def test_every_path_to_exactness_equals_the_twin(monkeypatch, blur, slack, dense, size):
+def test_every_path_to_exactness_equals_the_twin(monkeypatch, share_small_blocks, blur, slack, dense, size):
     # A blur of 10 puts every similarity in doubt after float32, a slack of 10 after float64 as well.
-    true = ranking._Pass.__init__
-
-    def widened(self, *arguments):
-        true(self, *arguments)
-        self.blur += blur
-        self.slack += slack
-
-    monkeypatch.setattr(ranking._Pass, "__init__", widened)
-    monkeypatch.setattr(ranking, "_DENSE", dense)
+    widen(monkeypatch, blur, slack)
+    monkeypatch.setattr(counting, "_DENSE", dense)
     query, code = classes(80, size, 8, 1.0)
     query[::7] = query[0]
     for memory in (3_000, 2**28):
         check(query, code, memory_bytes=memory)
         check(query[:30], code[:30], query[30:], code[30:], memory_bytes=memory)
+    seen = share_small_blocks()
+    check(query, code)
+    check(query[:30], code[:30], query[30:], code[30:])
+    assert len(seen) > 2
 
 
 def test_doubt_about_a_lower_positive_alone_is_settled_by_definition(monkeypatch):
     asked = []
-    initial, settle = ranking._Pass.__init__, ranking._Pass._rank_by_definition
-
-    def widened(self, *arguments):
-        initial(self, *arguments)
-        self.blur += 0.05
-        self.slack += 0.05
-
-    monkeypatch.setattr(ranking._Pass, "__init__", widened)
-    monkeypatch.setattr(ranking._Pass, "_rank_by_definition", lambda *x: (asked.append(x[1]), settle(*x)))
+    settle = ranking.Pass._rank_by_definition
+    widen(monkeypatch, 0.05, 0.05)
+    monkeypatch.setattr(ranking.Pass, "_rank_by_definition", lambda *x: (asked.append(x[1]), settle(*x)))
     gallery = np.array([[0.9, 0.0], [0.5, 0.0], [0.5, 0.1]])
     found = evaluate(np.array([[1.0, 0.0]]), ["a"], [1], gallery, ["a", "a", "b"])
     assert asked == [0]
@@ -213,7 +235,7 @@ def test_result_does_not_depend_on_blocks_order_or_threads():
     order = np.random.default_rng(1).permutation(len(code))
     threads = torch.get_num_threads()
     try:
-        for memory, count in ((200_000, 1), (1_000_000, 2), (2**29, 1)):
+        for memory, count in ((200_000, 1), (1_000_000, 2), (2**29, 1), (2**29, 4)):
             torch.set_num_threads(count)
             other = evaluate(query[order], code[order].astype(str), [1, 10], memory_bytes=memory)
             np.testing.assert_array_equal(other.best_rank, base.best_rank[order])
@@ -295,7 +317,7 @@ def test_blocks_cover_every_pair_once_and_fit_in_memory():
     assert (seen == 1).all()
 
 
-def test_no_block_exceeds_the_memory_bound(monkeypatch):
+def test_no_block_exceeds_the_memory_bound(monkeypatch, share_small_blocks):
     sizes = []
     true = similarity.products
 
@@ -303,11 +325,17 @@ def test_no_block_exceeds_the_memory_bound(monkeypatch):
         sizes.append(4 * (len(a) * len(b) + (len(a) + len(b)) * a.shape[1]))
         return true(a, b)
 
-    monkeypatch.setattr(ranking, "products", watched)
+    for module in (counting, similarity):
+        monkeypatch.setattr(module, "products", watched)
     query, code = classes(1000, 250, 32, 1.0)
     evaluate(query, code, [1], memory_bytes=500_000)
     assert len(sizes) > 20
     assert max(sizes) <= 500_000
+    sizes.clear()
+    seen = share_small_blocks()
+    evaluate(query, code, [1], memory_bytes=500_000)
+    assert len(seen) > 1
+    assert max(sizes) <= 500_000 // 3
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 8), (300, 2100), (600, 37)])

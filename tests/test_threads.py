@@ -1,6 +1,7 @@
 """A batch divided among threads gives what it gives whole, and leaves torch's threads as they were."""
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -56,6 +57,37 @@ def test_an_error_in_a_part_comes_out_and_the_threads_are_given_back():
     with pytest.raises(ValueError, match="this image"), threads.by_image(forward, "cpu") as divided:
         divided(torch.zeros(6, 1))
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_item_is_taken_once(workers: int):
+    taken, threads_used = [], set()
+
+    def work(items: Iterator[int]) -> None:
+        threads_used.add((threading.current_thread(), torch.get_num_threads()))
+        taken.extend(items)
+
+    threads.share(work, range(500), workers)
+    assert sorted(taken) == list(range(500))
+    assert {count for _, count in threads_used} == {3 // workers}
+    assert torch.get_num_threads() == 3
+
+
+def test_after_an_error_nobody_takes_another_item():
+    taken = []
+    failed = threading.Event()
+
+    def work(items: Iterator[int]) -> None:
+        for item in items:
+            taken.append(item)
+            if item == 1:
+                failed.set()
+                raise ValueError("block 1")
+            failed.wait(30)
+
+    with pytest.raises(ValueError, match="block 1"):
+        threads.share(work, range(10_000), 2)
+    assert len(taken) < 100
 
 
 def test_a_gpu_takes_the_batch_whole():
