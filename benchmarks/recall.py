@@ -16,11 +16,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 
-from lrec import counting, ranking
+from lrec import counting, ranking, rough
 from lrec.recall import MEMORY_BYTES, evaluate, recall_at_k
 from lrec.similarity import Rows, full_precision
 
@@ -45,6 +46,12 @@ def counted(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
 def counted_all(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
     """Compute all metrics by this project's method, MAP@R and R-precision among them."""
     return evaluate(data, labels, KS).recall
+
+
+def counted_in_float32(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+    """Compute recall by this project's method as on a processor without bfloat16 instructions."""
+    with mock.patch.object(rough, "supported", return_value=False):
+        return recall_at_k(data, labels, KS)
 
 
 def _shares(labels: np.ndarray, neighbours: np.ndarray) -> dict[int, float]:
@@ -97,6 +104,7 @@ def product(data: np.ndarray, labels: np.ndarray) -> None:
 METHODS: dict[str, Callable] = {
     "lrec recall_at_k": counted,
     "lrec evaluate (with MAP@R)": counted_all,
+    "lrec recall_at_k, float32 alone": counted_in_float32,
     "full product + topk": topk,
     "faiss IndexFlatIP": faiss_flat,
     "pytorch-metric-learning": metric_learning,
@@ -104,7 +112,7 @@ METHODS: dict[str, Callable] = {
 }
 
 
-def compare(sizes: list[int], width: int, noise: float, repeats: int) -> None:
+def compare(sizes: list[int], width: int, noise: float, repeats: list[int]) -> None:
     """Time all methods, interleaved; print medians, their ratios to the first method, recall and the growth law.
 
     CPU seconds, of all threads together, are the steadier figure where other programs run beside.
@@ -112,11 +120,12 @@ def compare(sizes: list[int], width: int, noise: float, repeats: int) -> None:
     print("| N | method | s | ratio | CPU s | ratio | " + " | ".join(f"R@{k}" for k in KS) + " |")
     print("|---:|:---|---:|---:|---:|---:|" + "---:|" * len(KS))
     medians: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
-    for size in sizes:
+    rounds = repeats * len(sizes) if len(repeats) == 1 else repeats
+    for size, count in zip(sizes, rounds, strict=True):
         data, labels = make(size, width, noise)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in METHODS}
         results = {}
-        for _ in range(repeats):
+        for _ in range(count):
             for name, method in METHODS.items():
                 start, cpu = time.perf_counter(), time.process_time()
                 results[name] = method(data, labels)
@@ -216,7 +225,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[5000, 20000, 60502], help="N")
     parser.add_argument("--width", type=int, default=576, help="d")
     parser.add_argument("--noise", type=float, default=2.5, help="length of the noise, the class centre's being 1")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, nargs="+", default=[3], help="rounds, of all sizes or of each")
     parser.add_argument("--memory", action="store_true", help="measure peak memory at the last size")
     parser.add_argument("--peak", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--sop", type=Path, help="a float16 .npy of 60,502 x 24,576, made if missing (3 GB)")

@@ -104,11 +104,19 @@ def _image(database: Database, row: int, folder: Path) -> dict[str, Any]:
     small = max(pixels.shape[:2]) < _SIDE
     name = f"{entry['row']}.{'png' if small else 'jpg'}"
     if not (folder / name).exists():
-        buffer, picture = io.BytesIO(), Image.fromarray(pixels)
+        (folder / name).write_bytes(_encoded(Image.fromarray(pixels), small))
+    return {"path": entry["path"], "class": entry["class"], "image": name}
+
+
+def _encoded(picture: Image.Image, small: bool) -> bytes:
+    buffer = io.BytesIO()
+    try:
         if small:
             picture.save(buffer, "PNG")
         else:
             picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
             picture.save(buffer, "JPEG", quality=85)
-        (folder / name).write_bytes(buffer.getvalue())
-    return {"path": entry["path"], "class": entry["class"], "image": name}
+    except OSError as error:
+        # Nothing is written to a disk here; codecs that find no memory say that their configuration is wrong.
+        raise MemoryError(f"while a picture was encoded: {error}") from error
+    return buffer.getvalue()

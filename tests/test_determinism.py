@@ -10,6 +10,14 @@ import yaml
 from checkout import TINY, call
 from running import Undisturbed
 
+MADE = {
+    "preprocess": "data/processed",
+    "meta_classes": "data/meta_classes",
+    "train": "models",
+    "embed": "embeddings",
+    "evaluate": "results",
+    "report": "report",
+}
 WORKERS = {"preprocess": (1, 3), "train": (0, 3), "embed": (0, 3)}
 
 
@@ -30,8 +38,7 @@ def test_workers_change_no_byte(work: Path, undisturbed: Undisturbed, name: str,
     changed = settings(work)
     for section, counts in WORKERS.items():
         changed[section]["workers"] = counts[place]
-    made = {"preprocess": "data/processed", "train": "models", "embed": "embeddings", "evaluate": "results"}
-    shutil.rmtree(work / made.get(name.partition("@")[0], "report"))
+    shutil.rmtree(work / MADE[name.partition("@")[0]])
     write(work, changed)
     call(work, "python", "-m", *TINY[name])
     found = checkout.artefacts(work)
