@@ -91,11 +91,11 @@ def artefacts(folder: Path) -> dict[str, str]:
     for path in (path for name in OUTPUTS for path in [folder / name, *(folder / name).rglob("*")]):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and not name.startswith("data/raw"):
-            found[name] = hashlib.sha256(_untimed(name, path.read_bytes())).hexdigest()
+            found[name] = hashlib.sha256(untimed(name, path.read_bytes())).hexdigest()
     return found
 
 
-def _untimed(name: str, content: bytes) -> bytes:
+def untimed(name: str, content: bytes) -> bytes:
     """Return an artefact's content without the seconds of trainings, and without digests that depend on them."""
     if name == "metrics/benchmarks.json":
         ledger = json.loads(content)
