@@ -64,7 +64,7 @@ def _assign_tight(
     size = meta_class_size
     rings = generator.choice(size ** (ensemble_size - 1), -(-num_classes // size), replace=False)
     offsets = np.stack([rings // size**branch % size for branch in range(ensemble_size - 1)] + [0 * rings])
-    steps = np.tile(np.arange(size), len(rings)) if len(rings) else np.arange(0)
+    steps = np.tile(np.arange(size), len(rings))
     codes = (np.repeat(offsets, size, axis=1) + steps) % size
     relabel = np.stack([generator.permutation(size) for _ in range(ensemble_size)])
     codes = np.take_along_axis(relabel, codes[:, :num_classes], axis=1)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,6 +65,7 @@ def test_official_sizes():
         ((10, 1, 4), "found 1, expected 2 to 10"),
         ((10, 3, 2), "9 different codes, expected at least 10"),
         ((10, 3, 0), "1 different codes"),
+        ((10, 3, -1), "1 different codes"),
     ],
 )
 def test_impossible_requests(request_: tuple[int, int, int], message: str):
@@ -87,8 +89,11 @@ def test_file_round_trip(tmp_path: Path):
     [
         ("class,", "klass,", "columns klass"),
         ("branch_2", "branch_9", "3 branch columns, expected 3"),
+        ("branch_0,branch_1", "branch_1,branch_0", r"expected 3 \(branch_0 to branch_2\)"),
         ("0012,", "0013,", "'0012' is in one of them only"),
-        ("a,0", "a,7", "found meta classes 0-7, expected 0-1"),
+        ("0012,", "0011,", "'0011' is in one of them only"),
+        ("a,0", "a,2", "found meta classes 0-2, expected 0-1"),
+        ("a,0", "a,-1", "found meta classes -1-1, expected 0-1"),
         ("a,0", "a,x", "expected a whole number"),
         ("a,0,1", "a,1,0", "two classes have the same code"),
     ],
@@ -102,6 +107,29 @@ def test_damaged_files_are_refused(tmp_path: Path, old: str, new: str, message: 
     with pytest.raises(ValueError, match=message) as raised:
         meta_classes.read(path, NAMES, 2, 3)
     assert str(path) in str(raised.value)
+
+
+def test_many_classes_come_back(tmp_path: Path):
+    names = [f"class {number}" for number in range(600)]
+    groups = meta_classes.assign(600, 12, 3, 0)
+    meta_classes.write(tmp_path / "m.csv", names, groups)
+    np.testing.assert_array_equal(meta_classes.read(tmp_path / "m.csv", names, 12, 3), groups)
+
+
+def test_a_grouping_of_ones_own_may_leave_meta_classes_out(tmp_path: Path):
+    groups = meta_classes.assign(4, 2, 3, 0) + 1
+    meta_classes.write(tmp_path / "m.csv", NAMES, groups)
+    np.testing.assert_array_equal(meta_classes.read(tmp_path / "m.csv", NAMES, 3, 3), groups)
+
+
+def test_one_column_too_many(tmp_path: Path):
+    groups = meta_classes.assign(4, 2, 3, 0)
+    meta_classes.write(tmp_path / "m.csv", NAMES, groups)
+    table = pd.read_csv(tmp_path / "m.csv", dtype=str)
+    table.insert(1, "also", 1)
+    table.to_csv(tmp_path / "m.csv", index=False)
+    with pytest.raises(ValueError, match="found 4 branch columns, expected 3"):
+        meta_classes.read(tmp_path / "m.csv", NAMES, 2, 3)
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
