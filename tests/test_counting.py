@@ -168,3 +168,16 @@ def test_rounding_bounds_the_error_of_products(width):
     ordered = similarity.ordered_products(a, a.flip(0))
     assert torch.equal(ordered, similarity.ordered_products(a.flip(0), a).clone())
     assert (ordered - exact.flip(1).diagonal()).abs().max() <= similarity.rounding(width, kind, lengths).max()
+
+
+@pytest.mark.parametrize(("apart", "sides"), [(False, 1), (True, 2)])
+def test_copies_of_the_embeddings_take_their_share_of_the_memory(monkeypatch, apart, sides):
+    """Half of the memory is for copies, of one side or of both; blocks get what they leave."""
+    left = []
+    true = ranking.rank
+    monkeypatch.setattr(ranking, "rank", lambda *x: left.append(x[4]) or true(*x))
+    query, code = classes(100, 5, 16, 1.0)
+    arguments = (query, code, [1], query, code) if apart else (query, code, [1])
+    evaluate(*arguments, memory_bytes=2 * sides * query.nbytes)
+    evaluate(*arguments, memory_bytes=2 * sides * query.nbytes - 1)
+    assert left == [sides * query.nbytes, 2 * sides * query.nbytes - 1]
