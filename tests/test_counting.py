@@ -176,7 +176,7 @@ def test_copies_of_the_embeddings_take_their_share_of_the_memory(monkeypatch, ap
     left = []
     true = ranking.rank
     monkeypatch.setattr(ranking, "rank", lambda *x: left.append(x[4]) or true(*x))
-    query, code = classes(100, 5, 16, 1.0)
+    query, code = classes(100, 5, 300, 1.0)
     arguments = (query, code, [1], query, code) if apart else (query, code, [1])
     evaluate(*arguments, memory_bytes=2 * sides * query.nbytes)
     evaluate(*arguments, memory_bytes=2 * sides * query.nbytes - 1)

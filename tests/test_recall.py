@@ -138,6 +138,7 @@ def test_interval():
         ({"ks": []}, r"ks: found \[\], expected cutoffs of at least 1"),
         ({"ks": [1, 0]}, r"ks: found \[1, 0\], expected cutoffs of at least 1"),
         ({"gallery": np.ones((2, 2))}, "gallery and gallery_labels: found one of them"),
+        ({"gallery_labels": [1, 2]}, "gallery and gallery_labels: found one of them"),
         ({"gallery": np.ones((2, 3)), "gallery_labels": [1, 2]}, "gallery: found 3 dimensions, expected 2"),
         ({"gallery": np.ones((2, 1)), "gallery_labels": [1, 2]}, "gallery: found 1 dimensions, expected 2"),
         ({"gallery": np.ones((2, 2)), "gallery_labels": [1]}, "gallery_labels: found 1 labels, expected 2"),
