@@ -92,6 +92,7 @@ def test_file_round_trip(tmp_path: Path):
         ("branch_0,branch_1", "branch_1,branch_0", r"expected 3 \(branch_0 to branch_2\)"),
         ("0012,", "0013,", "'0012' is in one of them only"),
         ("0012,", "0011,", "'0011' is in one of them only"),
+        ("a,0", "a,7", "found meta classes 0-7, expected 0-1"),
         ("a,0", "a,2", "found meta classes 0-2, expected 0-1"),
         ("a,0", "a,-1", "found meta classes -1-1, expected 0-1"),
         ("a,0", "a,x", "expected a whole number"),
