@@ -134,6 +134,7 @@ def test_interval():
         ({"query": np.zeros(4)}, r"query: found float64 of shape \(4,\)"),
         ({"query": np.zeros((4, 2), int)}, "query: found int64"),
         ({"query_labels": [1, 2]}, "query_labels: found 2 labels, expected 4"),
+        ({"query_labels": [1, 2, 3, 4, 5]}, "query_labels: found 5 labels, expected 4"),
         ({"query_labels": [[1], [2], [3], [4]]}, "query_labels: found a label that is not hashable"),
         ({"ks": []}, r"ks: found \[\], expected cutoffs of at least 1"),
         ({"ks": [1, 0]}, r"ks: found \[1, 0\], expected cutoffs of at least 1"),
