@@ -171,7 +171,7 @@ class Peak:
 
 def peak(method: str, size: int, width: int, noise: float) -> None:
     """Print how much one method raises this process's peak memory, in MB."""
-    METHODS[method](*make(200, width, noise))  # libraries load on first use
+    METHODS[method](*make(2 * max(KS), width, noise))  # libraries load on first use
     data, labels = make(size, width, noise)
     memory = Peak()
     METHODS[method](data, labels)
