@@ -6,6 +6,7 @@ and cars_train/ with cars_test/, whose annotations come in the development kit.
 Source: Krause et al., 3D Object Representations for Fine-Grained Categorization, 3dRR 2013.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -131,7 +132,7 @@ def _class_names(content: dict[str, Any], file: Path) -> list[str] | None:
 def _assemble(
     root: Path, found: str, entries: list[Annotation], names: list[str] | None, list_missing: bool
 ) -> Dataset:
-    nested = {top for top in {entry.path.partition("/")[0] for entry in entries} if (root / top / top).is_dir()}
+    nested = {top for top in {entry.path.partition("/")[0] for entry in entries} if os.path.isdir(root / top / top)}
     samples = []
     for entry in entries:
         top = entry.path.partition("/")[0]

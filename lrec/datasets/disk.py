@@ -104,7 +104,7 @@ def missing(root: Path, paths: Iterable[str]) -> list[str]:
 def _files(root: Path, home: str, parent: str) -> set[str]:
     """Names of the files of one folder; links that stay inside the data set count."""
     folder = root / parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir, no error where a name is longer than the system takes
         return set()
     _refuse_outside(folder, home)
     names = set()
