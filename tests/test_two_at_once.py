@@ -1,5 +1,7 @@
 """Two at the same work: the second is told who holds it, and what comes out is whole."""
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -49,6 +51,18 @@ def test_a_stage_is_kept_out_by_the_holder_of_its_output(
     assert checkout.artefacts(work) == undisturbed.artefacts
 
 
+def suspend_at_work(process: psutil.Process, folder: Path) -> None:
+    """Stop a stage once its claim stands and it has let go of the lock that claims are made under."""
+    while True:
+        if list((folder / locks.FOLDER).glob("*.json")):
+            process.suspend()
+            with (folder / locks.FOLDER / "lock").open("a") as door, contextlib.suppress(BlockingIOError):
+                fcntl.flock(door, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            process.resume()
+        time.sleep(0.001)
+
+
 def test_a_second_repro_and_one_after_a_dvc_that_was_killed(undisturbed: Undisturbed, tmp_path: Path):
     """The stage is stopped in its tracks, so that the second meets it for certain."""
     folder = tmp_path / checkout.PROJECT
@@ -57,9 +71,7 @@ def test_a_second_repro_and_one_after_a_dvc_that_was_killed(undisturbed: Undistu
     run = Repro(folder, name)
     process = run.stage(name)
     assert process, run.output()
-    while not list((folder / locks.FOLDER).glob("*.json")):
-        time.sleep(0.001)
-    process.suspend()
+    suspend_at_work(process, folder)
     try:
         again = subprocess.run(
             ["dvc", "repro", name], cwd=folder, capture_output=True, text=True, env=checkout.environment()
