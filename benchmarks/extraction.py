@@ -84,17 +84,9 @@ def work(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace, backbone: str, precision: str, branches: int, size: int) -> str:
     """Time both in turns; return a row of the table."""
-    arguments = [
-        "benchmarks.extraction",
-        "--backbones",
-        backbone,
-        "--precisions",
-        precision,
-        "--device",
-        options.device,
-    ]
+    arguments = ["benchmarks.extraction", "--backbones", backbone, "--precisions", precision]
     arguments += ["--ensembles", str(branches), "--size", str(size), "--images", str(options.images)]
-    arguments += ["--batch-size", str(options.batch_size)]
+    arguments += ["--batch-size", str(options.batch_size), "--device", options.device]
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.npy" for name in METHODS}
         workers = {name: Worker([*arguments, "--method", name, "--out", str(files[name])]) for name in METHODS}

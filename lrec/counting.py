@@ -95,8 +95,8 @@ class Counter:
         for other in others:
             self.count += other.count
             self.unclear |= other.unclear
-            if self.ladder and other.ladder:
-                self.ladder.merge(other.ladder)
+        if self.ladder and others:
+            self.ladder.merge([other.ladder for other in others if other.ladder])
 
     def join(self, group: distributed.ProcessGroup) -> None:
         """Bring together what the processes of a group counted."""

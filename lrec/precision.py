@@ -45,11 +45,12 @@ class Ladder:
         """Return a ladder with the same limits on which no item has landed; the limits are not copied."""
         return replace(self, live=self.live.clone(), landed=torch.zeros_like(self.landed))
 
-    def merge(self, other: "Ladder") -> None:
-        """Add what was counted on another ladder with these limits; positives dropped by either are dropped."""
-        self.landed += other.landed
-        torch.minimum(self.live, other.live, out=self.live)
-        self.prune(torch.arange(len(self.size), device=self.size.device))
+    def merge(self, others: "list[Ladder]") -> None:
+        """Add what was counted on other ladders with these limits; positives that one has dropped are dropped."""
+        for other in others:
+            self.landed += other.landed
+            torch.minimum(self.live, other.live, out=self.live)
+        self._prune_all()
 
     def fill(self, rows: slice, limits: torch.Tensor, others: torch.Tensor) -> None:
         """Set the limits of some queries, and drop those that a sample of other items already rules out.
@@ -104,11 +105,14 @@ class Ladder:
         fits = (step + 1 + count <= size[line]) & (step < live[line])
         self.live[query] = torch.zeros_like(size).index_add_(0, line, fits.long())
 
+    def _prune_all(self) -> None:
+        self.prune(torch.arange(len(self.size), device=self.size.device))
+
     def join(self, group: distributed.ProcessGroup) -> None:
         """Add up what several processes counted; positives that one of them dropped are dropped by all."""
         distributed.all_reduce(self.landed, group=group)
         distributed.all_reduce(self.live, distributed.ReduceOp.MIN, group=group)
-        self.prune(torch.arange(len(self.size), device=self.size.device))
+        self._prune_all()
 
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the average precision at R and the precision at R, (Q,) float64 each, 0 where R is 0."""
