@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from benchmarks.turns import Worker
-from lrec import allocator, device, embed, fold, model, store
+from lrec import allocator, batch_norm, device, embed, model, store
 
 META_CLASSES = 12
 
@@ -59,7 +59,7 @@ def plain(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -> C
 def ours(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -> Callable[[], None]:
     """Return this project's extraction, with the settings that the stage makes for its process."""
     allocator.keep_freed_memory()
-    folded = fold.fold(ensemble(options.backbones[0], options.ensembles[0]))
+    folded = batch_norm.fold(ensemble(options.backbones[0], options.ensembles[0]))
     settings = {"normalization": store.IMAGENET, "batch_size": options.batch_size, "workers": 1}
     settings |= {"device": options.device, "precision": options.precisions[0]}
     return lambda: embed.extract(folded, images, np.arange(len(images)), out=out, **settings)

@@ -19,7 +19,7 @@ import matplotlib
 import numpy as np
 import torch
 
-from lrec import device, embed, fold, meta_classes, model, params, paths, store, train
+from lrec import batch_norm, device, embed, meta_classes, model, params, paths, store, train
 from lrec.recall import recall_at_k
 
 PICTURE = Path("docs/leak.png")
@@ -79,7 +79,7 @@ class Trial:
         """Return the recall in every situation, the mean over some draws of the weights."""
         found = []
         for seed in range(draws if spread else 1):
-            weighted = fold.fold(deepcopy(network))
+            weighted = batch_norm.fold(deepcopy(network))
             RandomWeights(weighted, spread, seed)
             found.append([self.recall(weighted, *situation) for situation in SITUATIONS.values()])
         return [float(value) for value in np.mean(found, axis=0)]

@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from lrec import counting, ranking, rough
+from lrec import counting, ranking, sieve
 from lrec.recall import MEMORY_BYTES, evaluate, recall_at_k
 from lrec.similarity import Rows, full_precision
 
@@ -50,7 +50,7 @@ def counted_all(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
 
 def counted_in_float32(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
     """Compute recall by this project's method as on a processor without bfloat16 instructions."""
-    with mock.patch.object(rough, "supported", return_value=False):
+    with mock.patch.object(sieve, "supported", return_value=False):
         return recall_at_k(data, labels, KS)
 
 
@@ -207,7 +207,7 @@ def sop(path: Path, size: int, width: int, count: int) -> None:
         one = ranking.Pass(side, side, 0, False, MEMORY_BYTES)
         one.set_limits()
         limited = time.perf_counter()
-        all_blocks = one.blocks()
+        all_blocks = one.blocks(one.side())
         pairs = sum((r.stop - r.start) * (c.stop - c.start) for r, c in all_blocks)
         some = all_blocks[:: max(1, len(all_blocks) // count)][:count]
         done = sum((r.stop - r.start) * (c.stop - c.start) for r, c in some)

@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks.turns import Worker
-from lrec import allocator, device, ranks
+from lrec import allocator, collective, device
 from lrec.model import BACKBONES, Ensemble
 from lrec.train import Trainer
 
@@ -44,7 +44,13 @@ def plain(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch.Te
 
 def streamed(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch.Tensor, torch.Tensor], object]:
     """Return a step of this project's training."""
-    trainer = Trainer(ensemble, options.device, precision=options.precision, compile=options.compile)
+    trainer = Trainer(
+        ensemble,
+        options.device,
+        precision=options.precision,
+        compile=options.compile,
+        branches_at_once=options.branches_at_once,
+    )
     trainer.set_learning_rate(1e-4)
     trainer.start_epoch()
     return trainer.step
@@ -61,12 +67,12 @@ def work(options: argparse.Namespace) -> None:
     (branches,), (batch_size,) = options.branches, options.batch_sizes
     if options.method != "plain":
         allocator.keep_freed_memory()
-    where = ranks.device(options.device)
+    where = collective.device(options.device)
     torch.manual_seed(0)
-    with ranks.together(where), device.arithmetic(where, options.tf32, deterministic=False):
-        ensemble = Ensemble(options.backbone, branches, META_CLASSES, own=ranks.share(branches))
+    with collective.together(where), device.arithmetic(where, options.tf32, deterministic=False):
+        ensemble = Ensemble(options.backbone, branches, META_CLASSES, own=collective.share(branches))
         step = METHODS[options.method](ensemble, options)
-        while ranks.agree(ranks.rank() == 0 and bool(sys.stdin.readline())):
+        while collective.agree(collective.rank() == 0 and bool(sys.stdin.readline())):
             images = torch.randn(batch_size, 3, options.size, options.size, device=where)
             targets = torch.randint(0, META_CLASSES, (branches, batch_size), device=where)
             _wait(where)
@@ -74,8 +80,8 @@ def work(options: argparse.Namespace) -> None:
             step(images, targets)
             _wait(where)
             seconds, peak = time.perf_counter() - start, torch.tensor([_peak(where)])
-            ranks.add_up([peak])
-            if ranks.rank() == 0:
+            collective.add_up([peak])
+            if collective.rank() == 0:
                 print(1000 * seconds, float(peak), flush=True)
 
 
@@ -100,8 +106,8 @@ def arguments(options: argparse.Namespace, method: str, branches: int, batch_siz
         start = ["torch.distributed.run", "--standalone", "--nproc-per-node", number, "-m"]
     start += ["benchmarks.training", "--method", method]
     start += ["--branches", str(branches), "--batch-sizes", str(batch_size)]
-    for name in ("backbone", "size", "device", "precision"):
-        start += [f"--{name}", str(getattr(options, name))]
+    for name in ("backbone", "size", "device", "precision", "branches_at_once"):
+        start += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     return start + [f"--{name}" for name in ("tf32", "compile") if getattr(options, name)]
 
 
@@ -135,6 +141,9 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of ours")
     parser.add_argument("--tf32", action="store_true", help="for both, on a GPU")
     parser.add_argument("--compile", action="store_true", help="ours")
+    parser.add_argument(
+        "--branches-at-once", type=int, default=4, help="ours, on a processor: threads with a branch each"
+    )
     parser.add_argument("--processes", type=int, default=1, help="also streamed in so many processes")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()

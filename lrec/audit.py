@@ -29,10 +29,11 @@ class Audit(TypedDict):
 
 
 class Facts(TypedDict):
-    """What embedding.json must say; dimensions is d."""
+    """What embedding.json must say; dimensions is d, weights the SHA-256 of the model's weights."""
 
     kind: Literal["logits", "features"]
     dimensions: Annotated[int, Field(ge=1)]
+    weights: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     audit: Audit
 
 

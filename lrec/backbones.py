@@ -12,7 +12,6 @@ import torchvision.models
 from torch import nn
 
 SHARES = ("none", "maxpool", "layer1", "layer2", "layer3", "layer4")
-PAPER_SHARE = "layer1"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lrec import files, ranks, reading
+from lrec import collective, files, reading
 from lrec.model import Ensemble
 from lrec.recipe import State
 
@@ -45,15 +45,15 @@ class Checkpoint:
         self.folder, self.seconds = folder, 60 * minutes
         self.start = self.last = time.monotonic()
         self.earlier = 0.0
-        if ranks.rank() == 0:
+        if collective.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             _clear(other for other in folder.parent.iterdir() if other != folder)
             _clear(state for state in folder.iterdir() if not (state / PROGRESS).is_file())
-        ranks.wait()
+        collective.wait()
 
     def due(self) -> bool:
         """Whether the time since the last one is up, by rank 0's clock."""
-        return ranks.agree(time.monotonic() - self.last >= self.seconds)
+        return collective.agree(time.monotonic() - self.last >= self.seconds)
 
     def spent(self) -> float:
         """Return the seconds spent on the training so far, those of earlier runs that count among them."""
@@ -80,11 +80,11 @@ class Checkpoint:
             OSError: no room on the disk, among others; an earlier state stays.
         """
         state = self.folder / f"{progress.epoch:05d}-{progress.step:07d}"
-        first = ranks.rank() == 0
+        first = collective.rank() == 0
         if first or shared:
             tensors = _tensors(model, optimizers, best or {}, stem=first)
             try:
-                with files.atomic_path(state / f"{ranks.rank()}.safetensors") as draft:
+                with files.atomic_path(state / f"{collective.rank()}.safetensors") as draft:
                     safetensors.torch.save_file(tensors, draft)
             except (SafetensorError, OSError) as error:
                 size = sum(value.nbytes for value in tensors.values()) / 1e9
@@ -94,11 +94,11 @@ class Checkpoint:
                     f"{self.folder}: cannot write a checkpoint of {size:.1f} GB ({error}); the one before it stays: "
                     "free disk space, then run again",
                 ) from error
-        ranks.wait()
+        collective.wait()
         if first:
             files.write_json(state / PROGRESS, vars(progress) | {"seconds": self.spent()})
             _clear(other for other in self.folder.iterdir() if other != state)
-        ranks.wait()
+        collective.wait()
         self.last = time.monotonic()
 
     def load(self, model: Ensemble, optimizers: Optimizers) -> tuple[State, dict[str, Tensor]] | None:

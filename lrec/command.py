@@ -20,6 +20,7 @@ OUT_OF_MEMORY = (
     "bad_alloc",
     "start new thread",
     "could not create a primitive",  # oneDNN's convolutions
+    "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED and cuDNN's
 )
 REMEDIES = {
     errno.ENOSPC: "free some space there and run again",
@@ -35,12 +36,15 @@ def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int
 
     Args:
         work: what to run.
-        debug: errors keep their traceback, as with the environment variable LREC_DEBUG set.
+        debug: errors keep their traceback, here and in the processes that `work` starts, as with the
+            environment variable LREC_DEBUG set.
         lower: what to lower when memory runs out, for an error that does not say so itself.
 
     Returns:
         The exit status: 0, 1 for an error, 130 when interrupted.
     """
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
     # Pillow warns of oddities such as a corrupt EXIF entry; what cannot be decoded is an error all the same.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
@@ -53,7 +57,7 @@ def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        if debug or os.environ.get(DEBUG_VARIABLE) or not (line := explain(error, lower)):
+        if os.environ.get(DEBUG_VARIABLE) or not (line := explain(error, lower)):
             raise
         who = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         print(f"{who}error: {line}", file=sys.stderr)

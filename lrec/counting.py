@@ -1,6 +1,6 @@
 """Counting, block by block, the items that reach what a query's positives set as limits.
 
-A block is computed in float32, or only those lines of it that `rough` products do not rule out, and a line
+A block is computed in float32, or only those lines of it that `sieve.products` do not rule out, and a line
 is looked at if its largest value may count. Similarities within the proved rounding error of a query's
 limit are in doubt; they are computed again in float64. What is in doubt even then is noted.
 """
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
-from lrec import rough
+from lrec import sieve
+from lrec.average_precision import Ladder
 from lrec.blocks import at_least, batches
 from lrec.pieces import Part, parts, without_own
-from lrec.precision import Ladder
 from lrec.similarity import Rows, exact_block, exact_pairs, products, rounding
 
 _DENSE = 1 / 64  # share of doubtful similarities above which a whole float64 block is cheaper
@@ -76,7 +76,7 @@ class Counter:
     def __init__(self, queries: Side, gallery: Side, limits: Limits, ladder: Ladder | None, memory_bytes: int) -> None:
         self._queries, self._gallery, self._memory = queries, gallery, memory_bytes
         self._limit, self._slack, self._blur = limits.limit, limits.slack, limits.blur
-        self._sieve = rough.Sieve(queries.rows.width, limits.lengths) if rough.supported(limits.limit.device) else None
+        self._sieve = sieve.Sieve(queries.rows.width, limits.lengths) if sieve.supported(limits.limit.device) else None
         self.ladder = ladder
         self.count = torch.zeros_like(queries.codes)
         self.unclear = torch.zeros_like(queries.codes, dtype=torch.bool)

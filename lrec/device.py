@@ -32,6 +32,8 @@ def describe(device: str) -> str:
     """Return one line on the device, for logs and run records."""
     if torch.device(device).type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    if torch.device(device).type != "cpu":
+        return f"{device}, torch {torch.__version__}"
     return f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
@@ -56,7 +58,10 @@ def require_native(device: str, precision: str) -> None:
     """
     if precision != "bfloat16":
         return
-    if torch.device(device).type == "cuda":
+    kind = torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        return
+    if kind == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = bool(bfloat16_instructions())
@@ -65,13 +70,14 @@ def require_native(device: str, precision: str) -> None:
 
 
 @contextlib.contextmanager
-def arithmetic(device: str, tf32: bool, deterministic: bool) -> Iterator[None]:
+def arithmetic(device: str, tf32: bool, deterministic: bool, tuned: bool = True) -> Iterator[None]:
     """Set how a GPU computes while the block runs; a processor computes in float32 and repeats its bytes anyway.
 
     Args:
         device: where the block computes.
         tf32: round the factors of float32 products to 10 bits of mantissa: several times faster.
         deterministic: the same bytes for the same seed, at some cost in speed; what cannot be had so fails.
+        tuned: let cuDNN time its algorithms for every new shape; not if deterministic.
     """
     if torch.device(device).type != "cuda":
         yield
@@ -82,7 +88,7 @@ def arithmetic(device: str, tf32: bool, deterministic: bool) -> Iterator[None]:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = tf32
-    backends.cudnn.benchmark = not deterministic
+    backends.cudnn.benchmark = tuned and not deterministic
     torch.use_deterministic_algorithms(deterministic or repeated)
     try:
         yield

@@ -1,6 +1,6 @@
 """Extraction: one embedding per image, which depends on that image alone.
 
-Nothing is computed that embeddings do not need (`lrec.fold` on the network, inference mode, batches read
+Nothing is computed that embeddings do not need (`lrec.batch_norm` on the network, inference mode, batches read
 ahead), and no thread waits for another inside a batch (`lrec.threads`); how much that brings:
 `benchmarks/extraction.py`. The embeddings go straight into a memory map,
 whose `Journal` lets a run that was killed go on where it stopped.
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrec import batches, files, progress, ranks, threads
+from lrec import batches, collective, files, progress, threads
 from lrec.backbones import memory_format
-from lrec.device import autocast
+from lrec.device import arithmetic, autocast
 from lrec.model import Ensemble
 from lrec.store import DATASET, IMAGES, INDEX
 from lrec.unfinished import Journal
@@ -40,7 +40,8 @@ def embedding(
             images = batches.normalize(pixels, normalization["mean"], normalization["std"])
             return model.embed(images.contiguous(memory_format=layout), kind).float()
 
-    with threads.by_image(forward, device) as divided:
+    exact = arithmetic(device, tf32=False, deterministic=False, tuned=False)
+    with exact, threads.by_image(forward, device) as divided:
         yield divided
 
 
@@ -64,7 +65,7 @@ def extract(
 
     Args:
         model: the ensemble; it is put into evaluation mode, so no image sees its batch. One that
-            `lrec.fold.fold` has been through gives the same embeddings with fewer operations.
+            `lrec.batch_norm.fold` has been through gives the same embeddings with fewer operations.
         images: (N, S, S, 3) uint8.
         rows: (R,) rows to embed.
         normalization: {"mean", "std"} per channel.
@@ -104,10 +105,10 @@ def fill(
         model, images, rows, batch_size, options: as for `extract`.
         dtype: "float32" or "float16", of the file.
     """
-    if ranks.rank() == 0:
+    if collective.rank() == 0:
         width = model.width(options["kind"])
         Journal.create(path, (len(rows), width), dtype, len(split(len(rows), batch_size)))
-    ranks.wait()
+    collective.wait()
     journal = Journal(path)
     extract(
         model,
@@ -117,10 +118,10 @@ def fill(
         batch_size=batch_size,
         description=path.stem,
         journal=journal,
-        share=(ranks.rank(), ranks.count()),
+        share=(collective.rank(), collective.count()),
         **options,
     )
-    ranks.wait()
+    collective.wait()
 
 
 def again(model: Ensemble, images: np.ndarray, **options: Any) -> Callable[[np.ndarray, int], np.ndarray]:

@@ -81,6 +81,7 @@ def exported(network: Embedding, example: Tensor, folder: Path) -> Callable[[Ten
 
 
 FORMATS = {"onnx": onnx, "torchscript": torchscript, "exported": exported}
+WRITTEN = ("model.onnx", "model.onnx.data", "model.ts", "model.pt2")
 
 
 def export(variant: str, backbone: str, form: str, target: Path, kind: str = "logits") -> float:
@@ -90,7 +91,7 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str = "lo
         variant: of the data set.
         backbone: of the ensemble.
         form: one of `FORMATS`.
-        target: the folder.
+        target: the folder; what an earlier export left in it is replaced.
         kind: "logits" or "features", see `lrec.model.Ensemble.embed`.
 
     Returns:
@@ -98,8 +99,9 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str = "lo
 
     Raises:
         FileNotFoundError: there is no such model.
-        ValueError: the difference is more than `TOLERANCE`, or a package is missing.
+        ValueError: the difference is more than `TOLERANCE`, a package is missing, or the folder holds other files.
     """
+    files.require_replaceable(target, WRITTEN)
     ensemble, config = model.load(paths.model(variant, backbone))
     network, size = Embedding(ensemble, config["normalization"], kind), config["image_size"]
     generator = torch.Generator().manual_seed(0)
@@ -120,7 +122,9 @@ def main() -> int:
     parser.add_argument("model", help="a trained combination, such as car_cropped/resnet18")
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: onnx")
     parser.add_argument("--kind", choices=["logits", "features"], default="logits", help="default: logits")
-    parser.add_argument("--output", type=Path, help="folder (default: exported/<model>/<format>)")
+    parser.add_argument(
+        "--output", type=Path, help="new folder, or that of an earlier export (default: exported/<model>/<format>)"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
 
@@ -130,6 +134,7 @@ def main() -> int:
             raise ValueError(f"{options.model}: not a combination, expected <variant>/<backbone>")
         source = paths.model(*parts)
         target = options.output or Path("exported", *source.parts[-2:], options.format)
+        files.require_replaceable(target, WRITTEN)
         with locks.held([target], [source]):
             difference = export(parts[0], parts[1], options.format, target, options.kind)
         print(f"{target}: differs from the original by at most {difference:.1e}")

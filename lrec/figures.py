@@ -16,18 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lrec import files
-from lrec.ledger import PAPER_ENSEMBLE_SIZE
-from lrec.tables import (
-    CLEAN,
-    NAMES,
-    PAPER_IMAGE_SIZE,
-    PAPER_META_CLASS_SIZE,
-    PUBLISHED,
-    REPORTED,
-    VARIANTS,
-    read_reference,
-)
+from lrec import files, paper
+from lrec.tables import CLEAN, PUBLISHED, REPORTED, read_reference
 
 INK, FAINT, LINE = "#1f2328", "#59636e", "#d1d9e0"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.edgecolor": LINE, "xtick.color": FAINT}
@@ -51,7 +41,8 @@ BACKBONES = {
     "vit_b16": "ViT-B/16",
     "vit_l14_336": "ViT-L/14, 336 px",
 }
-# Kind of figure: marker, face, edge, legend. What was reported is hollow: DESIGN says why it is not comparable.
+# Kind of figure: marker, face, edge, legend. What was reported is hollow, for docs/protocol.md says why it is not
+# comparable.
 MARKS = {
     "ours": ("D", "#cf4a00", "#cf4a00", "LREC, ours"),
     "clean": ("o", "#0969da", "#0969da", "LREC, clean reference"),
@@ -91,16 +82,16 @@ def save(figure: Figure, path: Path) -> None:
 
 def is_full_size(variant: str, entry: dict[str, Any]) -> bool:
     """Whether a ledger's entry is comparable with the benchmark: all its images, at the paper's settings."""
-    used, size = entry["settings"], PAPER_META_CLASS_SIZE[VARIANTS[variant][0]]
-    found = used["ensemble_size"], used["meta_class_size"], used["image_size"]
-    return not entry["partial"] and found == (PAPER_ENSEMBLE_SIZE, size, PAPER_IMAGE_SIZE)
+    used, size = entry["settings"], paper.META_CLASS_SIZE[paper.VARIANTS[variant][0]]
+    found = used["ensemble_size"], used["meta_class_size"], used["image_size"], used["share"]
+    return not entry["partial"] and found == (paper.ENSEMBLE_SIZE, size, paper.IMAGE_SIZE, paper.SHARE)
 
 
 def rows(variant: str, reference: Path, entries: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:
     """Gather Recall@1 of a benchmark by backbone: LREC first, then the others by recall.
 
     Args:
-        variant: one of `lrec.tables.VARIANTS`.
+        variant: one of `lrec.paper.VARIANTS`.
         reference: folder of reported_recall.csv, clean_recall.csv and published_recall.csv.
         entries: the ledger's {name: entry} of this variant; what is not the benchmark is left out.
     """
@@ -119,8 +110,9 @@ def rows(variant: str, reference: Path, entries: dict[str, dict[str, Any]]) -> d
             for kind, table in (("clean", clean), ("reported", reported))
             if (table["backbone"] == backbone).any()
         }
-        if backbone in entries and is_full_size(variant, entries[backbone]):
-            own = [Row("LREC, ours", {"ours": 100 * entries[backbone]["recall"]["1"]})]
+        entry = entries.get(backbone)
+        if entry and is_full_size(variant, entry) and "1" in entry["recall"]:
+            own = [Row("LREC, ours", {"ours": 100 * entry["recall"]["1"]})]
         own += [Row("LREC", values)] if values else []
         there = others[others["backbone"] == backbone].sort_values("recall_percent", ascending=False, kind="stable")
         own += [Row(f"{r.method}, {r.year}", {r.evidence: r.recall_percent}) for r in there.itertuples()]
@@ -158,8 +150,8 @@ def comparison(path: Path, variants: tuple[str, ...], reference: Path, ledger: d
 
 
 def _panel(axes: Axes, variant: str, groups: dict[str, list[Row]], lines: float) -> None:
-    dataset, crop = VARIANTS[variant]
-    title = NAMES[dataset] + (f", {crop}" if dataset in ("car", "cub") else "")
+    dataset, crop = paper.VARIANTS[variant]
+    title = paper.NAMES[dataset] + (f", {crop}" if dataset in ("car", "cub") else "")
     axes.set_title(f"{title}: Recall@1, percent", fontsize=10.5, weight="bold", loc="left", x=-_LABEL / _AXIS, pad=9)
     axes.set(ylim=(lines, 0), yticks=[])
     axes.spines[["left", "right", "top"]].set_visible(False)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,6 +62,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.replace(path, _retired(path))
         os.replace(draft, path)
         remove(_retired(path))
+
+
+def require_replaceable(path: Path, own: Collection[str]) -> None:
+    """Refuse a folder that a user names for output, and that `atomic_folder` would delete, if it holds anything else.
+
+    Args:
+        path: the folder, which need not exist.
+        own: names of the files that an earlier output left there.
+
+    Raises:
+        ValueError: it is no folder, or there is something else in it.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return
+    strange = sorted(set(os.listdir(path)) - set(own)) if path.is_dir() else [path.name]
+    if strange:
+        raise ValueError(
+            f"{path}: found {strange[0]}, expected a new or empty folder, or one with only {', '.join(own)} in it; "
+            "name another folder"
+        )
 
 
 @contextlib.contextmanager

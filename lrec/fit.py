@@ -8,11 +8,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lrec import augment, batches, progress, ranks, validation
+from lrec import augment, batches, collective, progress, validation
 from lrec.checkpoint import Checkpoint
+from lrec.command import OUT_OF_MEMORY
 from lrec.model import Ensemble
 from lrec.recipe import COLUMNS, VALIDATION, Recipe, State, Tally, kept_epoch
 from lrec.train import Trainer
+
+TRAINER_OPTIONS = (
+    "precision",
+    "weight_decay",
+    "label_smoothing",
+    "freeze_batch_norm",
+    "accumulate",
+    "parallel",
+    "compile",
+    "branches_at_once",
+)
 
 
 @dataclass(frozen=True)
@@ -78,19 +90,18 @@ def fit(
         MemoryError: out of memory; the message says what to lower.
         ConnectionError: another of the processes is gone.
     """
-    options = ("precision", "weight_decay", "label_smoothing", "freeze_batch_norm", "accumulate", "parallel", "compile")
-    trainer = Trainer(model, device, **{name: getattr(recipe, name) for name in options})
+    trainer = Trainer(model, device, **{name: getattr(recipe, name) for name in TRAINER_OPTIONS})
     divided = recipe.parallel == "data"
-    smallest = 2 * ranks.count() if divided else 2
+    smallest = 2 * collective.count() if divided else 2
     if min(len(rows), recipe.batch_size) < smallest:
         raise ValueError(
             f"train.batch_size: found {recipe.batch_size} of {len(rows)} images, expected at least {smallest}, two for "
-            f"each of {ranks.count()} processes; raise it, or set train.parallel to ensemble"
+            f"each of {collective.count()} processes; raise it, or set train.parallel to ensemble"
         )
     state, best = State(), {}
     if checkpoint and (found := checkpoint.load(model, trainer.optimizers)):
         state, best = found
-        if ranks.rank() == 0:
+        if collective.rank() == 0:
             print(f"going on from a checkpoint: epoch {state.epoch + 1}, step {state.step + 1}")
 
     def save() -> None:
@@ -104,7 +115,7 @@ def fit(
     while state.epoch < recipe.epochs and not state.stopped_early(recipe.patience):
         trainer.start_epoch()
         label = f"epoch {state.epoch + 1}/{recipe.epochs}"
-        with progress.bar(len(rows), label, quiet=ranks.rank() > 0) as bar:
+        with progress.bar(len(rows), label, quiet=collective.rank() > 0) as bar:
             tally = Tally(state, bar, late)
             for batch in _batches(images, rows, normalization, recipe, state, smallest, device, workers):
                 trainer.set_learning_rate(batch.rate)
@@ -124,11 +135,9 @@ def fit(
             save()
     if best:
         model.load_state_dict(best)
-    if ranks.rank() == 0 and trainer.steps and trainer.sent:
-        per_step = trainer.sent / trainer.steps / 1e6
-        print(
-            f"{ranks.count()} processes, {recipe.parallel} parallel: {per_step:.2f} MB of gradients added up per step"
-        )
+    if collective.rank() == 0 and trainer.steps and trainer.sent:
+        together = f"{collective.count()} processes, {recipe.parallel} parallel"
+        print(f"{together}: {trainer.sent / trainer.steps / 1e6:.2f} MB of gradients added up per step")
     columns = [*COLUMNS, *([VALIDATION] if held else [])]
     return pd.DataFrame(state.history, columns=columns).astype({"epoch": int})
 
@@ -144,7 +153,7 @@ def _validated(
     """Return the recall at 1 of the images held out, percent."""
     options = {"batch_size": recipe.batch_size, "precision": recipe.precision, "parallel": recipe.parallel}
     share = validation.measure(model, images, held.rows, held.labels, normalization, device=device, **options)
-    if ranks.rank() == 0:
+    if collective.rank() == 0:
         print(f"validation: R@1 {100 * share:.2f} on {len(held.rows):,} images of held-out training classes")
     return 100 * share
 
@@ -175,7 +184,7 @@ def _batches(
     wholes = shuffled(rows, recipe.batch_size, generator, smallest)
     changes = [augment.draw(generator, len(whole), recipe.flip, recipe.random_crop) for whole in wholes]
     start = state.step
-    own = [ranks.share(len(whole)) if recipe.parallel == "data" else range(len(whole)) for whole in wholes]
+    own = [collective.share(len(whole)) if recipe.parallel == "data" else range(len(whole)) for whole in wholes]
     selections = [whole[part.start : part.stop] for whole, part in zip(wholes, own, strict=True)]
     loaded = batches.gather(images, selections[start:], device, workers)
     for number, pixels in enumerate(loaded, start):
@@ -192,7 +201,7 @@ def _step(trainer: Trainer, batch: Batch, targets: Tensor) -> tuple[Tensor, Tens
     try:
         return trainer.step(batch.images, targets, batch.last, len(batch.rows) / batch.size)
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
             raise
         raise MemoryError(
             f"out of memory on {trainer.device}: {len(batch.rows)} images of {batch.images.shape[2]} px in a batch; "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -24,6 +25,7 @@ def run(module: str, arguments: Sequence[str], processes: int) -> None:
 
     Raises:
         ChildProcessError: one failed; the message says which, and how.
+        KeyboardInterrupt: interrupted. Another signal that ends a program ends this one, the others first.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     # The launcher's own log repeats at length what the error below says in a line.
@@ -43,11 +45,18 @@ def run(module: str, arguments: Sequence[str], processes: int) -> None:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
         # The cause, before those that missed it, and those that the launcher has then ended.
+        # What was ended may have left a progress bar's line open.
+        print(file=sys.stderr)
         rank, failure = min(error.failures.items(), key=lambda item: _lateness(item[1].exitcode))
         how = f"was lost ({failure.signal_name()})" if failure.exitcode < 0 else "failed, as its own line says"
         raise ChildProcessError(
             f"process {rank} of {processes} {how}; the others were ended, and what was saved stays: run again"
         ) from error
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        signal.signal(error.sigval, signal.SIG_DFL)
+        signal.raise_signal(error.sigval)
 
 
 def _lateness(exitcode: int) -> int:

@@ -9,12 +9,10 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from lrec import files, reading, runs
+from lrec import files, paper, reading, runs
 from lrec.backbones import BACKBONES, SHARES
 
 Ledger = dict[str, dict[str, dict[str, Any]]]
-# Of the paper: what the reference recalls and the parameter counts belong to.
-PAPER_ENSEMBLE_SIZE, PAPER_KIND = 48, "logits"
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -143,14 +141,19 @@ def read(path: Path) -> Ledger:
 def name(entry: dict[str, Any]) -> str:
     """Return what a result is listed as: its backbone, then what differs from the paper's ensemble of logits.
 
-    >>> name({"backbone": "resnet18", "kind": "logits", "settings": {"ensemble_size": 48}})
+    >>> papers = {"ensemble_size": 48, "meta_class_size": 12, "share": "layer1"}
+    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": papers})
     'resnet18'
-    >>> name({"backbone": "resnet18", "kind": "features", "settings": {"ensemble_size": 4}})
-    'resnet18 (M=4, features)'
+    >>> other = {"ensemble_size": 1, "meta_class_size": 98, "share": "none"}
+    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "features", "settings": other})
+    'resnet18 (M=1, D=98, share none, features)'
     """
-    size = entry["settings"]["ensemble_size"]
-    differs = [f"M={size}"] if size != PAPER_ENSEMBLE_SIZE else []
-    differs += [entry["kind"]] if entry["kind"] != PAPER_KIND else []
+    used, (dataset, _) = entry["settings"], paper.VARIANTS.get(entry["variant"], ("", ""))
+    groups = paper.META_CLASS_SIZE.get(dataset, used["meta_class_size"])
+    differs = [f"M={used['ensemble_size']}"] if used["ensemble_size"] != paper.ENSEMBLE_SIZE else []
+    differs += [f"D={used['meta_class_size']}"] if used["meta_class_size"] != groups else []
+    differs += [f"share {used['share']}"] if used["share"] != paper.SHARE else []
+    differs += [entry["kind"]] if entry["kind"] != paper.KIND else []
     return entry["backbone"] + (f" ({', '.join(differs)})" if differs else "")
 
 
@@ -162,7 +165,7 @@ def metric(entry: dict[str, Any]) -> str:
     >>> metric({"backbone": "resnet18", "kind": "features", "settings": {"ensemble_size": 4}})
     'resnet18 (features)'
     """
-    return entry["backbone"] + ("" if entry["kind"] == PAPER_KIND else f" ({entry['kind']})")
+    return entry["backbone"] + ("" if entry["kind"] == paper.KIND else f" ({entry['kind']})")
 
 
 def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> bool:
@@ -201,10 +204,11 @@ def ordered(ledger: Ledger) -> Ledger:
     return {variant: dict(sorted(ledger[variant].items(), key=_place)) for variant in sorted(ledger)}
 
 
-def _place(item: tuple[str, dict[str, Any]]) -> tuple[str, bool, str, int]:
-    """Order within a variant: by backbone, the paper's kind first, then by ensemble size."""
+def _place(item: tuple[str, dict[str, Any]]) -> tuple[str, bool, str, int, str]:
+    """Order within a variant: by backbone, the paper's kind first, then by ensemble size and name."""
     entry = item[1]
-    return entry["backbone"], entry["kind"] != PAPER_KIND, entry["kind"], entry["settings"]["ensemble_size"]
+    size = entry["settings"]["ensemble_size"]
+    return entry["backbone"], entry["kind"] != paper.KIND, entry["kind"], size, item[0]
 
 
 def write(path: Path, ledger: Ledger) -> None:

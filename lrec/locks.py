@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 from lrec import files
 
 FOLDER = Path(".lrec/claims")
+PATIENCE = 30.0  # seconds
 Paths = Callable[..., Iterable[Path]]
 
 
@@ -34,7 +36,7 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
         reads: likewise, that nobody may write meanwhile.
 
     Raises:
-        ValueError: another process holds one of them; the message names it.
+        ValueError: another process holds one of them, or keeps others from making claims; the message names it.
         OSError: there is no room for the claim, or the file system knows no locks.
     """
     own = {
@@ -49,9 +51,7 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{uuid.uuid4().hex}.json"
     with contextlib.ExitStack() as stack:
-        with (FOLDER / "lock").open("w") as door:
-            # Held for a moment only: one process at a time looks at the claims and adds its own.
-            fcntl.flock(door, fcntl.LOCK_EX)
+        with _turn(f"process {own['pid']} on {own['host']} ({own['command']})"):
             living, dead = _claims()
             for other in living:
                 _refuse(own, other)
@@ -60,10 +60,36 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
                     files.clear_drafts(Path(name))
             # Unbuffered: what a full disk refuses is known here, and not when the file is closed.
             stream = stack.enter_context(path.open("wb", buffering=0))
-            stack.callback(path.unlink)
+            stack.callback(path.unlink, missing_ok=True)
             fcntl.flock(stream, fcntl.LOCK_EX)
             with files.naming(path):
                 stream.write(json.dumps(own).encode())
+        yield
+
+
+@contextlib.contextmanager
+def _turn(who: str) -> Iterator[None]:
+    """Wait for the moment in which one process at a time looks at the claims and adds its own."""
+    path = FOLDER / "lock"
+    with path.open("a+", encoding="utf-8") as stream:
+        ends = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > ends:
+                    stream.seek(0)
+                    raise ValueError(
+                        f"{path}: held for {PATIENCE:.0f} s by {stream.read() or 'a process'}, expected a moment; it "
+                        "is stopped or its disk does not answer: let it go on (kill -CONT), or end it (kill -KILL), "
+                        "and run again"
+                    ) from error
+            time.sleep(0.005)
+        with files.naming(path):
+            stream.truncate(0)
+            stream.write(who)
+            stream.flush()
         yield
 
 

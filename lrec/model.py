@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from typing_extensions import TypedDict
 
-from lrec import files, reading
+from lrec import files, paper, reading
 from lrec import weights as starting_weights
-from lrec.backbones import BACKBONES, PAPER_SHARE, SHARES, Backbone
+from lrec.backbones import BACKBONES, SHARES, Backbone
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 SHAPE = ("backbone", "ensemble_size", "meta_class_size", "share")
@@ -74,7 +74,7 @@ class Ensemble(nn.Module):
         weights: str | None = None,
         *,
         seed: int = 0,
-        share: str = PAPER_SHARE,
+        share: str = paper.SHARE,
         own: range | None = None,
     ) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def _restart(network: nn.Module, cut: Backbone, state: dict[str, Tensor] | None)
     return copy
 
 
-def count_parameters(backbone: str, ensemble_size: int, meta_class_size: int, share: str = PAPER_SHARE) -> int:
+def count_parameters(backbone: str, ensemble_size: int, meta_class_size: int, share: str = paper.SHARE) -> int:
     """Return the number of trainable numbers, counted on the meta device, which holds none of them."""
     with torch.device("meta"):
         model = Ensemble(backbone, 1, meta_class_size, share=share)
@@ -174,7 +174,7 @@ def count_parameters(backbone: str, ensemble_size: int, meta_class_size: int, sh
 
 
 def count_macs(
-    backbone: str, ensemble_size: int, meta_class_size: int, image_size: int, share: str = PAPER_SHARE
+    backbone: str, ensemble_size: int, meta_class_size: int, image_size: int, share: str = paper.SHARE
 ) -> int:
     """Return multiply-accumulates of one image's forward pass (thop counts them, on the meta device).
 

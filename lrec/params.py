@@ -74,10 +74,10 @@ class Train(Section):
     epochs without a better validation that end the training; the best one is kept.
 
     precision: of the forward pass. tf32: let a GPU round the factors of float32 products. deterministic:
-    make a GPU repeat its bytes. compile: generate kernels first. processes: 1, a number, or "gpu" for one
-    per GPU. parallel: processes share the branches ("ensemble") or the images of a batch ("data").
-    workers: threads that fetch batches ahead, 0 = none. checkpoint_minutes: between checkpoints, beside
-    the one after each epoch.
+    make a GPU repeat its bytes. compile: generate kernels first. branches_at_once: on a processor, threads
+    that have a branch each, at most. processes: 1, a number, or "gpu" for one per GPU. parallel: processes
+    share the branches ("ensemble") or the images of a batch ("data"). workers: threads that fetch batches
+    ahead, 0 = none. checkpoint_minutes: between checkpoints, beside the one after each epoch.
     """
 
     weights: str
@@ -101,6 +101,7 @@ class Train(Section):
     tf32: bool
     deterministic: bool
     compile: bool
+    branches_at_once: Count
     processes: Processes | Literal["gpu"]
     parallel: Literal["ensemble", "data"]
     device: str
@@ -265,9 +266,14 @@ def load(path: Path = PARAMS_FILE) -> Params:
         raise ValueError(_explain(error)) from error
     for name, variant in params.variants.items():
         try:
-            Train.model_validate({**raw["train"], **variant.train})
+            recipe = Train.model_validate({**raw["train"], **variant.train})
         except ValidationError as error:
             raise ValueError(_explain(error, f"variants.{name}.train")) from error
+        if recipe.warmup_epochs >= variant.epochs:
+            raise ValueError(
+                f"{path}: train.warmup_epochs: found {recipe.warmup_epochs:g}, expected less than the "
+                f"{variant.epochs} epochs of variants.{name}"
+            )
     for name in params.datasets:
         params.variant(name)
     return params

@@ -13,7 +13,7 @@ RECALL = Path("metrics/recall.json")
 README = Path("README.md")
 REFERENCE = Path("data/reference")
 RESULTS, HISTORY, EMBEDDINGS = Path("results"), Path("history"), Path("embeddings")
-GALLERY = "gallery.json"  # in the folder of a gallery
+EXAMPLES = "examples.json"  # in the folder of examples
 REPORT = Path("report/index.html")
 ARCHITECTURE = Path("data/architecture.png")
 
@@ -72,9 +72,9 @@ def result(variant: str, backbone: str) -> Path:
     return results(variant, backbone) / "result.json"
 
 
-def gallery(variant: str, backbone: str) -> Path:
+def examples(variant: str, backbone: str) -> Path:
     """Return the folder of a combination's queries worth looking at."""
-    return results(variant, backbone) / "gallery"
+    return results(variant, backbone) / "examples"
 
 
 def figure(name: str) -> Path:

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import distributed
 
-from lrec import rough, threads
+from lrec import sieve, threads
+from lrec.average_precision import Ladder
 from lrec.blocks import batches, block_size, rectangle, triangle
 from lrec.counting import Counter, Limits, Side
-from lrec.precision import Ladder
 from lrec.similarity import exact_block, exact_pairs, full_precision
 
 _TILE = 128  # queries whose positives are computed together
@@ -64,15 +64,25 @@ def rank(
             the similarities of all positives do not fit.
         group: processes that all rank the same rows and share the blocks; each gets all ranks.
     """
+    memory_bytes = _least(memory_bytes, queries.codes.device, group)
     passes = []
     for rows in _passes(queries, gallery, precision, memory_bytes):
         some = Side(queries.rows.part(rows), queries.codes[rows])
         one = Pass(some, gallery, rows.start if itself else None, precision, memory_bytes)
         one.set_limits()
         first, step = (group.rank(), group.size()) if group else (0, 1)
-        one.count(one.blocks()[first::step])
+        one.count(one.blocks(_least(one.side(), queries.codes.device, group))[first::step])
         passes.append(one.ranks(group))
     return Ranks(*(np.concatenate([getattr(x, field.name) for x in passes]) for field in fields(Ranks)))
+
+
+def _least(number: int, device: torch.device, group: distributed.ProcessGroup | None) -> int:
+    """Return the least of the processes' numbers, so that all cut the same blocks, whatever machines they run on."""
+    if not group:
+        return number
+    shared = torch.tensor([number], device=device)
+    distributed.all_reduce(shared, distributed.ReduceOp.MIN, group)
+    return int(shared)
 
 
 def _passes(queries: Side, gallery: Side, precision: bool, memory_bytes: int) -> Iterator[slice]:
@@ -147,17 +157,21 @@ class Pass:
             yield slice(start, stop)
             start = stop
 
-    def blocks(self) -> list[tuple[slice, slice]]:
-        """Return the blocks that cover all pairs."""
+    def side(self) -> int:
+        """Return the side that suits a block: in rows and columns."""
         # Half of the memory is for what sieving adds: rounded rows, copies of the rows that are left.
-        sieved = rough.supported(self.limits.limit.device)
+        sieved = sieve.supported(self.limits.limit.device)
         size = block_size(self.queries.rows.width, self.memory // 2 if sieved else self.memory)
-        rows, columns = self.queries.rows.size, self.gallery.rows.size
         if self.workers > 1:
-            size = min(size, max(_SIDE, columns // (_TURNS * self.workers)))
+            size = min(size, max(_SIDE, self.gallery.rows.size // (_TURNS * self.workers)))
+        return size
+
+    def blocks(self, side: int) -> list[tuple[slice, slice]]:
+        """Return the blocks, at most so large, that cover all pairs."""
+        rows, columns = self.queries.rows.size, self.gallery.rows.size
         if self.mirrored:
-            return list(triangle(0, rows, size))
-        return list(rectangle(slice(0, rows), slice(0, columns), size))
+            return list(triangle(0, rows, side))
+        return list(rectangle(slice(0, rows), slice(0, columns), side))
 
     def count(self, blocks: list[tuple[slice, slice]]) -> None:
         """Count the items of some blocks, on all threads."""

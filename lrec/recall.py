@@ -176,6 +176,8 @@ def _rank(
         raise ValueError("gallery and gallery_labels: found one of them, expected both or none")
     codes: dict[Hashable, int] = {}
     device = torch.device(device)
+    if device.type == "mps":
+        raise ValueError("device: found mps, which has no float64; expected cpu or cuda")
     share = memory_bytes // (2 if gallery is None else 4)
     with full_precision(device):
         queries, places = _side(query, query_labels, "query", codes, device, share)

@@ -34,6 +34,7 @@ class Recipe:
     precision: str = "float32"
     parallel: str = "ensemble"
     compile: bool = False
+    branches_at_once: int = 1
     patience: int = 5
 
     def rate(self, epoch: int, share: float) -> float:

@@ -1,6 +1,6 @@
 """Exact search: the k most similar rows of a gallery for every query, block by block.
 
-A similarity is a dot product in float32. Equally similar rows come in the order of their numbers, so the
+A similarity is a dot product in float64. Equally similar rows come in the order of their numbers, so the
 answer depends on the numbers alone. Recall is not computed from these lists: `lrec.recall` counts.
 """
 
@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from lrec.similarity import full_precision, products
+from lrec.similarity import full_precision, ordered_products, products, rounding
 
 MEMORY_BYTES = 256 * 2**20
 _QUERIES = 256  # searched together
+_PAIR_VALUES = 2**19  # values multiplied at a time in single products
 NO_ROW = -1
 
 
@@ -71,17 +72,49 @@ def _search(
     hidden = torch.from_numpy(exclude).to(device)
     # A block takes its rows twice (as stored and in float32) and its similarities about three times.
     size = max(k, 1024, memory_bytes // (8 * own.shape[1] + 12 * len(own)))
-    scores = torch.empty(len(own), 0, device=device)
+    scores = torch.empty(len(own), 0, dtype=torch.float64, device=device)
     rows = torch.empty(len(own), 0, dtype=torch.int64, device=device)
     for first, block in _blocks(gallery, size):
-        similar = products(own, torch.from_numpy(block).to(device))
-        inside = ((hidden >= first) & (hidden < first + len(block))).nonzero()[:, 0]
-        similar[inside, hidden[inside] - first] = -torch.inf
-        values, places = _largest(similar, min(k, len(block)))
+        values, places = _shortlist(own, torch.from_numpy(block).to(device), k, hidden - first)
         scores, order = torch.cat([scores, values], 1).sort(dim=1, descending=True, stable=True)
         rows = torch.cat([rows, places + first], 1).gather(1, order)
         scores, rows = scores[:, :k], rows[:, :k]
-    return scores, rows
+    return scores.float(), rows
+
+
+def _shortlist(
+    queries: torch.Tensor, items: torch.Tensor, k: int, hidden: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return at least the k items most similar to each query, in the order of their places.
+
+    Where a product of matrices puts a row moves the last bits of its similarities, so it only chooses: all
+    items that its rounding error might keep from the first k are computed again, each pair by itself.
+
+    Args:
+        queries: (Q, d) float32.
+        items: (n, d) float32.
+        k: how many; all if there are fewer.
+        hidden: (Q,) places of items that a query must not find, if they are among these.
+
+    Returns:
+        Similarities (Q, m) float64, -inf for a hidden item, and places (Q, m) int64.
+    """
+    similar, k = products(queries, items), min(k, len(items))
+    inside = ((hidden >= 0) & (hidden < len(items))).nonzero()[:, 0]
+    similar[inside, hidden[inside]] = -torch.inf
+    lengths = queries.double().norm(dim=1) * items.double().norm(dim=1).max()
+    least = similar.topk(k, dim=1).values[:, -1] - 2 * rounding(queries.shape[1], torch.float32, lengths)
+    reached = torch.nextafter(least.float(), torch.full_like(least, -torch.inf).float())
+    count = max(k, int((similar >= reached[:, None]).sum(1).max()))
+    places = similar.topk(count, dim=1).indices.sort(1).values
+    query = torch.arange(len(queries), device=places.device).repeat_interleave(count)
+    pieces = max(1, _PAIR_VALUES // queries.shape[1])
+    values = [
+        ordered_products(queries[some].double(), items[other].double())
+        for some, other in zip(query.split(pieces), places.flatten().split(pieces), strict=True)
+    ]
+    exact = torch.cat(values).view(places.shape)
+    return exact.masked_fill(similar.gather(1, places) == -torch.inf, -torch.inf), places
 
 
 def _blocks(gallery: Sequence[np.ndarray], size: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -91,16 +124,3 @@ def _blocks(gallery: Sequence[np.ndarray], size: int) -> Iterator[tuple[int, np.
         for start in range(0, len(part), size):
             yield first + start, np.array(part[start : start + size], dtype=np.float32)
         first += len(part)
-
-
-def _largest(similar: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the k largest values of every line and their places, equal ones by place."""
-    values, places = similar.topk(k, dim=1)
-    places, order = places.sort(1)
-    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    places = places.gather(1, order)
-    # Where more than k values reach the last one, topk has taken any of the equal ones.
-    for line in ((similar >= values[:, -1:]).sum(1) > k).nonzero()[:, 0].tolist():
-        places[line] = similar[line].sort(dim=0, descending=True, stable=True).indices[:k]
-        values[line] = similar[line][places[line]]
-    return values, places

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from lrec import reading
-from lrec.backbones import PAPER_SHARE
-from lrec.ledger import PAPER_ENSEMBLE_SIZE, PAPER_KIND, ordered
+from lrec import paper, reading
+from lrec.ledger import ordered
 from lrec.printable import boxed
 
 _UNSAFE = str.maketrans("|<>", "¦‹›")
@@ -20,18 +19,6 @@ NOT_RUN = "not run"
 REPORTED, CLEAN, PUBLISHED = "reported_recall.csv", "clean_recall.csv", "published_recall.csv"
 _COLUMNS = ("dataset", "crop", "backbone", "k", "recall_percent")
 _PUBLISHED_COLUMNS = ("method", "backbone", "embedding_dim", "year", *_COLUMNS[:2], *_COLUMNS[3:], "evidence")
-# The paper's other settings, which the parameter counts and the reference recalls belong to.
-PAPER_IMAGE_SIZE = 256
-PAPER_META_CLASS_SIZE = {"car": 12, "cub": 12, "sop": 512, "isc": 192}
-NAMES = {"car": "CARS196", "cub": "CUB-200-2011", "sop": "Stanford Online Products", "isc": "In-shop"}
-VARIANTS = {
-    "car_uncropped": ("car", "uncropped"),
-    "car_cropped": ("car", "cropped"),
-    "cub_uncropped": ("cub", "uncropped"),
-    "cub_cropped": ("cub", "cropped"),
-    "sop": ("sop", "uncropped"),
-    "isc": ("isc", "uncropped"),
-}
 
 
 def parameter_table(
@@ -40,16 +27,16 @@ def parameter_table(
     count_macs: Callable[[str, int, int, int], int],
 ) -> str:
     """Render parameters and multiply-accumulates of the paper's ensembles, computed from the model."""
-    sizes = {size: [key for key in NAMES if PAPER_META_CLASS_SIZE[key] == size] for size in (12, 512, 192)}
+    sizes = {size: [key for key in paper.NAMES if paper.META_CLASS_SIZE[key] == size] for size in (12, 512, 192)}
     header = ["Backbone"]
-    header += [f"{', '.join(NAMES[key] for key in keys)} (D={size})" for size, keys in sizes.items()]
+    header += [f"{', '.join(paper.NAMES[key] for key in keys)} (D={size})" for size, keys in sizes.items()]
     rows = [
         [backbone]
-        + [f"{count_parameters(backbone, PAPER_ENSEMBLE_SIZE, size):,}" for size in sizes]
-        + [f"{count_macs(backbone, PAPER_ENSEMBLE_SIZE, 12, PAPER_IMAGE_SIZE) / 1e9:.1f}"]
+        + [f"{count_parameters(backbone, paper.ENSEMBLE_SIZE, size):,}" for size in sizes]
+        + [f"{count_macs(backbone, paper.ENSEMBLE_SIZE, 12, paper.IMAGE_SIZE) / 1e9:.1f}"]
         for backbone in backbones
     ]
-    return _markdown([*header, f"GMACs per {PAPER_IMAGE_SIZE} px image (D=12)"], rows)
+    return _markdown([*header, f"GMACs per {paper.IMAGE_SIZE} px image (D=12)"], rows)
 
 
 def recall_table(
@@ -156,7 +143,7 @@ def read_reference(path: Path, variant: str) -> pd.DataFrame:
     """
     columns = _PUBLISHED_COLUMNS if path.name == PUBLISHED else _COLUMNS
     table = reading.read_table(path, columns, reading.COMMITTED, numbers=["recall_percent"], integers=["k", "year"])
-    dataset, crop = VARIANTS.get(variant, ("", ""))
+    dataset, crop = paper.VARIANTS.get(variant, ("", ""))
     table = table.astype({"k": np.int64, "recall_percent": np.float64})
     return table[(table["dataset"] == dataset) & (table["crop"] == crop)]
 
@@ -183,8 +170,8 @@ def _settings(entry: dict[str, Any] | None) -> str:
     return (
         f"M {used['ensemble_size']}, D {used['meta_class_size']}, {used['image_size']} px, {epochs}, "
         f"batch {used['batch_size']}, weights {used['weights'].split()[0]}"
-        + ("" if used["share"] == PAPER_SHARE else f", shared up to {used['share']}")
-        + ("" if entry["kind"] == PAPER_KIND else f", embedded {entry['kind']}")
+        + ("" if used["share"] == paper.SHARE else f", shared up to {used['share']}")
+        + ("" if entry["kind"] == paper.KIND else f", embedded {entry['kind']}")
     )
 
 

@@ -43,14 +43,20 @@ class Task:
     def sample(self, images: int, seed: int = 0) -> "Task":
         """Return whole classes drawn at random, as many as have at most so many queries and gallery items.
 
-        All of them if they fit; at least two. The embeddings are copied into memory. Fewer classes make an
-        easier task, so its figures compare with one another but not with those of all images.
+        All of them if they fit; at least two that have queries. The embeddings are copied into memory. Fewer
+        classes make an easier task, so its figures compare with one another but not with those of all images.
         """
         labels = self.query_labels if self.gallery is None else np.concatenate([self.query_labels, self.gallery_labels])
         classes, counts = np.unique(labels, return_counts=True)
         order = np.random.default_rng(seed).permutation(len(classes))
-        fitting = max(2, int(np.searchsorted(counts[order].cumsum(), images, side="right")))
-        chosen = classes[order[:fitting]]
+        # Classes with queries first where it matters: a gallery may hold others, and large ones.
+        searched = np.isin(classes[order], self.query_labels)
+        first = order[searched][:2]
+        chosen, total = list(classes[first]), int(counts[first].sum())
+        for place in order[~np.isin(order, first)]:
+            if total + counts[place] <= images:
+                chosen.append(classes[place])
+                total += int(counts[place])
         some = np.isin(self.query_labels, chosen)
         if self.gallery is None or self.gallery_labels is None:
             return Task(self.query[some], self.query_labels[some])

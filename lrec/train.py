@@ -3,7 +3,8 @@
 The loss is a mean over branches, so each branch runs forward, backward and its optimiser step alone,
 against the detached output of the stem; the gradient of that output adds up, and one backward pass
 through the stem follows. The numbers are those of the plain loop over all branches, up to the order
-of floating-point sums; activations and gradients of only one branch exist at a time.
+of floating-point sums; activations and gradients of only one branch exist at a time, or on a processor
+of a few: threads that each have a branch wait for each other once per step, not after every operation.
 
 Several processes share the work in one of two ways. Ensemble parallel: each holds some of the branches
 and sees all images; only the stem's gradients are added up. Data parallel: each holds all branches and
@@ -11,14 +12,15 @@ sees some of the images; all gradients are added up, a branch at a time, and bat
 own images only.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lrec import ranks
+from lrec import collective, threads
 from lrec.backbones import memory_format
 from lrec.device import autocast
 from lrec.model import Ensemble
@@ -41,6 +43,9 @@ class Trainer:
         accumulate: batches per optimiser step. Above 1 the gradients of all branches are kept.
         parallel: how processes share the work, "ensemble" or "data".
         compile: generate kernels for stem and branch with torch.compile, once for all branches.
+        branches_at_once: on a processor, at most so many threads have a branch each, and torch's threads
+            are divided among them. Compiled branches, and those of data-parallel processes, whose messages
+            must come in order, are taken one by one. The sums do not depend on which thread is first.
 
     Attributes:
         steps: optimiser steps so far.
@@ -59,6 +64,7 @@ class Trainer:
         accumulate: int = 1,
         parallel: str = "ensemble",
         compile: bool = False,
+        branches_at_once: int = 1,
     ) -> None:
         self.model, self.format = model, memory_format(model.backbone, device)
         model.to(device, memory_format=self.format)
@@ -70,6 +76,8 @@ class Trainer:
             for name, part in self.parts.items()
             if any(True for _ in part.parameters())
         }
+        one_by_one = torch.device(device).type != "cpu" or compile or (parallel == "data" and collective.count() > 1)
+        self.threads = 1 if one_by_one else min(branches_at_once, torch.get_num_threads(), len(model.own))
         self.waiting = self.steps = self.sent = 0
         self._forward: Callable[[nn.Module, Tensor], Tensor] = torch.compile(_call) if compile else _call
 
@@ -104,42 +112,72 @@ class Trainer:
         due = last or self.waiting == self.accumulate
         with autocast(self.device, self.precision):
             trunk = self._forward(self.model.stem, images.contiguous(memory_format=self.format))
-        leaf = trunk.detach().requires_grad_(trunk.requires_grad)
         kind = torch.promote_types(trunk.dtype, torch.float32)
         losses, right = torch.zeros(2, len(targets), dtype=kind, device=trunk.device)
-        for number in self.model.own:
-            with autocast(self.device, self.precision):
-                logits = self._forward(self.model.branches[number], leaf)
-                loss = cross_entropy(logits, targets[number], label_smoothing=self.label_smoothing) * share
-            (loss / len(targets) / self.accumulate).backward()
-            self._update(str(number), due)
-            losses[number] = loss.detach()
-            right[number] = (logits.detach().argmax(1) == targets[number]).sum()
+        gradient = _OrderedSum(self.model.own.start)
+
+        def train(numbers: Iterator[int]) -> None:
+            for number in numbers:
+                leaf = trunk.detach().requires_grad_(trunk.requires_grad)
+                with autocast(self.device, self.precision):
+                    logits = self._forward(self.model.branches[number], leaf)
+                    loss = cross_entropy(logits, targets[number], label_smoothing=self.label_smoothing) * share
+                (loss / len(targets) / self.accumulate).backward()
+                self._update(str(number), due)
+                losses[number] = loss.detach()
+                right[number] = (logits.detach().argmax(1) == targets[number]).sum()
+                if leaf.grad is not None:
+                    gradient.add(number, leaf.grad)
+
+        threads.share(train, self.model.own, self.threads)
         if trunk.requires_grad:
-            trunk.backward(leaf.grad)
+            trunk.backward(gradient.total)
             self._update("stem", due)
         if due:
             self.waiting = 0
             self.steps += 1
-        ranks.add_up([losses, right])
+        collective.add_up([losses, right])
         return losses, right
 
     def _update(self, part: str, due: bool) -> None:
         """Step a part's optimiser and let its gradients go."""
         if due:
             if part == "stem" or self.parallel == "data":
-                self.sent += ranks.add_up([value.grad for value in self.parts[part].parameters()])
+                self.sent += collective.add_up([value.grad for value in self.parts[part].parameters()])
             self.optimizers[part].step()
             self.optimizers[part].zero_grad()
 
 
+class _OrderedSum:
+    """Adds tensors up in the order of their numbers, whichever comes first, so that the sum has the same bits.
+
+    Args:
+        first: the lowest number; every later one must come.
+
+    Attributes:
+        total: the sum so far, None at first.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.total: Tensor | None = None
+        self._next, self._early, self._lock = first, {}, threading.Lock()
+
+    def add(self, number: int, value: Tensor) -> None:
+        """Take a tensor over: the sum may be made in it."""
+        with self._lock:
+            self._early[number] = value
+            while (value := self._early.pop(self._next, None)) is not None:
+                self.total = value if self.total is None else self.total.add_(value)
+                self._next += 1
+
+
 def collect(model: Ensemble) -> None:
     """Bring all branches into rank 0's part of an ensemble, once the processes have trained theirs."""
-    owners = [rank for rank in range(ranks.count()) for _ in ranks.share(model.ensemble_size, rank)]
+    owners = [rank for rank in range(collective.count()) for _ in collective.share(model.ensemble_size, rank)]
     for number, owner in enumerate(owners):
-        if ranks.rank() == 0 and owner > 0:
+        if collective.rank() == 0 and owner > 0:
             model.branches[number] = deepcopy(model.branches[0])
-        ranks.bring(model.branches[number], owner)
+        collective.bring(model.branches[number], owner)
 
 
 def _call(module: nn.Module, value: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrec import batches, ranks
+from lrec import batches, collective
 from lrec.device import autocast
 from lrec.model import Ensemble
 
@@ -97,7 +97,7 @@ def measure(
     model.eval()
     size = model.meta_class_size
     found = torch.zeros(len(rows), model.width(), device=device)
-    if parallel == "ensemble" or ranks.rank() == 0:
+    if parallel == "ensemble" or collective.rank() == 0:
         spans = range(0, len(rows), batch_size)
         loaded = batches.gather(images, [rows[start : start + batch_size] for start in spans], device, 0)
         with torch.no_grad():
@@ -106,5 +106,5 @@ def measure(
                 with autocast(device, precision):
                     part = model.embed(ready)
                 found[start : start + batch_size, model.own.start * size : model.own.stop * size] = part.float()
-    ranks.add_up([found])
+    collective.add_up([found])
     return recall_at_1(found, torch.from_numpy(labels).to(device))

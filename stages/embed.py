@@ -17,25 +17,26 @@ from lrec import (
     allocator,
     audit,
     backbones,
+    batch_norm,
     batches,
+    collective,
     command,
     device,
     embed,
     files,
-    fold,
     locks,
     model,
     params,
     paths,
-    ranks,
     runs,
     store,
     threads,
     unfinished,
+    weights,
 )
 
 # What the numbers come from: an unfinished run goes on only if none of it has changed.
-COMPUTING = (backbones, batches, device, embed, fold, model, threads)
+COMPUTING = (backbones, batch_norm, batches, device, embed, model, threads)
 
 
 @locks.holding(
@@ -50,12 +51,17 @@ def main(variant: str, backbone: str) -> None:
     packed = store.open_store(paths.store(variant))
     trained, config = model.load(paths.model(variant, backbone))
     require_fit(paths.model(variant, backbone), config, backbone, packed.dataset["image_size"])
-    where = ranks.device(device.choose(settings.device))
+    begun = (
+        require_start(paths.model(variant, backbone), config, backbone, recipe.weights) if settings.untrained else ""
+    )
+    where = collective.device(device.choose(settings.device))
+    device.require_native(where, settings.precision)
     options = settings.model_dump(include={"kind", "batch_size", "precision"})
     options["normalization"] = config["normalization"]
     identity = {
         "store": embed.identity(paths.store(variant)),
         "model": files.digest(paths.model(variant, backbone) / model.MODEL),
+        "start": begun,
         "settings": [options, settings.dtype, settings.untrained, torch.device(where).type],
         "code": [torch.__version__, runs.digest(Path(inspect.getfile(module)) for module in COMPUTING)],
     }
@@ -73,21 +79,21 @@ def main(variant: str, backbone: str) -> None:
     unfinished_work = paths.unfinished("embed", variant, backbone)
     work = unfinished_work / unfinished.digest(identity)
     work.mkdir(parents=True, exist_ok=True)
-    with ranks.together():
+    with collective.together():
         print(f"{variant}/{backbone}: embedding {settings.kind} on {device.describe(where)}")
         for prefix, network, names in networks():
-            fold.fold(network)
+            batch_norm.fold(network)
             for name in names:
                 rows = packed.rows(name)
                 embed.fill(work / f"{prefix}{name}.npy", network, packed.images, rows, settings.dtype, **options)
-        if ranks.rank() == 0:
+        if collective.rank() == 0:
             rows = packed.rows(tested[0])
             stored = np.load(work / f"{tested[0]}.npy", mmap_mode="r")
             again = embed.again(trained, packed.images, **options)
             sizes = {"images": settings.audit_images, "batch_size": settings.batch_size}
             found = audit.measure(again, stored, rows, packed.labels(rows), **sizes)
             facts = settings.model_dump(include={"kind", "dtype", "precision", "batch_size"})
-            facts |= {"dimensions": trained.width(settings.kind), "audit": found}
+            facts |= {"dimensions": trained.width(settings.kind), "weights": identity["model"], "audit": found}
             publish(work, paths.embedding_facts(variant, backbone), packed, facts)
             shutil.rmtree(unfinished_work)
 
@@ -100,6 +106,17 @@ def require_fit(folder: Path, config: dict[str, Any], backbone: str, image_size:
             f"{folder / model.CONFIG}: found a {found[0]} trained on images of {found[1]} pixels, expected "
             f"{expected[0]} and {expected[1]}; run `dvc repro` (stage train)"
         )
+
+
+def require_start(folder: Path, config: dict[str, Any], backbone: str, choice: str) -> str:
+    """Return what a network's training began with; refuse a file that has another content by now."""
+    found, expected = weights.describe(backbone, choice), config.get("weights")
+    if found != expected:
+        raise ValueError(
+            f"{weights.PARAMETER}: found {found}, but {folder} was trained from {expected}; train it anew "
+            "(`dvc repro --force -s train@...`), bring that file back, or set embed.untrained to false"
+        )
+    return found
 
 
 def publish(work: Path, target: Path, packed: store.Store, facts: dict[str, object]) -> None:

@@ -12,8 +12,8 @@ from lrec import (
     device,
     ensemble_size,
     evaluate,
+    examples,
     files,
-    gallery,
     locks,
     model,
     params,
@@ -67,7 +67,7 @@ def main(variant: str, backbone: str) -> None:
         "counts": dataset["counts"],
         "official": dataset["official"],
         "partial": dataset["partial"],
-        "embedding": {key: value for key, value in facts.items() if key != "audit"},
+        "embedding": {key: value for key, value in facts.items() if key not in ("audit", "weights")},
         "audit": facts["audit"],
         "evaluation": analyses,
         **class_recall.extremes(classes),
@@ -80,7 +80,7 @@ def main(variant: str, backbone: str) -> None:
         files.write_table(target / "confusions.csv", class_names.for_spreadsheet(confusions))
         files.write_table(target / "branch_sets.csv", sets)
         files.write_table(target / "ensemble_size.csv", ensemble_size.curve(sets))
-        gallery.write(folder, target / paths.gallery(variant, backbone).name, where)
+        examples.write(folder, target / paths.examples(variant, backbone).name, where)
         files.write_json(target / paths.result(variant, backbone).name, result)
     for name, some in (("untrained", before), ("trained", result)):
         if some:

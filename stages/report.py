@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lrec import command, diagram, figures, files, ledger, locks, model, params, paths, reading, runs, tables
+from lrec import command, diagram, figures, files, ledger, locks, model, paper, params, paths, reading, runs, tables
 from lrec.printable import escaped
 from lrec.report import page
 
@@ -42,14 +42,14 @@ def main(check: bool) -> None:
             if not ledger.upsert(known, result, run and run | {"epochs": len(history)}):
                 print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
             listed.setdefault(variant, {})[ledger.metric(result)] = flat(result)
-            folder = paths.gallery(variant, backbone)
-            found = page.read_gallery(folder / paths.GALLERY)
+            folder = paths.examples(variant, backbone)
+            found = page.read_examples(folder / paths.EXAMPLES)
             shown.append(page.Combination(result, history, found, folder))
             models.setdefault(variant, {})[ledger.name(result)] = paths.model(variant, backbone)
             for name, table in curves(result, history).items():
                 plots.setdefault(name, []).append(table)
     known = ledger.ordered(known)
-    for variant in tables.VARIANTS:  # so that nothing is written if a figure cannot be drawn
+    for variant in paper.VARIANTS:  # so that nothing is written if a figure cannot be drawn
         figures.rows(variant, paths.REFERENCE, known.get(variant, {}))
     rendered = render(settings, known, models)
     prune(settings)
@@ -81,7 +81,7 @@ def prune(settings: params.Params) -> None:
 
 def draw(known: ledger.Ledger) -> list[Path]:
     """Draw the figures; return their paths."""
-    size = ledger.PAPER_ENSEMBLE_SIZE, tables.PAPER_META_CLASS_SIZE["car"], tables.PAPER_IMAGE_SIZE
+    size = paper.ENSEMBLE_SIZE, paper.META_CLASS_SIZE["car"], paper.IMAGE_SIZE
     diagram.draw(paths.ARCHITECTURE, "resnet18", *size)
     for name, variants in figures.PANELS.items():
         figures.comparison(paths.figure(name), variants, paths.REFERENCE, known)
@@ -125,7 +125,7 @@ def render(settings: params.Params, known: ledger.Ledger, models: dict[str, dict
     ]
     for variant in dict.fromkeys([*settings.variants, *known]):
         entries = known.get(variant, {})
-        if variant in tables.VARIANTS or entries:
+        if variant in paper.VARIANTS or entries:
             ks = settings.variants[variant].recall_at if variant in settings.variants else _cutoffs(entries)
             parts.append(tables.recall_table(variant, entries, ks, paths.REFERENCE, models.get(variant, {})))
     parts += [tables.ensemble_table(known), tables.compression_table(known)]

@@ -11,6 +11,7 @@ import torch
 from lrec import (
     allocator,
     checkpoint,
+    collective,
     command,
     device,
     files,
@@ -21,7 +22,6 @@ from lrec import (
     model,
     params,
     paths,
-    ranks,
     runs,
     store,
     train,
@@ -32,7 +32,7 @@ from lrec import (
 from lrec.recipe import Recipe, kept_epoch
 
 # What a training's result does not depend on, floating-point noise apart.
-MACHINE = {"device", "workers", "checkpoint_minutes", "processes", "deterministic"}
+MACHINE = {"device", "workers", "checkpoint_minutes", "processes", "branches_at_once", "deterministic"}
 
 
 @locks.holding(
@@ -48,22 +48,22 @@ def main(variant: str, backbone: str) -> None:
     shape = chosen.meta_class_size, chosen.ensemble_size
     groups = meta_classes.read(paths.meta_classes(variant), packed.train_classes(), *shape)
     processes = launch.number(recipe.processes)
-    if processes > 1 and not ranks.started():
+    if processes > 1 and not collective.started():
         launch.run("stages.train", [variant, backbone], processes)
         return
     own = range(chosen.ensemble_size)
     if recipe.parallel == "ensemble":
-        own = ranks.share(chosen.ensemble_size)
+        own = collective.share(chosen.ensemble_size)
     if not own:
         raise ValueError(
-            f"train.processes: found {ranks.count()}, expected at most {chosen.ensemble_size}, one per branch; lower "
-            "it, or set train.parallel to data"
+            f"train.processes: found {collective.count()}, expected at most {chosen.ensemble_size}, one per branch; "
+            "lower it, or set train.parallel to data"
         )
-    where = ranks.device(device.choose(recipe.device))
+    where = collective.device(device.choose(recipe.device))
     device.require_native(where, recipe.precision)
     ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items())
-    together = f" in {ranks.count()} processes, {recipe.parallel} parallel" if ranks.count() > 1 else ""
-    if ranks.rank() == 0:
+    together = f" in {collective.count()} processes, {recipe.parallel} parallel" if collective.count() > 1 else ""
+    if collective.rank() == 0:
         print(f"{variant}/{backbone}: training on {device.describe(where)}{together}; of its own: {ours or 'nothing'}")
 
     used = {
@@ -82,7 +82,7 @@ def main(variant: str, backbone: str) -> None:
     held = fit.Held(rows[out], packed.labels(rows[out])) if out.any() else None
     folder = paths.unfinished("train", variant, backbone)
     name = unfinished.digest([shape, groups.tolist(), used, torch.__version__])
-    with ranks.together(where), device.arithmetic(where, recipe.tf32, recipe.deterministic):
+    with collective.together(where), device.arithmetic(where, recipe.tf32, recipe.deterministic):
         saved = checkpoint.Checkpoint(folder / name, recipe.checkpoint_minutes)
         size = chosen.ensemble_size, chosen.meta_class_size
         ensemble = model.Ensemble(backbone, *size, recipe.weights, seed=recipe.seed, share=recipe.share, own=own)
@@ -100,7 +100,7 @@ def main(variant: str, backbone: str) -> None:
         )
         if recipe.parallel == "ensemble":
             train.collect(ensemble)
-        if ranks.rank() == 0:
+        if collective.rank() == 0:
             if held:
                 used["kept_epoch"] = kept_epoch(history.to_numpy().tolist())
             config = model.save(ensemble, paths.model(variant, backbone), used)

@@ -7,7 +7,7 @@ from damage import Damage, array, cut, key, other, rows, swap
 
 STORE, MODEL = "data/processed/tiny", "models/tiny/mobilenet_v2"
 META, EMBEDDINGS = "data/meta_classes/tiny.csv", "embeddings/tiny/mobilenet_v2"
-RESULT, GALLERY = "results/tiny/mobilenet_v2/result.json", "results/tiny/mobilenet_v2/gallery/gallery.json"
+RESULT, EXAMPLES = "results/tiny/mobilenet_v2/result.json", "results/tiny/mobilenet_v2/examples/examples.json"
 CURVE, HISTORY = "results/tiny/mobilenet_v2/ensemble_size.csv", "history/tiny/mobilenet_v2.csv"
 LEDGER, ENTRY = "metrics/benchmarks.json", "tiny.mobilenet_v2 (M=2)"
 DEEP = b"[" * 50_000
@@ -228,19 +228,19 @@ RESULTS: list[tuple[str, str, Damage, str]] = [
     ("report", RESULT, key("analysis.ensemble_size.0.branches", -1), "analysis.ensemble_size.0.branches: found -1"),
     ("report", RESULT, key("untrained", {"recall": None}), "untrained.recall: found None"),
     ("report", RESULT, key("map_at_r", None), "map_at_r: found None"),
-    ("report", GALLERY, cut(0.5), r"gallery\.json: not JSON"),
-    ("report", GALLERY, key("sections"), "sections: missing"),
-    ("report", GALLERY, key("sections.wrong", []), "sections.wrong.*: found 'wrong'"),
+    ("report", EXAMPLES, cut(0.5), r"examples\.json: not JSON"),
+    ("report", EXAMPLES, key("sections"), "sections: missing"),
+    ("report", EXAMPLES, key("sections.wrong", []), "sections.wrong.*: found 'wrong'"),
     (
         "report",
-        GALLERY,
+        EXAMPLES,
         key("sections.typical.0.image", "../../../../README.md"),
         "sections.typical.0.image: found '../",
     ),
-    ("report", GALLERY, key("sections.typical.0.image", "/etc/passwd"), "sections.typical.0.image: found '/etc"),
-    ("report", GALLERY, key("sections.typical.0.image", "99.png"), r"gallery/99\.png: not found"),
-    ("report", GALLERY, key("sections.typical.0.results.0.similarity", "high"), "similarity: found 'high'"),
-    ("report", GALLERY, key("sections.typical.0.class", None), "class: found None"),
+    ("report", EXAMPLES, key("sections.typical.0.image", "/etc/passwd"), "sections.typical.0.image: found '/etc"),
+    ("report", EXAMPLES, key("sections.typical.0.image", "99.png"), r"examples/99\.png: not found"),
+    ("report", EXAMPLES, key("sections.typical.0.results.0.similarity", "high"), "similarity: found 'high'"),
+    ("report", EXAMPLES, key("sections.typical.0.class", None), "class: found None"),
     ("report", CURVE, cut(0), r"ensemble_size\.csv: columns none"),
     ("report", CURVE, rows(lambda lines: lines[:1]), "found no rows"),
     ("report", CURVE, rows(lambda lines: [lines[0], lines[1].replace("1,", "one,", 1)]), "'one' as branches, expected"),
@@ -305,5 +305,5 @@ MISSING = {
     "train": [f"{STORE}/images.npy", f"{STORE}/dataset.json", META],
     "embed": [f"{MODEL}/config.json", f"{MODEL}/model.safetensors"],
     "evaluate": [f"{EMBEDDINGS}/{name}" for name in ("embedding.json", "test.npy", "train.npy")],
-    "report": [RESULT, GALLERY, CURVE, HISTORY, "README.md", "data/reference/clean_recall.csv"],
+    "report": [RESULT, EXAMPLES, CURVE, HISTORY, "README.md", "data/reference/clean_recall.csv"],
 }

@@ -61,6 +61,7 @@ def _combination(folder: Path, variant: str, pictures: list[np.ndarray], splits:
         embedded = ensemble.embed(ready).numpy()
     out = folder / paths.embeddings(variant, "resnet18")
     out.mkdir(parents=True)
-    files.write_json(folder / paths.embedding_facts(variant, "resnet18"), FACTS)
+    weights = files.digest(folder / paths.model(variant, "resnet18") / model.MODEL)
+    files.write_json(folder / paths.embedding_facts(variant, "resnet18"), FACTS | {"weights": weights})
     for split in splits:
         np.save(out / f"{split}.npy", embedded[(index["split"] == split).to_numpy()])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrec import audit, embed, fold, model, store
+from lrec import audit, batch_norm, embed, model, store
 
 OPTIONS = {
     "normalization": store.IMAGENET,
@@ -26,7 +26,7 @@ def measured(network: model.Ensemble, packed: store.Store, dtype: type = np.floa
 
 
 def ensemble() -> model.Ensemble:
-    return fold.fold(model.Ensemble("resnet18", 2, 5))
+    return batch_norm.fold(model.Ensemble("resnet18", 2, 5))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

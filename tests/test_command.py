@@ -26,10 +26,19 @@ def test_debug_keeps_the_traceback(ask: str, monkeypatch: pytest.MonkeyPatch):
     def fail() -> None:
         raise ValueError("no")
 
-    if ask == "variable":
-        monkeypatch.setenv("LREC_DEBUG", "1")
+    monkeypatch.setenv("LREC_DEBUG", "1" if ask == "variable" else "")
     with pytest.raises(ValueError, match="no"):
         command.guard(fail, debug=ask == "argument")
+    assert os.environ["LREC_DEBUG"] == "1"  # for the processes that the work starts
+
+
+@pytest.mark.parametrize("text", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"])
+def test_what_gpu_libraries_say_without_memory(text: str, capsys: pytest.CaptureFixture[str]):
+    def fail() -> None:
+        raise RuntimeError(text)
+
+    assert command.guard(fail, lower="train.batch_size") == 1
+    assert capsys.readouterr().err.startswith("error: out of memory (CUDA error: CUBLAS")
 
 
 def test_a_defect_is_not_dressed_up_as_bad_input():

@@ -1,5 +1,7 @@
 """The database in Python: load, search, add, save, its size and speed, and faiss beside it."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,25 @@ def test_search_takes_embeddings_tensors_and_images(database: Database):
         np.testing.assert_allclose(scores, expected[0], atol=1e-5)
     for single in (pixels[0], pictures[0], files[0], files[1]):
         assert database.search(single, 3)[0].shape == (1, 3)
+
+
+def test_other_weights_than_the_databases_are_refused(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Embeddings of two networks have nothing to do with each other."""
+    shutil.copytree(made, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    Database.load("tiny/resnet18").save("saved")
+    path = Path("models/tiny/resnet18/model.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    for name in ("tiny/resnet18", "saved"):
+        database = Database.load(name)
+        assert database.search(np.array(database.parts[0][:1]), 1)[1] == [[0]]
+        with pytest.raises(ValueError, match=r"model\.safetensors: found other weights .*run `dvc repro`"):
+            database.search("raw/pictures/0.png", 1)
+    facts = json.loads(Path("saved/database.json").read_text())
+    Path("saved/database.json").write_text(json.dumps({key: facts[key] for key in facts if key != "weights"}))
+    assert Database.load("saved").search("raw/pictures/0.png", 1)[1].shape == (1, 1)  # made before they were noted
 
 
 def test_add_and_save(database: Database, tmp_path: Path):

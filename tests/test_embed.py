@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrec import embed, fold, model, store, unfinished
+from lrec import batch_norm, embed, model, store, unfinished
 from stages import embed as embed_stage
 from stages import evaluate as evaluate_stage
 
@@ -34,14 +34,14 @@ def test_equals_the_plain_loop(tiny_store: store.Store, batch_size: int, workers
     expected = naive(model.Ensemble("resnet18", 2, 5), tiny_store, rows)
     out = np.full((15, 10), np.nan, np.float32)
     options = OPTIONS | {"workers": workers}
-    network = fold.fold(model.Ensemble("resnet18", 2, 5))
+    network = batch_norm.fold(model.Ensemble("resnet18", 2, 5))
     embed.extract(network, tiny_store.images, rows, out=out, batch_size=batch_size, **options)
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
 
 
 def test_features_and_half_precision(tiny_store: store.Store):
     rows = tiny_store.rows("test")
-    network = fold.fold(model.Ensemble("resnet18", 2, 5))
+    network = batch_norm.fold(model.Ensemble("resnet18", 2, 5))
     whole, half = np.empty((15, 1024), np.float32), np.empty((15, 1024), np.float16)
     for out in (whole, half):
         embed.extract(network, tiny_store.images, rows, out=out, batch_size=8, **OPTIONS | {"kind": "features"})

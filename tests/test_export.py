@@ -52,6 +52,24 @@ def test_embeds_like_the_pipeline(kind: str, name: str, monkeypatch: pytest.Monk
     np.testing.assert_allclose(found, database.parts[0][:5], atol=1e-4)
 
 
+@pytest.mark.parametrize("there", ["thesis.txt", "sub/notes", ".draft.tmp"])
+def test_a_folder_of_other_files_is_left_alone(there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    (tmp_path / "out" / there).parent.mkdir(parents=True)
+    (tmp_path / "out" / there).write_text("mine")
+    command = ["export", "tiny/resnet18", "--format", "torchscript", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", command)
+    assert export.main() == 1
+    error = capsys.readouterr().err
+    assert f"out: found {Path(there).parts[0]}, expected a new or empty folder, or one with only model.onnx" in error
+    with pytest.raises(ValueError, match="name another folder"):
+        export.export("tiny", "resnet18", "torchscript", tmp_path / "out")
+    with pytest.raises(ValueError, match="only embeddings.npy, index.csv, database.json in it"):
+        Database.load("tiny/resnet18").save(tmp_path / "out")
+    with pytest.raises(ValueError, match="out: found|notes: found|thesis.txt: found|draft.tmp: found"):
+        Database.load("tiny/resnet18").save(tmp_path / "out" / there)
+    assert (tmp_path / "out" / there).read_text() == "mine"
+
+
 def test_one_that_differs_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setitem(export.FORMATS, "exported", lambda network, example, folder: lambda x: network(x) + 0.001)
     with pytest.raises(ValueError, match="differ by 1.0e-03, expected 1e-04"):

@@ -7,7 +7,7 @@ import matplotlib
 import pytest
 from PIL import Image
 
-from lrec import diagram, figures, ledger, tables
+from lrec import diagram, figures, ledger, paper
 from lrec.backbones import BACKBONES
 
 
@@ -45,7 +45,7 @@ def test_rows_of_cars(root: Path, entry: dict):
 
 
 @pytest.mark.parametrize(
-    "change", [{"partial": True}, {"ensemble_size": 4}, {"meta_class_size": 13}, {"image_size": 128}]
+    "change", [{"partial": True}, {"ensemble_size": 4}, {"meta_class_size": 13}, {"image_size": 128}, {"share": "none"}]
 )
 def test_what_is_not_the_benchmark_is_not_shown(root: Path, entry: dict, change: dict):
     other = copy.deepcopy(entry)
@@ -56,12 +56,19 @@ def test_what_is_not_the_benchmark_is_not_shown(root: Path, entry: dict, change:
     assert found == figures.rows("car_uncropped", root / "data/reference", {})
 
 
+def test_a_benchmark_without_recall_at_1_is_not_shown(root: Path, entry: dict):
+    other = copy.deepcopy(entry)
+    other["recall"] = {"10": 0.99}
+    found = figures.rows("car_uncropped", root / "data/reference", {"resnet18": other})
+    assert found == figures.rows("car_uncropped", root / "data/reference", {})
+
+
 def test_nothing_published_is_lost(root: Path):
     published = (root / "data/reference/published_recall.csv").read_text(encoding="utf-8").splitlines()[1:]
     at_1 = [line for line in published if line.split(",")[6] == "1"]
     shown = [
         row
-        for variant in tables.VARIANTS
+        for variant in paper.VARIANTS
         for group in figures.rows(variant, root / "data/reference", {}).values()
         for row in group
         if row.name != "LREC"

@@ -89,7 +89,7 @@ def test_out_of_memory_says_what_to_lower(tiny_store: Store, monkeypatch: pytest
 
 
 def test_batches_too_small_for_the_processes(tiny_store: Store, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lrec.ranks.count", lambda: 5)
+    monkeypatch.setattr("lrec.collective.count", lambda: 5)
     with pytest.raises(ValueError, match=r"batch_size: found 8 of 30 images, expected at least 10, two for each of 5"):
         run(tiny_store, changed(parallel="data"))
 

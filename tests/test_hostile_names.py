@@ -15,7 +15,7 @@ import tiny_pipeline as tiny
 from made_sets import write
 from PIL import Image
 
-from lrec import class_names, command, files, ledger, paths, printable, sheet, store, tables
+from lrec import class_names, command, contact_sheet, files, ledger, paths, printable, store, tables
 from lrec.retrieve import __main__ as retrieve
 
 # Visible characters only: these a data set may have. Each is a class of its own.
@@ -190,7 +190,9 @@ def test_hidden_characters_of_folders_are_refused(
 )
 def test_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
-    sheet.draw(tmp_path / "a.png", [[sheet.Tile(pixels, name), sheet.Tile(None, name, 0.5, False)]])
+    contact_sheet.draw(
+        tmp_path / "a.png", [[contact_sheet.Tile(pixels, name), contact_sheet.Tile(None, name, 0.5, False)]]
+    )
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size[1] < 400
     assert not printable.HIDDEN.search(class_names.readable(name))

@@ -1,6 +1,8 @@
 """Claims keep two processes from one output, name the holder, and end with their process."""
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +61,27 @@ def test_the_holder_is_named(holder: Holder, writes: list[str], reads: list[str]
     message = rf"^{(writes + reads)[0]}: process {other.pid} \(python -c .*\) is {doing} it; .*kill {other.pid}"
     with pytest.raises(ValueError, match=f"(?s){message}"), locks.held(map(Path, writes), map(Path, reads)):
         pytest.fail("both are in")
+
+
+def test_one_that_is_stopped_while_it_makes_its_claim_is_named(holder: Holder, monkeypatch: pytest.MonkeyPatch):
+    """Nobody can know whether it would write what others want to; they say so and do not wait for ever."""
+    other = holder("models/a")
+    with (locks.FOLDER / "lock").open("r+") as door:
+        assert door.read().startswith(f"process {other.pid} on ")
+        fcntl.flock(door, fcntl.LOCK_EX)
+        monkeypatch.setattr(locks, "PATIENCE", 0.2)
+        message = rf"held for 0 s by process {other.pid} on .* \(python -c .*expected a moment;.*kill -CONT"
+        with pytest.raises(ValueError, match=f"(?s){message}"), locks.held([Path("models/b")]):
+            pytest.fail("it did not wait for its turn")
+    with locks.held([Path("models/b")]):
+        assert (locks.FOLDER / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_claims_that_were_cleared_away_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with locks.held([Path("models/a")]):
+        shutil.rmtree(locks.FOLDER.parent)
+    assert not locks.FOLDER.exists()
 
 
 def test_what_is_apart_goes_on(holder: Holder):

@@ -9,13 +9,13 @@ import safetensors.torch
 import torch
 import torchvision.models
 
-from lrec import model, tables
+from lrec import model, paper
 
 
 def paper_counts(root: Path) -> list[tuple[str, int, int]]:
     with (root / "data/reference/reported_parameters.csv").open() as stream:
         return [
-            (row["backbone"], tables.PAPER_META_CLASS_SIZE[row["dataset"]], int(row["parameters"]))
+            (row["backbone"], paper.META_CLASS_SIZE[row["dataset"]], int(row["parameters"]))
             for row in csv.DictReader(stream)
         ]
 

@@ -54,6 +54,7 @@ def test_parameters_are_listed_finely(pipeline: dict):
         "train.device",
         "train.workers",
         "train.checkpoint_minutes",
+        "train.branches_at_once",
         "train.processes",
         "train.deterministic",
         "embed.device",

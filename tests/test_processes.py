@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from lrec import locks, meta_classes, model, paths, train
+from lrec import collective, locks, meta_classes, model, paths, train
 from lrec.store import Store
 
 PROGRAM = """
@@ -24,23 +24,23 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-from lrec import model, ranks, train
+from lrec import model, collective, train
 folder, parallel, frozen = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "frozen"
 data = load_file(folder / "data.safetensors")
-with ranks.together():
-    own = ranks.share(3) if parallel == "ensemble" else None
+with collective.together():
+    own = collective.share(3) if parallel == "ensemble" else None
     ensemble = model.Ensemble("resnet18", 3, 4, own=own).double()
     trainer = train.Trainer(ensemble, "cpu", parallel=parallel, freeze_batch_norm=frozen, accumulate=2)
     trainer.set_learning_rate(1e-3)
     trainer.start_epoch()
     losses = []
     for images, targets in zip(data["images"], data["targets"]):
-        part = ranks.share(images.shape[0]) if parallel == "data" else range(images.shape[0])
+        part = collective.share(images.shape[0]) if parallel == "data" else range(images.shape[0])
         some = slice(part.start, part.stop)
         losses.append(trainer.step(images[some], targets[:, some], share=len(part) / images.shape[0]))
     if parallel == "ensemble":
         train.collect(ensemble)
-    if ranks.rank() == 0:
+    if collective.rank() == 0:
         state = {key: value.contiguous() for key, value in ensemble.state_dict().items()}
         state["losses"] = torch.stack([loss for loss, _ in losses])
         state["right"] = torch.stack([right for _, right in losses])
@@ -163,7 +163,8 @@ def test_a_lost_process_ends_the_run_and_another_number_goes_on(project: Path):
     last = err.strip().splitlines()[-1]
     assert re.fullmatch(r"error: process 1 of 2 was lost \(SIGKILL\); the others were ended, .*: run again", last)
     assert "Traceback" not in err
-    assert json.loads(checkpoints(project)[-1].read_text())["step"] > 0
+    saved = json.loads(checkpoints(project)[-1].read_text())
+    assert (saved["epoch"], saved["step"]) > (0, 0)
 
     override(project, processes=3)
     out, _ = finish(project)
@@ -173,6 +174,33 @@ def test_a_lost_process_ends_the_run_and_another_number_goes_on(project: Path):
     assert not checkpoints(project)
     ensemble, _ = model.load(project / paths.model("tiny", "resnet18"))
     assert ensemble.own == range(3)
+
+
+@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_the_end_of_the_first_process_ends_the_others(project: Path, sign: signal.Signals, status: int):
+    override(project, processes=2)
+    with stage(project) as process:
+        while not checkpoints(project):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(sign)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == status, err[-3000:]
+    assert "Traceback" not in err
+    assert workers(project) == {}
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [collective.device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert [collective.device(name) for name in ("cpu", "cuda")] == ["cpu", "cuda:1"]
+    with pytest.raises(ValueError, match=r"found 2 on this machine for 1 GPU \(cuda:1\)"):
+        collective.device("cuda:1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match=r"train\.processes: found 3 on this machine for 2 GPU"):
+        collective.device("cuda")
 
 
 @pytest.mark.slow

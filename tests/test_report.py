@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from retrieval_project import make
 
-from lrec import figures, gallery, ledger, paths, tables
+from lrec import examples, figures, ledger, paper, paths
 from lrec.report import chart, curves, page
 from lrec.retrieve import Database
 
@@ -38,11 +38,11 @@ def rendered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         make(root, folder)
-        (folder / "galleries").mkdir()
+        (folder / "examples").mkdir()
         database = Database.load("tiny/resnet18")
         database.index["path"] = database.index["path"] + "\"><script>alert('x')</script>"
-        gallery.make(database, None, folder / "galleries", 3, 8, "cpu")
-        found = json.loads((folder / "galleries" / paths.GALLERY).read_text(encoding="utf-8"))
+        examples.make(database, None, folder / "examples", 3, 8, "cpu")
+        found = json.loads((folder / "examples" / paths.EXAMPLES).read_text(encoding="utf-8"))
         known = ledger.read(root / "metrics/benchmarks.json")
         name, result = next(iter(known["glyphs"].items()))
         result |= {
@@ -63,7 +63,7 @@ def rendered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         larger = {"kind": "features", "settings": result["settings"] | {"ensemble_size": 16}, "analysis": {}}
         ledger.upsert(known, result | larger, None)
         history = pd.DataFrame({"epoch": ["1", "2"], "loss": ["2.5", "1.25"], "accuracy": ["0.1", "0.5"]})
-        shown = page.Combination(result, history, found, folder / "galleries")
+        shown = page.Combination(result, history, found, folder / "examples")
         figures.comparison(folder / "sop.png", ("sop",), root / "data/reference", {})
         text = (root / "metrics/benchmarks.md").read_text(encoding="utf-8")
         once, again = (page.render([shown], known, text, [folder / "sop.png"]) for _ in range(2))
@@ -110,7 +110,7 @@ def test_what_it_shows(rendered: str):
         assert text in words
     for text in ("Recall@1 by ensemble size", "Recall@1 by bytes", "12 min 34 s", "0123456789+", "529,365,376"):
         assert text in words
-    assert all(name in words for name in tables.VARIANTS)
+    assert all(name in words for name in paper.VARIANTS)
     assert "resnet18 (M=16, features)" in words[words.index("Compared") : words.index("95% interval")]
     tiles = [
         attributes["class"] for tag, attributes in Tags(rendered).tags if "tile" in (attributes.get("class") or "")
@@ -122,20 +122,20 @@ def test_what_it_shows(rendered: str):
 def test_hardest_and_typical_queries():
     best_rank = np.array([1, 9, 7, 0, 3, 5, 1])
     labels = np.array(["a", "a", "a", "b", "b", "c", "d"])
-    chosen = gallery.choose(best_rank, labels, 3)
+    chosen = examples.choose(best_rank, labels, 3)
     assert chosen["hardest"].tolist() == [1, 5, 4]
     assert len(set(chosen["typical"].tolist())) == 3
-    assert gallery.choose(best_rank, labels, 10)["typical"].tolist() == list(range(7))
-    assert gallery.choose(best_rank, labels, 10)["hardest"].tolist() == [1, 5, 4, 6]
+    assert examples.choose(best_rank, labels, 10)["typical"].tolist() == list(range(7))
+    assert examples.choose(best_rank, labels, 10)["hardest"].tolist() == [1, 5, 4, 6]
 
 
-def test_gallery_of_queries_and_gallery(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_examples_of_queries_and_gallery(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     make(root, tmp_path)
     (tmp_path / "out").mkdir()
     apart = [Database.load("shop/resnet18", split) for split in ("query", "gallery")]
-    gallery.make(*apart, tmp_path / "out", 2, 99, "cpu")
-    found = json.loads((tmp_path / "out" / paths.GALLERY).read_text(encoding="utf-8"))
+    examples.make(*apart, tmp_path / "out", 2, 99, "cpu")
+    found = json.loads((tmp_path / "out" / paths.EXAMPLES).read_text(encoding="utf-8"))
     assert (found["queries"], found["searched"]) == (16, 24)
     for query in found["sections"]["hardest"] + found["sections"]["typical"]:
         assert len(query["results"]) == 24

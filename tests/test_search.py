@@ -41,6 +41,21 @@ def test_by_hand():
     assert rows.dtype == np.int64
 
 
+@pytest.mark.parametrize("width", [3, 576, 2100])
+def test_copies_come_in_the_order_of_their_rows(width: int):
+    """Matrix products give equal rows unequal last bits; near copies, half a bit apart, are not equal."""
+    generator = np.random.default_rng(width)
+    gallery = generator.standard_normal((9, width)).astype(np.float32)[np.arange(1500) % 9]
+    gallery[1::2] = np.nextafter(gallery[1::2], np.float32(2))
+    queries = generator.standard_normal((5, width)).astype(np.float32)
+    exact = queries.astype(np.float64) @ gallery[:18].astype(np.float64).T
+    scores, rows = search.top(queries, [gallery[:700], gallery[700:]], 1000, np.arange(5), memory_bytes=1)
+    for query in range(5):
+        wanted = sorted((row for row in range(1500) if row != query), key=lambda row: (-exact[query, row % 18], row))
+        assert rows[query].tolist() == wanted[:1000]
+        np.testing.assert_allclose(scores[query], exact[query][rows[query] % 18], rtol=1e-6, atol=1e-6)
+
+
 def test_more_queries_than_are_searched_together():
     generator = np.random.default_rng(0)
     gallery = generator.integers(-9, 9, (700, 4)).astype(np.float32)

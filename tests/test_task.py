@@ -38,6 +38,18 @@ def test_a_sample_is_of_whole_classes():
     assert len(np.unique(scattered(1, 100, None).sample(1).query_labels)) == 2
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_sample_has_queries_and_leaves_out_what_does_not_fit(seed: int):
+    """Classes of 4 images, four of them with queries, beside two large ones that are in the gallery alone."""
+    labels = np.repeat(np.arange(4), 2)
+    others = np.concatenate([labels, np.full(15, 4), np.full(90, 5)])
+    task = Task(np.zeros((8, 2), np.float32), labels, np.zeros((len(others), 2), np.float32), others)
+    some = task.sample(31, seed)
+    assert len(np.unique(some.query_labels)) == 4
+    assert len(some.query) + len(some.gallery) == 31
+    assert len(np.unique(task.sample(5, seed).query_labels)) == 2
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 12), st.booleans(), st.booleans(), st.integers(1, 5))
 def test_nearest_equals_a_plain_loop(seed: int, queries: int, with_gallery: bool, others_only: bool, block: int):

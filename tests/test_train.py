@@ -1,6 +1,8 @@
 """Streamed training gives the numbers of the plain loop, and the same bytes for the same seed."""
 
 import copy
+import time
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -77,6 +79,64 @@ def test_only_one_branch_has_gradients_at_a_time():
     streamed.step(torch.randn(4, 3, 32, 32), torch.zeros(3, 4, dtype=torch.int64))
     assert seen == [0, 0, 0]
     assert all(p.grad is None for p in streamed.model.parameters())
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads of torch's, however many a worker of pytest has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "freeze_batch_norm": True, "label_smoothing": 0.1}])
+def test_branches_at_once_equal_branches_one_by_one(options: dict, two_threads: None):
+    one = trainer(model.Ensemble("resnet18", 5, 4).double(), 1e-3, **options)
+    two = trainer(copy.deepcopy(one.model), 1e-3, branches_at_once=4, **options)
+    assert (one.threads, two.threads) == (1, 2)
+    for some in (one, two):
+        some.start_epoch()
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn(6, 3, 32, 32, generator=generator).double()
+        targets = torch.randint(0, 4, (5, 6), generator=generator)
+        (expected, right), (losses, counted) = one.step(images, targets), two.step(images, targets)
+        torch.testing.assert_close(losses, expected, rtol=1e-9, atol=1e-12)
+        assert torch.equal(counted, right)
+    for (name, a), b in zip(one.model.state_dict().items(), two.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9, msg=name)
+    assert torch.get_num_threads() == 2
+
+
+def test_branches_at_once_repeat_their_bytes_whichever_is_first(two_threads: None, monkeypatch: pytest.MonkeyPatch):
+    """The stem's gradient is a sum over branches; here the first branches come last."""
+    generator = torch.Generator().manual_seed(0)
+    images, targets = torch.randn(6, 3, 32, 32, generator=generator), torch.randint(0, 4, (4, 6), generator=generator)
+    start, ends = model.Ensemble("resnet18", 4, 4), []
+    for held in (None, 0, 1):
+        some = trainer(copy.deepcopy(start), 1e-3, branches_at_once=2)
+        some.start_epoch()
+        if held is not None:
+            some.model.branches[held].register_forward_hook(lambda *_: time.sleep(0.5))
+        some.step(images, targets)
+        ends.append(some.model.state_dict())
+    assert all(torch.equal(ends[0][key], end[key]) for end in ends[1:] for key in end)
+
+
+def test_an_error_in_a_branch_ends_the_step(two_threads: None):
+    broken = trainer(model.Ensemble("resnet18", 4, 4), 1e-3, branches_at_once=2)
+    broken.model.branches[1].classifier = torch.nn.Linear(3, 4)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        broken.step(torch.randn(4, 3, 32, 32), torch.zeros(4, 4, dtype=torch.int64))
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("options", [{"compile": True}, {"parallel": "data"}])
+def test_what_must_come_in_order_is_taken_one_by_one(options: dict, two_threads: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert trainer(model.Ensemble("resnet18", 4, 4), 1e-3, branches_at_once=2).threads == 2
+    assert trainer(model.Ensemble("resnet18", 4, 4), 1e-3, branches_at_once=2, **options).threads == 1
 
 
 def test_accumulated_batches_equal_one_large_batch():

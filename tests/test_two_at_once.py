@@ -53,7 +53,7 @@ def test_a_stage_is_kept_out_by_the_holder_of_its_output(
 
 def suspend_at_work(process: psutil.Process, folder: Path) -> None:
     """Stop a stage once its claim stands and it has let go of the lock that claims are made under."""
-    while True:
+    while process.is_running():
         if list((folder / locks.FOLDER).glob("*.json")):
             process.suspend()
             with (folder / locks.FOLDER / "lock").open("a") as door, contextlib.suppress(BlockingIOError):
@@ -61,6 +61,7 @@ def suspend_at_work(process: psutil.Process, folder: Path) -> None:
                 return
             process.resume()
         time.sleep(0.001)
+    pytest.fail("the stage ended before it could be stopped")
 
 
 def test_a_second_repro_and_one_after_a_dvc_that_was_killed(undisturbed: Undisturbed, tmp_path: Path):

@@ -20,7 +20,7 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
 class Shown(TypedDict):
-    """A picture of the gallery; `image` is a file beside gallery.json."""
+    """The picture of an example; `image` is a file beside examples.json."""
 
     path: str
     image: Annotated[str, Field(pattern=r"^[0-9]+\.(png|jpg)$")]
@@ -31,8 +31,8 @@ Query = TypedDict("Query", {**Shown.__annotations__, "class": str, "best_rank": 
 Found = TypedDict("Found", {**Shown.__annotations__, "class": str, "similarity": float, "right": bool})
 
 
-class Gallery(TypedDict):
-    """What gallery.json must say."""
+class Examples(TypedDict):
+    """What examples.json must say."""
 
     sections: dict[Annotated[str, Field(pattern="^(hardest|typical)$")], list[Query]]
 
@@ -44,13 +44,13 @@ class Combination:
     Attributes:
         result: of the stage evaluate.
         history: of the stage train, one row per epoch.
-        gallery: of the stage evaluate, gallery.json.
-        folder: where the gallery's pictures are.
+        examples: of the stage evaluate, examples.json.
+        folder: where their pictures are.
     """
 
     result: dict[str, Any]
     history: pd.DataFrame
-    gallery: dict[str, Any]
+    examples: dict[str, Any]
     folder: Path
 
 
@@ -76,14 +76,14 @@ def render(combinations: list[Combination], known: ledger.Ledger, markdown: str,
     )
 
 
-def read_gallery(path: Path) -> dict[str, Any]:
-    """Read the gallery.json of a combination, whose pictures must lie beside it.
+def read_examples(path: Path) -> dict[str, Any]:
+    """Read the examples.json of a combination, whose pictures must lie beside it.
 
     Raises:
         FileNotFoundError: it, or a picture, is not there.
         ValueError: it is damaged.
     """
-    found = reading.read_json(path, "evaluate", Gallery)
+    found = reading.read_json(path, "evaluate", Examples)
     shown = [query for section in found["sections"].values() for query in section]
     for picture in [*shown, *(result for query in shown for result in query["results"])]:
         if not (path.parent / picture["image"]).is_file():
@@ -118,7 +118,7 @@ def _shown(combination: Combination) -> dict[str, Any]:
         "name": f"{result['variant']}/{ledger.name(result)}",
         "facts": _facts(result),
         "charts": curves.of_one(result, combination.history),
-        "gallery": combination.gallery,
+        "examples": combination.examples,
         "folder": combination.folder,
         "partial": result["partial"],
     }

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from lrec import command, device, search, sheet
+from lrec import command, contact_sheet, device, search
 from lrec.class_names import readable
 from lrec.printable import escaped
 from lrec.retrieve import approximate, query
@@ -116,13 +116,13 @@ def _named(name: str) -> str:
 
 def draw(database: Database, queries: list[query.Query], answers: list[dict[str, Any]], path: Path) -> None:
     """Write the picture."""
-    sheet.draw(
+    contact_sheet.draw(
         path,
         [
             [
-                sheet.Tile(asked.pixels(), asked.class_name),
+                contact_sheet.Tile(asked.pixels(), asked.class_name),
                 *(
-                    sheet.Tile(database.picture(r["row"]), r["class"], r["similarity"], r["right"])
+                    contact_sheet.Tile(database.picture(r["row"]), r["class"], r["similarity"], r["right"])
                     for r in found["results"]
                 ),
             ]

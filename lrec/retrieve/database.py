@@ -11,7 +11,7 @@ import torch
 from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
-from lrec import audit, files, paths, reading, search, store
+from lrec import audit, files, model, paths, reading, search, store
 from lrec.datasets import picture
 from lrec.retrieve.encoder import Encoder, Picture
 
@@ -21,9 +21,13 @@ _BLOCK = 65536
 
 
 class Facts(TypedDict, total=False):
-    """What database.json may say; of the model that embeds images all, or nothing."""
+    """What database.json may say; of the model that embeds images all, or nothing.
+
+    weights: SHA-256 of the model's weights, with which the database was embedded.
+    """
 
     model: str
+    weights: str
     store: str
     resize: Literal["squash", "crop"]
     kind: Literal["logits", "features"]
@@ -97,15 +101,16 @@ class Database:
         if split not in there:
             raise ValueError(f"split: found {split!r}, expected one of {', '.join(there)} for {variant}")
         rows = table[table["split"] == split]
-        dataset = store.read_facts(packed)
+        dataset, made = store.read_facts(packed), audit.read(paths.embedding_facts(variant, backbone))
         facts = {
             "name": f"{variant}/{backbone}",
             "split": split,
             "model": paths.model(variant, backbone).as_posix(),
+            "weights": made["weights"],
             "store": packed.as_posix(),
             "resize": dataset["resize"],
             "crop": dataset["crop"],
-            "kind": audit.read(paths.embedding_facts(variant, backbone))["kind"],
+            "kind": made["kind"],
         }
         embeddings = _open_array(folder / f"{split}.npy", "embed")
         return cls(embeddings, rows[list(COLUMNS)].reset_index(drop=True), facts, device)
@@ -131,11 +136,19 @@ class Database:
         """The model, read on first use.
 
         Raises:
-            ValueError: the database was made without one.
+            ValueError: the database was made without one, or with other weights than the model has now.
         """
         if "model" not in self.facts:
             raise ValueError("database: names no model that could embed an image; pass embeddings, (N, d) of floats")
-        return Encoder(Path(self.facts["model"]), self.facts["resize"], self._device, self.facts["kind"])
+        folder = Path(self.facts["model"])
+        path, expected = folder / model.MODEL, self.facts.get("weights")
+        if expected and path.is_file() and (found := files.digest(path)) != expected:
+            raise ValueError(
+                f"{path}: found other weights (SHA-256 {found[:16]}) than the database was embedded with "
+                f"({expected[:16]}), so their similarities would mean nothing; run `dvc repro`, and save the database "
+                "anew"
+            )
+        return Encoder(folder, self.facts["resize"], self._device, self.facts["kind"])
 
     @cached_property
     def stored(self) -> store.Store | None:
@@ -224,7 +237,12 @@ class Database:
         return images if is_embedded else self.embed(images)
 
     def save(self, path: str | Path) -> None:
-        """Write a folder that `load` opens; it appears complete or not at all, and may be the one loaded."""
+        """Write a folder that `load` opens; it appears complete or not at all, and may be the one loaded.
+
+        Raises:
+            ValueError: there is a folder with other files in it.
+        """
+        files.require_replaceable(Path(path), (EMBEDDINGS, INDEX, FACTS))
         files.clear_drafts(Path(path))
         with files.atomic_folder(Path(path)) as draft:
             out = files.map_array(draft / EMBEDDINGS, self.parts[0].dtype, (len(self), self.width))

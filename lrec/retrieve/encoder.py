@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from lrec import batches, embed, fold, model
+from lrec import batch_norm, batches, embed, model
 from lrec.datasets import picture
 
 # A file, a decoded picture, or (H, W, 3) uint8 pixels.
@@ -32,7 +32,7 @@ class Encoder:
 
     def __init__(self, folder: Path, resize: str, device: str = "cpu", kind: str = "logits") -> None:
         ensemble, config = model.load(folder)
-        self._ensemble = fold.fold(ensemble)
+        self._ensemble = batch_norm.fold(ensemble)
         self._normalization = config["normalization"]
         self._resize, self._device, self._kind = resize, device, kind
         self.image_size: int = config["image_size"]

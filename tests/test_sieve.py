@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrec import pieces, rough
+from lrec import pieces, sieve
 from lrec.recall import evaluate
 
 
@@ -19,10 +19,10 @@ def test_error_bounds_rough_products(width: int, kind: str):
         rows = torch.full_like(rows, 1 + 2.0**-8) * rows.sign()
     if kind == "tiny":
         rows *= 2.0**-70
-    found = rough.products(rows.bfloat16(), rows.bfloat16()).double()
+    found = sieve.products(rows.bfloat16(), rows.bfloat16()).double()
     exact = rows.double() @ rows.double().T
     lengths = rows.double().norm(dim=1)
-    bound = rough.error(width, lengths[:, None] * lengths)
+    bound = sieve.error(width, lengths[:, None] * lengths)
     # The last rounding, to bfloat16, may move a value by 2^-8 of itself.
     assert ((found - exact).abs() <= bound + 2.0**-8 * (exact.abs() + bound)).all()
     if kind != "tiny":
@@ -38,13 +38,13 @@ def test_nothing_that_reaches_its_limit_is_missed(axis: int):
     limits[0], limits[1], limits[2] = 0.0, -0.5, torch.inf
     limits[3] = sums.select(axis, 3).max()  # just reached, before the last rounding
     reached = sums.double() >= limits.unsqueeze(1 - axis)
-    lines, places = rough.reaching(block, limits, axis)
+    lines, places = sieve.reaching(block, limits, axis)
     assert set(reached.any(1 - axis).nonzero()[:, 0].tolist()) <= set(lines.tolist())
     assert set(reached.any(axis).nonzero()[:, 0].tolist()) <= set(places.tolist())
     assert {0, 1, 3} <= set(lines.tolist())
     assert 2 not in lines
     high = torch.full_like(limits, 0.25)
-    lines, places = rough.reaching(block, high, axis)
+    lines, places = sieve.reaching(block, high, axis)
     assert torch.equal(lines, (block >= 0.25).any(1 - axis).nonzero()[:, 0])
     assert torch.equal(places, (block >= 0.25).any(axis).nonzero()[:, 0])
 
@@ -64,13 +64,13 @@ def make(noise: float) -> tuple[np.ndarray, np.ndarray]:
 def test_figures_are_those_of_float32_alone(monkeypatch: pytest.MonkeyPatch, side: int, noise: float, apart: bool):
     query, code = make(noise)
     arguments = (query[:400], code[:400], [1, 10], query[400:], code[400:]) if apart else (query, code, [1, 10])
-    monkeypatch.setattr(rough, "supported", lambda device: False)
+    monkeypatch.setattr(sieve, "supported", lambda device: False)
     expected = evaluate(*arguments)
-    monkeypatch.setattr(rough, "supported", lambda device: True)
+    monkeypatch.setattr(sieve, "supported", lambda device: True)
     monkeypatch.setattr(pieces, "_SIDE", side)
     sifted = []
-    sift = rough.Sieve.sift
-    monkeypatch.setattr(rough.Sieve, "sift", lambda *x: sifted.append(sift(*x)) or sifted[-1])
+    sift = sieve.Sieve.sift
+    monkeypatch.setattr(sieve.Sieve, "sift", lambda *x: sifted.append(sift(*x)) or sifted[-1])
     for precision in (True, False):
         found = evaluate(*arguments, precision=precision, memory_bytes=3_000_000)
         np.testing.assert_array_equal(found.best_rank, expected.best_rank)
@@ -83,11 +83,11 @@ def test_figures_are_those_of_float32_alone(monkeypatch: pytest.MonkeyPatch, sid
 
 
 def test_it_rests_where_everything_may_count(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rough, "supported", lambda device: True)
+    monkeypatch.setattr(sieve, "supported", lambda device: True)
     monkeypatch.setattr(pieces, "_SIDE", 32)
     asked = []
-    true = rough.products
-    monkeypatch.setattr(rough, "products", lambda a, b: asked.append(1) or true(a, b))
+    true = sieve.products
+    monkeypatch.setattr(sieve, "products", lambda a, b: asked.append(1) or true(a, b))
     found = evaluate(np.full((900, 8), 0.3, np.float32), np.arange(900) // 3, [1, 898])
     assert found.recall == {1: 0.0, 898: 1.0}
     assert 3 <= len(asked) < 30

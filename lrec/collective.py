@@ -28,10 +28,21 @@ def started() -> bool:
 
 
 def device(name: str) -> str:
-    """Return this process's own device: of several processes on "cuda" each takes a GPU in turn."""
-    if name == "cuda" and count() > 1:
-        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-    return name
+    """Return this process's own device: of several processes on a machine each takes a GPU of its own.
+
+    Raises:
+        ValueError: there are fewer GPUs than processes.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if torch.device(name).type != "cuda" or count() == 1:
+        return name
+    gpus = torch.cuda.device_count() if name == "cuda" else 1
+    if here > gpus:
+        raise ValueError(
+            f"train.processes: found {here} on this machine for {gpus} GPU ({name}), expected at most one for each; "
+            "set it to gpu or 1, and train.device to auto"
+        )
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
 
 
 def share(size: int, of: int | None = None) -> range:

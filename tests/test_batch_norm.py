@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lrec import fold, model
+from lrec import batch_norm, model
 
 
 def stir(network: nn.Module) -> nn.Module:
@@ -37,7 +37,7 @@ def test_folded_equals_naive(backbone: str, kind: str):
     """In float64, so that what is left is a difference of the networks and not of rounding."""
     ensemble = settle(stir(model.Ensemble(backbone, 2, 5))).double()
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
-    folded = fold.fold(deepcopy(ensemble)).to(memory_format=torch.channels_last)
+    folded = batch_norm.fold(deepcopy(ensemble)).to(memory_format=torch.channels_last)
     assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.inference_mode():
         naive, ours = ensemble.embed(images, kind), folded.embed(images, kind)
@@ -49,7 +49,7 @@ def test_folded_equals_naive(backbone: str, kind: str):
 def test_pairs_of_a_mobilenet():
     network = stir(torchvision.models.mobilenet_v2(num_classes=5))
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    folded = fold.fold(deepcopy(network))
+    folded = batch_norm.fold(deepcopy(network))
     assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.inference_mode():
         expected, found = network(images), folded(images)
@@ -60,14 +60,14 @@ def test_a_batch_norm_before_its_convolution_stays():
     network = stir(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)))
     images = torch.randn(2, 3, 4, 4)
     expected = network(images)
-    folded = fold.fold(network)
+    folded = batch_norm.fold(network)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == 2
     torch.testing.assert_close(folded(images), expected)
 
 
 def test_folding_twice_changes_nothing():
-    folded = fold.fold(stir(model.Ensemble("resnet18", 1, 5)))
+    folded = batch_norm.fold(stir(model.Ensemble("resnet18", 1, 5)))
     before = deepcopy(folded.state_dict())
-    after = fold.fold(folded).state_dict()
+    after = batch_norm.fold(folded).state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)

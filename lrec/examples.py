@@ -37,11 +37,11 @@ def choose(best_rank: np.ndarray, labels: np.ndarray, count: int, seed: int = _S
 
 
 def write(embeddings: Path, target: Path, device: str) -> None:
-    """Search a combination's test images and write the gallery: gallery.json and the pictures it names.
+    """Search a combination's test images and write examples.json and the pictures it names.
 
     Args:
         embeddings: folder of the stage embed.
-        target: the gallery's folder, which appears complete or not at all.
+        target: the folder, which appears complete or not at all.
         device: of the search.
     """
     searched = Database.load(embeddings, device=device)
@@ -52,7 +52,7 @@ def write(embeddings: Path, target: Path, device: str) -> None:
 
 
 def make(queries: Database, gallery: Database | None, folder: Path, count: int, results: int, device: str) -> None:
-    """Write gallery.json and the pictures it names into a folder.
+    """Write examples.json and the pictures it names into a folder.
 
     Args:
         queries: Q images.
@@ -92,7 +92,9 @@ def make(queries: Database, gallery: Database | None, folder: Path, count: int, 
         ]
     for entry in (result for section in sections.values() for query in section for result in query["results"]):
         entry["right"] = bool(entry["right"])
-    files.write_json(folder / paths.GALLERY, {"searched": len(searched), "queries": len(queries), "sections": sections})
+    files.write_json(
+        folder / paths.EXAMPLES, {"searched": len(searched), "queries": len(queries), "sections": sections}
+    )
 
 
 def _image(database: Database, row: int, folder: Path) -> dict[str, Any]:
