@@ -13,14 +13,16 @@ Writes docs/leak.png with --picture.
 
 import argparse
 from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
 
-from lrec import batch_norm, device, embed, meta_classes, model, params, paths, store, train
+from lrec import allocator, batch_norm, device, embed, fit, meta_classes, model, params, paths, store
 from lrec.recall import recall_at_k
+from lrec.recipe import Recipe
 
 PICTURE = Path("docs/leak.png")
 SPREADS = [0.25, 0.5, 1.0, 2.0]
@@ -62,7 +64,12 @@ class Trial:
 
     def _embed(self, network: model.Ensemble, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), network.width()), np.float32)
-        embed.extract(network, self.packed.images, rows, out=out, **self.options)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # of several, each would run the stem on a part of the batch, and draw a weight for it
+        try:
+            embed.extract(network, self.packed.images, rows, out=out, **self.options)
+        finally:
+            torch.set_num_threads(threads)
         return out
 
     def recall(self, network: model.Ensemble, passes: str, order: str) -> float:
@@ -94,18 +101,18 @@ def trained_with_weights(
     rows = packed.rows(store.TRAIN)
     size = chosen.meta_class_size, chosen.ensemble_size
     groups = meta_classes.read(paths.meta_classes(variant), packed.train_classes(), *size)
-    network = model.Ensemble(backbone, *reversed(size), weights=recipe.weights, seed=recipe.seed)
+    network = model.Ensemble(backbone, *reversed(size), weights=recipe.weights, seed=recipe.seed, share=recipe.share)
     weighted = deepcopy(network)
     RandomWeights(weighted, spread, recipe.seed)
-    train.fit(
+    fit.fit(
         weighted,
         packed.images,
         rows,
         groups[:, packed.labels(rows)],
         packed.normalization(chosen.model_dump()["normalize"]),
-        epochs=epochs,
-        **recipe.model_dump(exclude={"weights", "device"}),
+        Recipe(epochs=epochs, **recipe.model_dump(include={field.name for field in fields(Recipe)})),
         device=where,
+        workers=recipe.workers,
     )
     network.load_state_dict(weighted.state_dict())
     return network
@@ -141,6 +148,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--picture", action="store_true", help=f"write {PICTURE}")
     options = parser.parse_args()
+    allocator.keep_freed_memory()
     packed = store.open_store(paths.store(options.variant))
     clean, config = model.load(paths.model(options.variant, options.backbone))
     where = device.choose(options.device)

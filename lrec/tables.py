@@ -58,7 +58,7 @@ def recall_table(
     reported, clean = (read_reference(reference / name, variant) for name in (REPORTED, CLEAN))
     published = [] if reported.empty else list(dict.fromkeys(reported["backbone"]))
     header = ["Backbone"] + (["reported", "clean reference"] if published else [])
-    rows, notes = [], []
+    rows, parts = [], {}
     entries = ordered({variant: entries})[variant]
     names = dict.fromkeys([*published, *entries])
     for name in sorted(names, key=lambda name: _place(name, published)):
@@ -70,8 +70,9 @@ def recall_table(
         row += [_ours(entry, ks), _ours(entry and entry["untrained"], ks), _settings(entry), _epoch_time(entry)]
         if entry and entry["partial"]:
             row[-4] += " †"
-            notes.append(f"† {name}: {_share_of_official(entry)}; not comparable with the full benchmark.")
+            parts.setdefault(_share_of_official(entry), []).append(name)
         rows.append(row)
+    notes = [f"† {', '.join(of)}: {share}; not comparable with the full benchmark." for share, of in parts.items()]
     notes += [f"Model {name}: `dvc get <repository> {folder.as_posix()}`" for name, folder in models.items()]
     title = f"### {variant}\n\nRecall@{' / '.join(str(k) for k in ks)}, percent.\n\n"
     return (

@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 from made_sets import RED, RED_BOX, draw_marked, save_mat, shared, touch
 
-from lrec.datasets import car, picture
+from lrec.datasets import car, picture, reader
 
 NAMES = [f"Maker Model {number}" for number in range(1, 197)]
 # Corners of RED_BOX as the official files count them: from 1, inclusive.
@@ -158,18 +158,18 @@ def test_malformed_annotation(tmp_path: Path, message: str) -> None:
         car.read(tmp_path)
 
 
-def test_kit_without_labels_of_the_test_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("absent", "kept"), [(car.TEST[0], car.TRAIN[0]), (f"devkit/{car.TRAIN[0]}", car.TEST[0])])
+def test_half_of_the_kit(tmp_path: Path, absent: str, kept: str) -> None:
+    """Its counts are not the official ones: a run stops, or marks its results."""
     kit(tmp_path)
-    (tmp_path / car.TEST[0]).unlink()
-    with pytest.raises(FileNotFoundError, match=r"no cars_test_annos_withlabels\.mat .*has none\); docs/datasets\.md"):
-        car.read(tmp_path)
-
-
-def test_kit_without_training_annotations(tmp_path: Path) -> None:
-    kit(tmp_path)
-    (tmp_path / "devkit" / car.TRAIN[0]).unlink()
-    with pytest.raises(FileNotFoundError, match=r"no cars_train_annos\.mat in it"):
-        car.read(tmp_path)
+    whole = car.read(tmp_path)
+    (tmp_path / absent).unlink()
+    half = car.read(tmp_path)
+    assert half.found == f"CARS196, {kept} alone"
+    top = "cars_train/" if kept == car.TRAIN[0] else "cars_test/"
+    assert half.samples == [sample for sample in whole.samples if sample.path.startswith(top)] != []
+    with pytest.raises(ValueError, match="expected 8,054 of 98.*or set allow_partial: true"):
+        reader.verify(half, "car_cropped", allow_partial=False)
 
 
 def test_no_annotations(tmp_path: Path) -> None:

@@ -45,8 +45,9 @@ class Annotation:
 def read(root: Path, list_missing: bool = False) -> Dataset:
     """Read the set from the folder that holds its annotations, or one nested in it.
 
-    cars_annos.mat is preferred when the folders its paths begin with are there. Its corners count
-    from 1 and are inclusive; a sample's box counts from 0 and leaves right and bottom out.
+    cars_annos.mat is preferred when the folders its paths begin with are there; else the annotations of
+    cars_train and cars_test are read, or of one of them, half of the set. Corners count from 1 and are
+    inclusive; a sample's box counts from 0 and leaves right and bottom out.
 
     Args:
         root: the data set's folder.
@@ -63,15 +64,14 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
         tops = sorted({entry.path.partition("/")[0] for entry in entries})
         if not (train or test) or all((root / top).is_dir() for top in tops):
             return _assemble(root, f"{ALL}, images under {', '.join(tops[:3])}", entries, names, list_missing)
-    if not train or not test:
-        raise FileNotFoundError(
-            f"{root}: no {TRAIN[0] if not train else TEST[0]} in it or in devkit/, expected the annotations of both "
-            "cars_train and cars_test with their labels (cars_test_annos.mat has none); docs/datasets.md"
-        )
-    meta = train.with_name(META)
+    halves = [half for half in (train, test) if half]
+    meta = halves[0].with_name(META)
     names = _class_names(mat.read(meta), meta) if meta.is_file() else None
-    entries = [*_load(train, "fname", "cars_train/")[0], *_load(test, "fname", "cars_test/")[0]]
-    return _assemble(root, f"{TRAIN[0]} and {TEST[0]}", entries, names, list_missing)
+    entries = _load(train, "fname", "cars_train/")[0] if train else []
+    entries += _load(test, "fname", "cars_test/")[0] if test else []
+    # The annotations that come with cars_test, cars_test_annos.mat, have no labels.
+    found = f"{TRAIN[0]} and {TEST[0]}" if len(halves) == 2 else f"{TRAIN[0] if train else TEST[0]} alone"
+    return _assemble(root, found, entries, names, list_missing)
 
 
 def _find(root: Path, names: tuple[str, ...]) -> Path | None:
