@@ -44,7 +44,7 @@ def pack(folder: Path) -> None:
     index = pd.DataFrame([(s.path, s.class_name, s.split) for s in dataset.samples], columns=["path", "class", "split"])
     store.pack(folder / "store", pictures, index, SIZE, {})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{time.perf_counter() - start:.1f} {peak:.0f}")
+    print(f"{time.perf_counter() - start:.3f} {peak:.0f}")
 
 
 def main() -> None:

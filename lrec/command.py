@@ -43,8 +43,8 @@ def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int
     Returns:
         The exit status: 0, 1 for an error, 130 when interrupted.
     """
-    if debug:
-        os.environ[DEBUG_VARIABLE] = "1"
+    before = os.environ.get(DEBUG_VARIABLE, "")
+    debug = debug or bool(before)
     # Pillow warns of oddities such as a corrupt EXIF entry; what cannot be decoded is an error all the same.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
@@ -52,16 +52,19 @@ def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int
             # A terminal that lacks a letter of a class or file name shows its code.
             stream.reconfigure(errors="backslashreplace")
     try:
+        os.environ[DEBUG_VARIABLE] = "1" if debug else ""
         work()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        if os.environ.get(DEBUG_VARIABLE) or not (line := explain(error, lower)):
+        if debug or not (line := explain(error, lower)):
             raise
         who = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         print(f"{who}error: {line}", file=sys.stderr)
         return 1
+    finally:
+        os.environ[DEBUG_VARIABLE] = before
     return 0
 
 

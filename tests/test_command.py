@@ -24,12 +24,14 @@ def test_an_expected_error_is_one_line(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize("ask", ["argument", "variable"])
 def test_debug_keeps_the_traceback(ask: str, monkeypatch: pytest.MonkeyPatch):
     def fail() -> None:
+        assert os.environ["LREC_DEBUG"] == "1"  # for the processes that the work starts
         raise ValueError("no")
 
-    monkeypatch.setenv("LREC_DEBUG", "1" if ask == "variable" else "")
+    before = "1" if ask == "variable" else ""
+    monkeypatch.setenv("LREC_DEBUG", before)
     with pytest.raises(ValueError, match="no"):
         command.guard(fail, debug=ask == "argument")
-    assert os.environ["LREC_DEBUG"] == "1"  # for the processes that the work starts
+    assert os.environ["LREC_DEBUG"] == before
 
 
 @pytest.mark.parametrize("text", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"])
