@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-# Others hold no numbers (meta), or lack operations that are needed here.
-TYPES = ("cpu", "cuda", "mps", "xpu")
+# Others hold no numbers (meta), or no float64 (mps), or were never tried.
+TYPES = ("cpu", "cuda")
 
 
 def choose(name: str) -> str:
@@ -32,8 +32,6 @@ def describe(device: str) -> str:
     """Return one line on the device, for logs and run records."""
     if torch.device(device).type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    if torch.device(device).type != "cpu":
-        return f"{device}, torch {torch.__version__}"
     return f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
@@ -58,10 +56,7 @@ def require_native(device: str, precision: str) -> None:
     """
     if precision != "bfloat16":
         return
-    kind = torch.device(device).type
-    if kind not in ("cpu", "cuda"):
-        return
-    if kind == "cuda":
+    if torch.device(device).type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = bool(bfloat16_instructions())

@@ -72,7 +72,7 @@ def recall_table(
             row[-4] += " †"
             parts.setdefault(_share_of_official(entry), []).append(name)
         rows.append(row)
-    notes = [f"† {', '.join(of)}: {share}; not comparable with the full benchmark." for share, of in parts.items()]
+    notes = [f"† {'; '.join(of)}: {share}; not comparable with the full benchmark." for share, of in parts.items()]
     notes += [f"Model {name}: `dvc get <repository> {folder.as_posix()}`" for name, folder in models.items()]
     title = f"### {variant}\n\nRecall@{' / '.join(str(k) for k in ks)}, percent.\n\n"
     return (
