@@ -44,9 +44,9 @@ def run(module: str, arguments: Sequence[str], processes: int) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
-        # The cause, before those that missed it, and those that the launcher has then ended.
         # What was ended may have left a progress bar's line open.
         print(file=sys.stderr)
+        # The cause, before those that missed it, and those that the launcher has then ended.
         rank, failure = min(error.failures.items(), key=lambda item: _lateness(item[1].exitcode))
         how = f"was lost ({failure.signal_name()})" if failure.exitcode < 0 else "failed, as its own line says"
         raise ChildProcessError(
