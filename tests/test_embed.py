@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrec import batch_norm, embed, model, store, unfinished
+from lrec import batch_norm, embed, model, store, unfinished, weights
 from stages import embed as embed_stage
 from stages import evaluate as evaluate_stage
 
@@ -143,6 +143,19 @@ def test_a_failed_audit_stops_the_evaluation(project: Path, monkeypatch: pytest.
     with pytest.raises(ValueError, match=r"^embeddings/glyphs/resnet18: embedded sorted, .* differ by 0\.5, [^\n]+$"):
         evaluate_stage.main("glyphs", "resnet18")
     assert not (project / "results").exists()
+
+
+def test_a_weights_file_that_was_replaced_is_noticed(tmp_path: Path):
+    """The network as it was before training would be another one."""
+    path, folder = tmp_path / "w.pth", Path("models/glyphs/resnet18")
+    path.write_bytes(b"then")
+    config = {"weights": weights.describe("resnet18", str(path))}
+    assert embed_stage.require_start(folder, config, "resnet18", str(path)) == config["weights"]
+    path.write_bytes(b"now")
+    with pytest.raises(
+        ValueError, match=r"train\.weights: found w\.pth .*, but models/glyphs/resnet18 was trained from w"
+    ):
+        embed_stage.require_start(folder, config, "resnet18", str(path))
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrec import search
+from lrec.similarity import rounding
 
 
 def brute(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,6 +56,28 @@ def test_copies_come_in_the_order_of_their_rows(width: int):
         wanted = sorted((row for row in range(1500) if row != query), key=lambda row: (-exact[query, row % 18], row))
         assert rows[query].tolist() == wanted[:1000]
         np.testing.assert_allclose(scores[query], exact[query][rows[query] % 18], rtol=1e-6, atol=1e-6)
+
+
+def test_what_a_products_rounding_may_hide_is_found(monkeypatch: pytest.MonkeyPatch):
+    """Products may err by nearly as much as their bound says; the answer is that of the exact similarities."""
+    generator = np.random.default_rng(0)
+    bound = float(rounding(64, torch.float32, torch.tensor(1.0, dtype=torch.float64)))
+
+    def blurred(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        noise = torch.from_numpy(generator.uniform(-0.9, 0.9, (len(a), len(b))))
+        return (a.double() @ b.double().T + noise * bound).float()
+
+    monkeypatch.setattr(search, "products", blurred)
+    queries = generator.standard_normal((3, 64))
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    near = queries[:1] + 3e-6 * generator.standard_normal((2000, 64))
+    gallery = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    queries = queries.astype(np.float32)
+    exact = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    assert np.ptp(exact[0]) < bound
+    _, rows = search.top(queries, [gallery], 20)
+    for found, values in zip(rows, exact, strict=True):
+        np.testing.assert_allclose(values[found], np.sort(values)[::-1][:20], rtol=1e-13)
 
 
 def test_more_queries_than_are_searched_together():
