@@ -203,7 +203,9 @@ def _step(trainer: Trainer, batch: Batch, targets: Tensor) -> tuple[Tensor, Tens
     except RuntimeError as error:
         if not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
             raise
+        first = "set train.branches_at_once to 1 (slower, the same figures), or " if trainer.threads > 1 else ""
         raise MemoryError(
             f"out of memory on {trainer.device}: {len(batch.rows)} images of {batch.images.shape[2]} px in a batch; "
-            "lower train.batch_size (train.accumulate makes up for it), the variant's image_size or its ensemble_size"
+            f"{first}lower train.batch_size (train.accumulate makes up for it), the variant's image_size or its "
+            "ensemble_size"
         ) from error

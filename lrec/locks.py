@@ -71,7 +71,8 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
 def _turn(who: str) -> Iterator[None]:
     """Wait for the moment in which one process at a time looks at the claims and adds its own."""
     path = FOLDER / "lock"
-    with path.open("a+", encoding="utf-8") as stream:
+    # Unbuffered: what a full disk refuses is known at once.
+    with path.open("ab+", buffering=0) as stream:
         ends = time.monotonic() + PATIENCE
         while True:
             try:
@@ -80,16 +81,16 @@ def _turn(who: str) -> Iterator[None]:
             except BlockingIOError as error:
                 if time.monotonic() > ends:
                     stream.seek(0)
+                    holder = stream.read().decode(errors="replace") or "a process"
                     raise ValueError(
-                        f"{path}: held for {PATIENCE:.0f} s by {stream.read() or 'a process'}, expected a moment; it "
-                        "is stopped or its disk does not answer: let it go on (kill -CONT), or end it (kill -KILL), "
+                        f"{path}: held for {PATIENCE:.0f} s by {holder}, expected a moment; it clears away what a "
+                        "killed process left, or is stopped: wait, let it go on (kill -CONT) or end it (kill -KILL), "
                         "and run again"
                     ) from error
             time.sleep(0.005)
         with files.naming(path):
             stream.truncate(0)
-            stream.write(who)
-            stream.flush()
+            stream.write(who.encode(errors="backslashreplace"))
         yield
 
 

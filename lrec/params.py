@@ -266,14 +266,14 @@ def load(path: Path = PARAMS_FILE) -> Params:
         raise ValueError(_explain(error)) from error
     for name, variant in params.variants.items():
         try:
-            recipe = Train.model_validate({**raw["train"], **variant.train})
+            Train.model_validate({**raw["train"], **variant.train})
         except ValidationError as error:
             raise ValueError(_explain(error, f"variants.{name}.train")) from error
-        if recipe.warmup_epochs >= variant.epochs:
-            raise ValueError(
-                f"{path}: train.warmup_epochs: found {recipe.warmup_epochs:g}, expected less than the "
-                f"{variant.epochs} epochs of variants.{name}"
-            )
     for name in params.datasets:
-        params.variant(name)
+        warmup, epochs = params.train_of(name).warmup_epochs, params.variant(name).epochs
+        if warmup >= epochs:
+            raise ValueError(
+                f"{path}: train.warmup_epochs: found {warmup:g}, expected less than the {epochs} epochs of "
+                f"variants.{name}"
+            )
     return params

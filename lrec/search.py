@@ -70,22 +70,22 @@ def _search(
     """Carry the best k from block to block; earlier blocks hold lower rows, so stable sorts keep the order."""
     own = torch.from_numpy(queries).to(device)
     hidden = torch.from_numpy(exclude).to(device)
-    # A block takes its rows twice (as stored and in float32) and its similarities about three times.
-    size = max(k, 1024, memory_bytes // (8 * own.shape[1] + 12 * len(own)))
+    # A block takes its rows twice (as stored and in float32), and a similarity up to 40 bytes if all are alike.
+    size = max(k, 1024, memory_bytes // (8 * own.shape[1] + 40 * len(own)))
     scores = torch.empty(len(own), 0, dtype=torch.float64, device=device)
     rows = torch.empty(len(own), 0, dtype=torch.int64, device=device)
     for first, block in _blocks(gallery, size):
-        values, places = _shortlist(own, torch.from_numpy(block).to(device), k, hidden - first)
+        values, places = _best(own, torch.from_numpy(block).to(device), k, hidden - first)
         scores, order = torch.cat([scores, values], 1).sort(dim=1, descending=True, stable=True)
         rows = torch.cat([rows, places + first], 1).gather(1, order)
         scores, rows = scores[:, :k], rows[:, :k]
     return scores.float(), rows
 
 
-def _shortlist(
+def _best(
     queries: torch.Tensor, items: torch.Tensor, k: int, hidden: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return at least the k items most similar to each query, in the order of their places.
+    """Return the k items most similar to each query, equal ones in the order of their places.
 
     Where a product of matrices puts a row moves the last bits of its similarities, so it only chooses: all
     items that its rounding error might keep from the first k are computed again, each pair by itself.
@@ -97,24 +97,28 @@ def _shortlist(
         hidden: (Q,) places of items that a query must not find, if they are among these.
 
     Returns:
-        Similarities (Q, m) float64, -inf for a hidden item, and places (Q, m) int64.
+        Similarities (Q, k) float64, -inf for a hidden item, and places (Q, k) int64.
     """
     similar, k = products(queries, items), min(k, len(items))
     inside = ((hidden >= 0) & (hidden < len(items))).nonzero()[:, 0]
     similar[inside, hidden[inside]] = -torch.inf
     lengths = queries.double().norm(dim=1) * items.double().norm(dim=1).max()
     least = similar.topk(k, dim=1).values[:, -1] - 2 * rounding(queries.shape[1], torch.float32, lengths)
-    reached = torch.nextafter(least.float(), torch.full_like(least, -torch.inf).float())
-    count = max(k, int((similar >= reached[:, None]).sum(1).max()))
-    places = similar.topk(count, dim=1).indices.sort(1).values
-    query = torch.arange(len(queries), device=places.device).repeat_interleave(count)
+    reached = least.float().nan_to_num(nan=-torch.inf)
+    reached = reached.nextafter(torch.full_like(reached, -torch.inf))
+    chosen = (similar >= reached[:, None]) | similar.isnan()
+    query, place = chosen.nonzero(as_tuple=True)
     pieces = max(1, _PAIR_VALUES // queries.shape[1])
     values = [
         ordered_products(queries[some].double(), items[other].double())
-        for some, other in zip(query.split(pieces), places.flatten().split(pieces), strict=True)
+        for some, other in zip(query.split(pieces), place.split(pieces), strict=True)
     ]
-    exact = torch.cat(values).view(places.shape)
-    return exact.masked_fill(similar.gather(1, places) == -torch.inf, -torch.inf), places
+    exact = torch.cat(values).masked_fill(similar[query, place] == -torch.inf, -torch.inf)
+    order = exact.sort(descending=True, stable=True).indices
+    order = order[query[order].sort(stable=True).indices]
+    count = chosen.sum(1)
+    best = order[(count.cumsum(0) - count)[:, None] + torch.arange(k, device=order.device)]
+    return exact[best], place[best]
 
 
 def _blocks(gallery: Sequence[np.ndarray], size: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -158,16 +158,22 @@ def test_malformed_annotation(tmp_path: Path, message: str) -> None:
         car.read(tmp_path)
 
 
-@pytest.mark.parametrize(("absent", "kept"), [(car.TEST[0], car.TRAIN[0]), (f"devkit/{car.TRAIN[0]}", car.TEST[0])])
+@pytest.mark.parametrize(("absent", "kept"), [("cars_test", car.TRAIN[0]), ("cars_train", car.TEST[0])])
 def test_half_of_the_kit(tmp_path: Path, absent: str, kept: str) -> None:
     """Its counts are not the official ones: a run stops, or marks its results."""
     kit(tmp_path)
+    save_mat(tmp_path / "devkit" / car.META, [], "fname", NAMES)
     whole = car.read(tmp_path)
-    (tmp_path / absent).unlink()
+    (tmp_path / (car.TEST[0] if absent == "cars_test" else f"devkit/{car.TRAIN[0]}")).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=rf"no cars_t.*\.mat .* of {absent} with .*has none\).*docs/datasets\.md"
+    ):
+        car.read(tmp_path)
+    shutil.rmtree(tmp_path / absent)
     half = car.read(tmp_path)
     assert half.found == f"CARS196, {kept} alone"
-    top = "cars_train/" if kept == car.TRAIN[0] else "cars_test/"
-    assert half.samples == [sample for sample in whole.samples if sample.path.startswith(top)] != []
+    assert half.samples == [sample for sample in whole.samples if not sample.path.startswith(absent)] != []
+    assert "Maker Model" in half.samples[0].class_name
     with pytest.raises(ValueError, match="expected 8,054 of 98.*or set allow_partial: true"):
         reader.verify(half, "car_cropped", allow_partial=False)
 

@@ -77,6 +77,13 @@ def test_one_that_is_stopped_while_it_makes_its_claim_is_named(holder: Holder, m
         assert (locks.FOLDER / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
+def test_a_command_line_in_no_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "out\udcff"])
+    with locks.held([Path("models/a")]):
+        assert (locks.FOLDER / "lock").read_bytes().endswith(b"(python out\\udcff)")
+
+
 def test_claims_that_were_cleared_away_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with locks.held([Path("models/a")]):

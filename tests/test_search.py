@@ -58,6 +58,27 @@ def test_copies_come_in_the_order_of_their_rows(width: int):
         np.testing.assert_allclose(scores[query], exact[query][rows[query] % 18], rtol=1e-6, atol=1e-6)
 
 
+def test_a_query_of_zeros_and_one_of_many_copies():
+    """Their long shortlists make those of other queries no longer."""
+    gallery = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32)
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    gallery[1000:2500] = gallery[7]
+    queries = np.concatenate([np.zeros((1, 16), np.float32), gallery[7:8], gallery[:30]])
+    scores, rows = search.top(queries, [gallery], 5, memory_bytes=2**20)
+    assert rows[0].tolist() == [0, 1, 2, 3, 4]
+    assert rows[1].tolist() == [7, 1000, 1001, 1002, 1003]
+    assert (scores[0] == 0).all()
+    np.testing.assert_array_equal(rows[2:, 0], np.arange(30))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_gallery_that_is_not_finite_is_refused(value: float):
+    gallery = np.eye(6, dtype=np.float32)
+    gallery[4, 2] = value
+    with pytest.raises(ValueError, match="not finite in row 4"):
+        search.top(np.ones((2, 6), np.float32), [gallery], 6)
+
+
 def test_what_a_products_rounding_may_hide_is_found(monkeypatch: pytest.MonkeyPatch):
     """Products may err by nearly as much as their bound says; the answer is that of the exact similarities."""
     generator = np.random.default_rng(0)

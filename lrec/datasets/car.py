@@ -46,7 +46,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
     """Read the set from the folder that holds its annotations, or one nested in it.
 
     cars_annos.mat is preferred when the folders its paths begin with are there; else the annotations of
-    cars_train and cars_test are read, or of one of them, half of the set. Corners count from 1 and are
+    cars_train and cars_test are read, or of the one that is there, half of the set. Corners count from 1 and are
     inclusive; a sample's box counts from 0 and leaves right and bottom out.
 
     Args:
@@ -64,13 +64,18 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
         tops = sorted({entry.path.partition("/")[0] for entry in entries})
         if not (train or test) or all((root / top).is_dir() for top in tops):
             return _assemble(root, f"{ALL}, images under {', '.join(tops[:3])}", entries, names, list_missing)
-    halves = [half for half in (train, test) if half]
-    meta = halves[0].with_name(META)
-    names = _class_names(mat.read(meta), meta) if meta.is_file() else None
+    for half, annotations in (("cars_train", train), ("cars_test", test)):
+        if not annotations and (root / half).is_dir():
+            raise FileNotFoundError(
+                f"{root}: no {TRAIN[0] if half == 'cars_train' else TEST[0]} in it or in devkit/, expected the "
+                f"annotations of {half} with their labels (cars_test_annos.mat has none), or no folder {half}, for "
+                "half of the set; docs/datasets.md"
+            )
+    meta = _find(root, (META,))
+    names = _class_names(mat.read(meta), meta) if meta else None
     entries = _load(train, "fname", "cars_train/")[0] if train else []
     entries += _load(test, "fname", "cars_test/")[0] if test else []
-    # The annotations that come with cars_test, cars_test_annos.mat, have no labels.
-    found = f"{TRAIN[0]} and {TEST[0]}" if len(halves) == 2 else f"{TRAIN[0] if train else TEST[0]} alone"
+    found = f"{TRAIN[0]} and {TEST[0]}" if train and test else f"{TRAIN[0] if train else TEST[0]} alone"
     return _assemble(root, found, entries, names, list_missing)
 
 
