@@ -109,11 +109,10 @@ def _best(
     chosen = (similar >= reached[:, None]) | similar.isnan()
     query, place = chosen.nonzero(as_tuple=True)
     pieces = max(1, _PAIR_VALUES // queries.shape[1])
-    values = [
-        ordered_products(queries[some].double(), items[other].double())
-        for some, other in zip(query.split(pieces), place.split(pieces), strict=True)
-    ]
-    exact = torch.cat(values).masked_fill(similar[query, place] == -torch.inf, -torch.inf)
+    exact = torch.empty(len(query), dtype=torch.float64, device=query.device)
+    for out, some, other in zip(exact.split(pieces), query.split(pieces), place.split(pieces), strict=True):
+        out.copy_(ordered_products(queries[some].double(), items[other].double()))
+    exact[similar[query, place] == -torch.inf] = -torch.inf
     order = exact.sort(descending=True, stable=True).indices
     order = order[query[order].sort(stable=True).indices]
     count = chosen.sum(1)
