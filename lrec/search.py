@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from lrec.similarity import full_precision, ordered_products, products, rounding
+from lrec.similarity import PAIR_VALUES, full_precision, ordered_products, products, rounding
 
 MEMORY_BYTES = 256 * 2**20
 _QUERIES = 256  # searched together
-_PAIR_VALUES = 2**19  # values multiplied at a time in single products
 NO_ROW = -1
 
 
@@ -108,7 +107,7 @@ def _best(
     reached = reached.nextafter(torch.full_like(reached, -torch.inf))
     chosen = (similar >= reached[:, None]) | similar.isnan()
     query, place = chosen.nonzero(as_tuple=True)
-    pieces = max(1, _PAIR_VALUES // queries.shape[1])
+    pieces = max(1, PAIR_VALUES // queries.shape[1])
     exact = torch.empty(len(query), dtype=torch.float64, device=query.device)
     for out, some, other in zip(exact.split(pieces), query.split(pieces), place.split(pieces), strict=True):
         out.copy_(ordered_products(queries[some].double(), items[other].double()))

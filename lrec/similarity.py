@@ -15,7 +15,7 @@ Embeddings: TypeAlias = np.ndarray | torch.Tensor
 
 # Long products are summed in chunks, because the error bound grows with the longest chunk.
 _CHUNK = 1024
-_PAIR_VALUES = 2**19  # values multiplied at a time in single products: what a processor's cache holds
+PAIR_VALUES = 2**19  # values multiplied at a time in single products: what a processor's cache holds
 _DTYPES = ("float16", "float32", "float64")
 
 
@@ -159,7 +159,7 @@ def exact_pairs(
     queries: Rows, gallery: Rows, query: torch.Tensor, item: torch.Tensor, memory_bytes: int
 ) -> torch.Tensor:
     """Return the float64 similarities of (n,) queries to (n,) items, by `ordered_products`, as (n,)."""
-    size = max(1, min(_PAIR_VALUES, memory_bytes // 64) // queries.width)
+    size = max(1, min(PAIR_VALUES, memory_bytes // 64) // queries.width)
     values = torch.empty(len(query), dtype=torch.float64, device=query.device)
     for out, some, other in zip(values.split(size), query.split(size), item.split(size), strict=True):
         out.copy_(ordered_products(queries.take(some, torch.float64), gallery.take(other, torch.float64)))

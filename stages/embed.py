@@ -49,18 +49,17 @@ def main(variant: str, backbone: str) -> None:
     everything = params.load()
     settings, recipe = everything.embed, everything.train_of(variant)
     packed = store.open_store(paths.store(variant))
-    trained, config = model.load(paths.model(variant, backbone))
-    require_fit(paths.model(variant, backbone), config, backbone, packed.dataset["image_size"])
-    begun = (
-        require_start(paths.model(variant, backbone), config, backbone, recipe.weights) if settings.untrained else ""
-    )
+    folder = paths.model(variant, backbone)
+    trained, config = model.load(folder)
+    require_fit(folder, config, backbone, packed.dataset["image_size"])
+    begun = require_start(folder, config, backbone, recipe.weights) if settings.untrained else ""
     where = collective.device(device.choose(settings.device))
     device.require_native(where, settings.precision)
     options = settings.model_dump(include={"kind", "batch_size", "precision"})
     options["normalization"] = config["normalization"]
     identity = {
         "store": embed.identity(paths.store(variant)),
-        "model": files.digest(paths.model(variant, backbone) / model.MODEL),
+        "model": files.digest(folder / model.MODEL),
         "start": begun,
         "settings": [options, settings.dtype, settings.untrained, torch.device(where).type],
         "code": [torch.__version__, runs.digest(Path(inspect.getfile(module)) for module in COMPUTING)],

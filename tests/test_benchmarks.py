@@ -67,7 +67,7 @@ def test_the_leaks_weight_is_drawn_once_per_batch_and_shared_by_its_images(proje
     assert len({tuple(weight.tolist()) for weight in drawn}) == len(drawn)
 
 
-def test_without_the_weight_the_leaks_figure_is_the_published_one(root: Path, project: Path):
+def test_without_the_weight_the_leaks_figure_is_the_published_one(project: Path):
     network, config = model.load(paths.model("tiny", "mobilenet_v2"))
     trial = leak.Trial(store.open_store(paths.store("tiny")), config["normalization"], 3, "cpu")
     index = store.read_index(paths.store("tiny") / store.INDEX)

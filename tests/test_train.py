@@ -109,7 +109,7 @@ def test_branches_at_once_equal_branches_one_by_one(options: dict, two_threads: 
     assert torch.get_num_threads() == 2
 
 
-def test_branches_at_once_repeat_their_bytes_whichever_is_first(two_threads: None, monkeypatch: pytest.MonkeyPatch):
+def test_branches_at_once_repeat_their_bytes_whichever_is_first(two_threads: None):
     """The stem's gradient is a sum over branches; here the first branches come last."""
     generator = torch.Generator().manual_seed(0)
     images, targets = torch.randn(6, 3, 32, 32, generator=generator), torch.randint(0, 4, (4, 6), generator=generator)

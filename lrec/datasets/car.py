@@ -64,12 +64,11 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
         tops = sorted({entry.path.partition("/")[0] for entry in entries})
         if not (train or test) or all((root / top).is_dir() for top in tops):
             return _assemble(root, f"{ALL}, images under {', '.join(tops[:3])}", entries, names, list_missing)
-    for half, annotations in (("cars_train", train), ("cars_test", test)):
+    for half, annotations, (name, *_) in (("cars_train", train, TRAIN), ("cars_test", test, TEST)):
         if not annotations and (root / half).is_dir():
             raise FileNotFoundError(
-                f"{root}: no {TRAIN[0] if half == 'cars_train' else TEST[0]} in it or in devkit/, expected the "
-                f"annotations of {half} with their labels (cars_test_annos.mat has none), or no folder {half}, for "
-                "half of the set; docs/datasets.md"
+                f"{root}: no {name} in it or in devkit/, expected the annotations of {half} with their labels "
+                f"(cars_test_annos.mat has none), or no folder {half}, for half of the set; docs/datasets.md"
             )
     meta = _find(root, (META,))
     names = _class_names(mat.read(meta), meta) if meta else None
