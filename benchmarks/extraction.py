@@ -1,10 +1,11 @@
 """Images per second of extraction against the plain loop: same model, same images, in turns.
 
 The plain loop is what one would write first: the ensemble in evaluation mode and without gradients, on
-contiguous float batches. Ours is `lrec.embed.extract` on the folded model. Both fill a memory map on disk, each in a
-process of its own. Weights, batch-norm statistics and images are random; how long a convolution takes does not
-depend on them. How fast the machine can be at all is told by a large float32 matrix product, timed in the same turns:
-a method's share of it is what its multiplications (`lrec.model.count_macs`) take at the product's speed.
+contiguous float batches. Ours is `lrec.embedding.extract.extract` on the folded model. Both fill a memory map
+on disk, each in a process of its own. Weights, batch-norm statistics and images are random; how long a convolution
+takes does not depend on them. A large float32 matrix product, timed in the same turns, shows how fast the machine can
+be at all: a method's share of it is what its multiplications (`lrec.report.model_size.count_macs`) take at the
+product's speed.
 
     python -m benchmarks.extraction
     python -m benchmarks.extraction --precisions bfloat16 --ensembles 4 --size 128
@@ -25,14 +26,19 @@ import torch
 from torch import nn
 
 from benchmarks.turns import Worker
-from lrec import allocator, batch_norm, device, embed, model, store
+from lrec.compute import allocator, device
+from lrec.data import store
+from lrec.data.batches import Images
+from lrec.embedding import batch_norm, extract
+from lrec.model.ensemble import Ensemble
+from lrec.report import model_size
 
 META_CLASSES = 12
 
 
-def ensemble(backbone: str, branches: int) -> model.Ensemble:
+def ensemble(backbone: str, branches: int) -> Ensemble:
     """Return an ensemble whose batch norms hold what training could have left in them."""
-    made = model.Ensemble(backbone, branches, META_CLASSES).eval()
+    made = Ensemble(backbone, branches, META_CLASSES).eval()
     generator = torch.Generator().manual_seed(0)
     for module in made.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -60,9 +66,9 @@ def ours(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -> Ca
     """Return this project's extraction, with the settings that the stage makes for its process."""
     allocator.keep_freed_memory()
     folded = batch_norm.fold(ensemble(options.backbones[0], options.ensembles[0]))
-    settings = {"normalization": store.IMAGENET, "batch_size": options.batch_size, "workers": 1}
-    settings |= {"device": options.device, "precision": options.precisions[0]}
-    return lambda: embed.extract(folded, images, np.arange(len(images)), out=out, **settings)
+    chosen = Images(images, np.arange(len(images)), **store.IMAGENET)
+    settings = {"batch_size": options.batch_size, "precision": options.precisions[0], "device": options.device}
+    return lambda: extract.extract(folded, chosen, out, extract.Options(**settings, workers=1))
 
 
 METHODS = {"plain": plain, "ours": ours}
@@ -102,7 +108,7 @@ def compare(options: argparse.Namespace, backbone: str, precision: str, branches
         difference = float(np.abs(np.load(files["ours"]) - np.load(files["plain"])).max())
     rates = {name: options.images / statistics.median(times) for name, times in seconds.items()}
     ratio = rates["ours"] / rates["plain"]
-    macs = model.count_macs(backbone, branches, META_CLASSES, size)
+    macs = model_size.count_macs(backbone, branches, META_CLASSES, size)
     shares = {name: rate * macs / statistics.median(limits) for name, rate in rates.items()}
     speeds = (f"{rates[name]:.1f} | {shares[name]:.0%}" for name in METHODS)
     return f"| {backbone} | {precision} | {branches} | {size} | {' | '.join(speeds)} | {ratio:.2f} | {difference:.1e} |"

@@ -13,16 +13,22 @@ Writes docs/leak.png with --picture.
 
 import argparse
 from copy import deepcopy
-from dataclasses import fields
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
 
-from lrec import allocator, batch_norm, device, embed, fit, meta_classes, model, params, paths, store
-from lrec.recall import recall_at_k
-from lrec.recipe import Recipe
+from lrec import params, paths
+from lrec.compute import allocator, device
+from lrec.data import meta_classes, store
+from lrec.data.batches import Images
+from lrec.embedding import batch_norm, extract
+from lrec.metrics.recall import recall_at_k
+from lrec.model import saved
+from lrec.model.ensemble import Ensemble
+from lrec.training.loop import Machine, fit
+from lrec.training.recipe import Recipe
 
 PICTURE = Path("docs/leak.png")
 SPREADS = [0.25, 0.5, 1.0, 2.0]
@@ -40,7 +46,7 @@ class RandomWeights:
         spread: what the normal numbers are multiplied by; 0 is the network without the weight.
     """
 
-    def __init__(self, network: model.Ensemble, spread: float, seed: int) -> None:
+    def __init__(self, network: Ensemble, spread: float, seed: int) -> None:
         self.spread, self.size = spread, network.ensemble_size
         self.generator = torch.Generator().manual_seed(seed)
         self.weights = torch.ones(self.size)
@@ -58,21 +64,22 @@ class Trial:
 
     def __init__(self, packed: store.Store, normalization: dict, batch_size: int, where: str) -> None:
         self.packed, self.where = packed, where
-        self.options = {"normalization": normalization, "batch_size": batch_size, "device": where}
-        rows = np.concatenate([packed.rows(split) for split in embed.tested(list(packed.index["split"]))])
+        self.normalization = normalization
+        self.options = extract.Options(batch_size=batch_size, device=where)
+        rows = np.concatenate([packed.rows(split) for split in store.tested(packed.index["split"])])
         self.rows = rows[np.argsort(packed.labels(rows), kind="stable")]
 
-    def _embed(self, network: model.Ensemble, rows: np.ndarray) -> np.ndarray:
+    def _embed(self, network: Ensemble, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), network.width()), np.float32)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # of several, each would run the stem on a part of the batch, and draw a weight for it
         try:
-            embed.extract(network, self.packed.images, rows, out=out, **self.options)
+            extract.extract(network, Images(self.packed.images, rows, **self.normalization), out, self.options)
         finally:
             torch.set_num_threads(threads)
         return out
 
-    def recall(self, network: model.Ensemble, passes: str, order: str) -> float:
+    def recall(self, network: Ensemble, passes: str, order: str) -> float:
         """Return recall at 1, percent: of one pass searched in itself, or of every other image in the rest."""
         rows = self.rows
         if order == "shuffled":
@@ -82,7 +89,7 @@ class Trial:
         query, query_labels, *gallery = sides
         return 100 * recall_at_k(query, query_labels, [1], *gallery, device=self.where)[1]
 
-    def row(self, network: model.Ensemble, spread: float, draws: int) -> list[float]:
+    def row(self, network: Ensemble, spread: float, draws: int) -> list[float]:
         """Return the recall in every situation, the mean over some draws of the weights."""
         found = []
         for seed in range(draws if spread else 1):
@@ -94,25 +101,22 @@ class Trial:
 
 def trained_with_weights(
     variant: str, backbone: str, packed: store.Store, spread: float, epochs: int, where: str
-) -> model.Ensemble:
+) -> Ensemble:
     """Train as the stage train does, with the random weight in every forward pass."""
     settings = params.load()
     chosen, recipe = settings.variant(variant), settings.train_of(variant)
     rows = packed.rows(store.TRAIN)
     size = chosen.meta_class_size, chosen.ensemble_size
     groups = meta_classes.read(paths.meta_classes(variant), packed.train_classes(), *size)
-    network = model.Ensemble(backbone, *reversed(size), weights=recipe.weights, seed=recipe.seed, share=recipe.share)
+    network = Ensemble(backbone, *reversed(size), weights=recipe.weights, seed=recipe.seed, share=recipe.share)
     weighted = deepcopy(network)
     RandomWeights(weighted, spread, recipe.seed)
-    fit.fit(
+    fit(
         weighted,
-        packed.images,
-        rows,
+        Images(packed.images, rows, **packed.normalization(chosen.model_dump()["normalize"])),
         groups[:, packed.labels(rows)],
-        packed.normalization(chosen.model_dump()["normalize"]),
-        Recipe(epochs=epochs, **recipe.model_dump(include={field.name for field in fields(Recipe)})),
-        device=where,
-        workers=recipe.workers,
+        Recipe.of(recipe.model_dump(), epochs),
+        machine=Machine(where, settings.machine.workers),
     )
     network.load_state_dict(weighted.state_dict())
     return network
@@ -150,7 +154,7 @@ def main() -> None:
     options = parser.parse_args()
     allocator.keep_freed_memory()
     packed = store.open_store(paths.store(options.variant))
-    clean, config = model.load(paths.model(options.variant, options.backbone))
+    clean, config = saved.load(paths.model(options.variant, options.backbone))
     where = device.choose(options.device)
     trial = Trial(packed, config["normalization"], options.batch_size, where)
     epochs = params.load().variant(options.variant).epochs if options.epochs is None else options.epochs
@@ -159,7 +163,7 @@ def main() -> None:
     print(f"| trained | weights | {' | '.join(SITUATIONS)} |\n|---|---|{'---|' * len(SITUATIONS)}")
     table: dict[tuple[str, float], list[float]] = {}
 
-    def measure(network: model.Ensemble, name: str, spreads: list[float]) -> None:
+    def measure(network: Ensemble, name: str, spreads: list[float]) -> None:
         for spread in spreads:
             table[name, spread] = trial.row(network, spread, options.draws)
             figures = " | ".join(f"{value:.1f}" for value in table[name, spread])

@@ -20,7 +20,8 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from lrec import batches, params, store
+from lrec import params
+from lrec.data import batches, store
 from lrec.datasets import reader
 from lrec.datasets.picture import crop_and_resize
 

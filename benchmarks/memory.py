@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 
-from lrec.model import Ensemble
+from lrec.model.ensemble import Ensemble
 
 META_CLASSES = 12
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d")

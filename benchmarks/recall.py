@@ -21,9 +21,9 @@ from unittest import mock
 import numpy as np
 import torch
 
-from lrec import counting, ranking, sieve
-from lrec.recall import MEMORY_BYTES, evaluate, recall_at_k
-from lrec.similarity import Rows, full_precision
+from lrec.metrics import counting, ranking, sieve
+from lrec.metrics.recall import MEMORY_BYTES, evaluate, recall_at_k
+from lrec.metrics.similarity import Rows, full_precision
 
 KS = (1, 10, 100, 1000)
 ROWS = 2048  # of a block in the methods that work by rows: 0.5 GB at the largest size

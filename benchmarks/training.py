@@ -20,9 +20,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks.turns import Worker
-from lrec import allocator, collective, device
-from lrec.model import BACKBONES, Ensemble
-from lrec.train import Trainer
+from lrec.compute import allocator, collective, device
+from lrec.model.backbones import BACKBONES
+from lrec.model.ensemble import Ensemble
+from lrec.training.recipe import Recipe
+from lrec.training.step import Trainer
 
 META_CLASSES = 12
 
@@ -46,10 +48,9 @@ def streamed(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch
     """Return a step of this project's training."""
     trainer = Trainer(
         ensemble,
+        Recipe(epochs=1, precision=options.precision, compile=options.compile),
         options.device,
-        precision=options.precision,
-        compile=options.compile,
-        branches_at_once=options.branches_at_once,
+        options.branches_at_once,
     )
     trainer.set_learning_rate(1e-4)
     trainer.start_epoch()

@@ -5,7 +5,7 @@ import sys
 
 import pandas as pd
 
-from lrec.printable import boxed
+from lrec.io.text import boxed
 
 _CODE_POINT = re.compile(r"U\+([0-9A-F]{4,6})")
 

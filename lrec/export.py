@@ -13,7 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lrec import command, files, locks, model, paths
+from lrec import paths
+from lrec.io import command, files, locks
+from lrec.model import saved
+from lrec.model.ensemble import Ensemble
+from lrec.model.kinds import KINDS
 
 TOLERANCE = 1e-4
 _BATCHES = (1, 3)  # sizes compared; the network is traced with 2
@@ -25,10 +29,10 @@ class Embedding(nn.Module):
     Args:
         ensemble: put into evaluation mode.
         normalization: {"mean", "std"} per channel, of values scaled to 0-1.
-        kind: "logits" or "features", see `lrec.model.Ensemble.embed`.
+        kind: of embedding, see `lrec.model.kinds.KINDS`.
     """
 
-    def __init__(self, ensemble: model.Ensemble, normalization: dict[str, list[float]], kind: str = "logits") -> None:
+    def __init__(self, ensemble: Ensemble, normalization: dict[str, list[float]], kind: str = "logits") -> None:
         super().__init__()
         self.ensemble, self.kind = ensemble, kind
         self.register_buffer("mean", torch.tensor(normalization["mean"])[:, None, None])
@@ -92,7 +96,7 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str = "lo
         backbone: of the ensemble.
         form: one of `FORMATS`.
         target: the folder; what an earlier export left in it is replaced.
-        kind: "logits" or "features", see `lrec.model.Ensemble.embed`.
+        kind: of embedding, see `lrec.model.kinds.KINDS`.
 
     Returns:
         The largest difference from the original, over random images in batches of 1 and 3.
@@ -102,7 +106,7 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str = "lo
         ValueError: the difference is more than `TOLERANCE`, a package is missing, or the folder holds other files.
     """
     files.require_replaceable(target, WRITTEN)
-    ensemble, config = model.load(paths.model(variant, backbone))
+    ensemble, config = saved.load(paths.model(variant, backbone))
     network, size = Embedding(ensemble, config["normalization"], kind), config["image_size"]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad(), warnings.catch_warnings(), files.atomic_folder(target) as draft:
@@ -121,7 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lrec.export", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("model", help="a trained combination, such as car_cropped/resnet18")
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: onnx")
-    parser.add_argument("--kind", choices=["logits", "features"], default="logits", help="default: logits")
+    parser.add_argument("--kind", choices=list(KINDS), default="logits", help="default: logits")
     parser.add_argument(
         "--output", type=Path, help="new folder, or that of an earlier export (default: exported/<model>/<format>)"
     )

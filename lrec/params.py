@@ -5,19 +5,49 @@ with the key's full path. Leaf functions take plain values, never these objects.
 """
 
 import difflib
+import importlib
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from lrec import strict_yaml
+from lrec.io import strict_yaml
 
 PARAMS_FILE = Path("params.yaml")
 DATA_VARIABLE = "LREC_DATA"
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2"]
-LayoutName = Literal["glyphs", "car", "cub", "sop", "isc", "isc_highres", "folder"]
+
+def _registered(module: str, registry: str) -> AfterValidator:
+    """Accept the names that a registry has.
+
+    It is looked up by name when a file is checked: an import here would make every stage depend on every
+    reader and every network, so that a new one would make all of them run again.
+    """
+
+    def check(name: str) -> str:
+        known = getattr(importlib.import_module(module), registry)
+        if name not in known:
+            raise ValueError(" or ".join(repr(other) for other in known))
+        return name
+
+    return AfterValidator(check)
+
+
+BackboneName = Annotated[str, _registered("lrec.model.backbones", "BACKBONES")]
+LayoutName = Annotated[str, _registered("lrec.datasets.reader", "LAYOUTS")]
+KindName = Annotated[str, _registered("lrec.model.kinds", "KINDS")]
+LossName = Annotated[str, _registered("lrec.training.losses", "LOSSES")]
 Precision = Literal["float32", "bfloat16"]
 # Upper bounds keep a slip of the keyboard from asking for all of a machine's memory or time.
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -48,10 +78,35 @@ Normalize = Annotated[
 ]
 
 
-class Preprocess(Section):
-    """How images are packed. workers: decoding threads, 0 = one per core."""
+class Machine(Section):
+    """How the machine works: what comes out does not depend on it, floating-point noise apart.
 
+    device: of all stages; auto is a GPU where there is one. processes: of a training; 1, a number, or "gpu" for one
+    per GPU. branches_at_once: on a CPU, threads that have a branch each, at most. workers: threads that read batches
+    ahead, 0 = none. decode_workers: threads that decode raw images, 0 = one per core. deterministic: make a GPU
+    repeat its bytes. checkpoint_minutes: between checkpoints of a training, beside the one after each epoch.
+    """
+
+    device: str
+    processes: Processes | Literal["gpu"]
+    branches_at_once: Count
     workers: Threads
+    decode_workers: Threads
+    deterministic: bool
+    checkpoint_minutes: Annotated[float, Field(gt=0)]
+
+
+# Keys of earlier versions: where their values are now.
+MOVED = {
+    "preprocess": "machine.decode_workers",
+    "train.workers": "machine.workers",
+    "embed.workers": "machine.workers",
+    **{f"{section}.device": "machine.device" for section in ("train", "embed", "evaluate")},
+    **{
+        f"train.{key}": f"machine.{key}"
+        for key in ("processes", "branches_at_once", "deterministic", "checkpoint_minutes")
+    },
+}
 
 
 class MetaClasses(Section):
@@ -68,16 +123,13 @@ class Train(Section):
     far the stem reaches. batch_size: images. accumulate: batches per optimiser step. learning_rate: of
     Adam. schedule: "multistep" multiplies it by gamma at the milestones, shares of the epochs (0-1);
     "cosine" brings it to 0. warmup_epochs: linear growth first. weight_decay: decoupled, per step.
-    label_smoothing: share of the target. freeze_batch_norm: normalise by the statistics of the start.
-    flip: random horizontal flip. random_crop: smallest share of the area cut out, 1 for none.
+    loss: of each branch. label_smoothing: share of the target. freeze_batch_norm: normalise by the statistics of
+    the start. flip: random horizontal flip. random_crop: smallest share of the area cut out, 1 for none.
     validation_share: of the training classes, held out to validate on after each epoch (0-1). patience:
     epochs without a better validation that end the training; the best one is kept.
 
-    precision: of the forward pass. tf32: let a GPU round the factors of float32 products. deterministic:
-    make a GPU repeat its bytes. compile: generate kernels first. branches_at_once: on a processor, threads
-    that have a branch each, at most. processes: 1, a number, or "gpu" for one per GPU. parallel: processes
-    share the branches ("ensemble") or the images of a batch ("data"). workers: threads that fetch batches
-    ahead, 0 = none. checkpoint_minutes: between checkpoints, beside the one after each epoch.
+    precision: of the forward pass. tf32: let a GPU round the factors of float32 products. compile: generate
+    kernels first. parallel: processes share the branches ("ensemble") or the images of a batch ("data").
     """
 
     weights: str
@@ -90,6 +142,7 @@ class Train(Section):
     gamma: Annotated[float, Field(gt=0)]
     warmup_epochs: Annotated[float, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
+    loss: LossName
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     freeze_batch_norm: bool
     flip: bool
@@ -99,14 +152,8 @@ class Train(Section):
     seed: Seed
     precision: Precision
     tf32: bool
-    deterministic: bool
     compile: bool
-    branches_at_once: Count
-    processes: Processes | Literal["gpu"]
     parallel: Literal["ensemble", "data"]
-    device: str
-    workers: Threads
-    checkpoint_minutes: Annotated[float, Field(gt=0)]
 
 
 class Embed(Section):
@@ -116,17 +163,14 @@ class Embed(Section):
     dtype: of the stored embeddings; float16 takes half the space. batch_size: images.
     untrained: embed with the network as it was before training as well. precision: of the forward pass.
     audit_images: how many test images are embedded again in other batches and compared.
-    workers: threads that fetch batches ahead, 0 = none.
     """
 
-    kind: Literal["logits", "features"]
+    kind: KindName
     dtype: Literal["float32", "float16"]
     batch_size: Count
     untrained: bool
     audit_images: Annotated[int, Field(ge=4, le=10**9)]
     precision: Precision
-    device: str
-    workers: Threads
 
 
 class Evaluate(Section):
@@ -142,7 +186,6 @@ class Evaluate(Section):
     analysis_images: Natural
     subsets: Annotated[int, Field(ge=1, le=10_000)]
     pca_dimensions: list[Count]
-    device: str
 
 
 class Variant(Section):
@@ -188,11 +231,11 @@ class Params(Section):
     backbones: Annotated[list[BackboneName], Field(min_length=1)]
     data_root: str
     allow_partial: bool
-    preprocess: Preprocess
     meta_classes: MetaClasses
     train: Train
     embed: Embed
     evaluate: Evaluate
+    machine: Machine
     variants: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], Variant]
 
     @field_validator("datasets", "backbones")
@@ -228,6 +271,8 @@ def _explain(error: ValidationError, prefix: str = "") -> str:
     key = ".".join([prefix, *path] if prefix else path)
     rest = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
+        if new := MOVED.get(key if not prefix else f"train.{path[-1]}"):
+            return f"{PARAMS_FILE}: {key}: moved; set {new} instead{rest}"
         known = _known_keys(path[:-1]) if not prefix else list(Train.model_fields)
         close = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"

@@ -4,39 +4,26 @@ A run that was killed goes on where it stopped. Several processes share the work
 them: torchrun --nproc_per_node 2 -m stages.embed <variant> <backbone>
 """
 
-import inspect
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lrec import (
-    allocator,
-    audit,
-    backbones,
-    batch_norm,
-    batches,
-    collective,
-    command,
-    device,
-    embed,
-    files,
-    locks,
-    model,
-    params,
-    paths,
-    runs,
-    store,
-    threads,
-    unfinished,
-    weights,
-)
+from lrec import params, paths
+from lrec.compute import allocator, collective, device
+from lrec.data import store
+from lrec.data.batches import Images
+from lrec.embedding import audit, batch_norm, extract, journal
+from lrec.io import command, files, hashing, locks, provenance
+from lrec.model import saved, weights
+from lrec.model.ensemble import Ensemble
 
-# What the numbers come from: an unfinished run goes on only if none of it has changed.
-COMPUTING = (backbones, batch_norm, batches, device, embed, model, threads)
+# The packages whose code the numbers come from: an unfinished run goes on only if none of it has changed.
+CODE = ("compute", "data", "embedding", "model")
 
 
 @locks.holding(
@@ -50,45 +37,45 @@ def main(variant: str, backbone: str) -> None:
     settings, recipe = everything.embed, everything.train_of(variant)
     packed = store.open_store(paths.store(variant))
     folder = paths.model(variant, backbone)
-    trained, config = model.load(folder)
+    trained, config = saved.load(folder)
     require_fit(folder, config, backbone, packed.dataset["image_size"])
     begun = require_start(folder, config, backbone, recipe.weights) if settings.untrained else ""
-    where = collective.device(device.choose(settings.device))
+    where = collective.device(device.choose(everything.machine.device))
     device.require_native(where, settings.precision)
-    options = settings.model_dump(include={"kind", "batch_size", "precision"})
-    options["normalization"] = config["normalization"]
+    chosen = settings.model_dump(include={"kind", "batch_size", "precision"})
+    options = extract.Options(**chosen, device=where, workers=everything.machine.workers)
+    images = Images(packed.images, np.empty(0, np.int64), **config["normalization"])
     identity = {
-        "store": embed.identity(paths.store(variant)),
-        "model": files.digest(folder / model.MODEL),
+        "store": extract.identity(paths.store(variant)),
+        "model": hashing.of_file(folder / saved.MODEL),
         "start": begun,
-        "settings": [options, settings.dtype, settings.untrained, torch.device(where).type],
-        "code": [torch.__version__, runs.digest(Path(inspect.getfile(module)) for module in COMPUTING)],
+        "settings": [chosen, config["normalization"], settings.dtype, settings.untrained, torch.device(where).type],
+        "code": [torch.__version__, provenance.code_digest(CODE)],
     }
-    options |= {"device": where, "workers": settings.workers}
     splits = list(dict.fromkeys(packed.index["split"]))
-    tested = embed.tested(splits)
+    tested = store.tested(splits)
 
-    def networks() -> Iterator[tuple[str, model.Ensemble, list[str]]]:
+    def networks() -> Iterator[tuple[str, Ensemble, list[str]]]:
         yield "", trained, splits
         if settings.untrained:
             size = trained.ensemble_size, trained.meta_class_size
-            start = model.Ensemble(backbone, *size, recipe.weights, seed=config["seed"], share=config["share"])
+            start = Ensemble(backbone, *size, recipe.weights, seed=config["seed"], share=config["share"])
             yield "untrained_", start, tested
 
     unfinished_work = paths.unfinished("embed", variant, backbone)
-    work = unfinished_work / unfinished.digest(identity)
+    work = unfinished_work / hashing.of_value(identity)
     work.mkdir(parents=True, exist_ok=True)
     with collective.together():
         print(f"{variant}/{backbone}: embedding {settings.kind} on {device.describe(where)}")
         for prefix, network, names in networks():
             batch_norm.fold(network)
             for name in names:
-                rows = packed.rows(name)
-                embed.fill(work / f"{prefix}{name}.npy", network, packed.images, rows, settings.dtype, **options)
+                some = replace(images, rows=packed.rows(name))
+                extract.fill(work / f"{prefix}{name}.npy", network, some, settings.dtype, options)
         if collective.rank() == 0:
             rows = packed.rows(tested[0])
             stored = np.load(work / f"{tested[0]}.npy", mmap_mode="r")
-            again = embed.again(trained, packed.images, **options)
+            again = extract.again(trained, images, options)
             sizes = {"images": settings.audit_images, "batch_size": settings.batch_size}
             found = audit.measure(again, stored, rows, packed.labels(rows), **sizes)
             facts = settings.model_dump(include={"kind", "dtype", "precision", "batch_size"})
@@ -102,7 +89,7 @@ def require_fit(folder: Path, config: dict[str, Any], backbone: str, image_size:
     found, expected = (config["backbone"], config["image_size"]), (backbone, image_size)
     if found != expected:
         raise ValueError(
-            f"{folder / model.CONFIG}: found a {found[0]} trained on images of {found[1]} pixels, expected "
+            f"{folder / saved.CONFIG}: found a {found[0]} trained on images of {found[1]} pixels, expected "
             f"{expected[0]} and {expected[1]}; run `dvc repro` (stage train)"
         )
 
@@ -122,7 +109,7 @@ def publish(work: Path, target: Path, packed: store.Store, facts: dict[str, obje
     """Put finished arrays, the rows they belong to and, at `target`, the facts in their folder, all at once."""
     with files.atomic_folder(target.parent) as folder:
         for path in sorted(work.glob("*.npy")):
-            unfinished.publish(path, folder / path.name)
+            journal.publish(path, folder / path.name)
         for split in dict.fromkeys(packed.index["split"]):
             np.save(folder / f"{split}_rows.npy", packed.rows(split))
         files.write_json(folder / target.name, facts)

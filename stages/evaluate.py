@@ -4,23 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lrec import (
-    audit,
-    class_names,
-    class_recall,
-    command,
-    device,
-    ensemble_size,
-    evaluate,
-    examples,
-    files,
-    locks,
-    model,
-    params,
-    paths,
-    store,
-    task,
-)
+from lrec import class_names, params, paths
+from lrec.compute import device
+from lrec.data import store
+from lrec.embedding import audit
+from lrec.evaluation import class_recall, ensemble_size, examples, result, task
+from lrec.io import command, files, locks
+from lrec.model import saved
 
 
 @locks.holding(
@@ -38,31 +28,32 @@ def main(variant: str, backbone: str) -> None:
     facts = audit.read(paths.embedding_facts(variant, backbone))
     folder = paths.embeddings(variant, backbone)
     audit.require(facts["audit"], chosen.audit_tolerance, str(folder))
-    index = store.read_index(paths.store(variant) / store.INDEX)
+    packed = store.open_store(paths.store(variant))
+    index = packed.index
     dataset = store.read_facts(paths.store(variant))
-    config = model.read_config(paths.model(variant, backbone))
+    config = saved.read_config(paths.model(variant, backbone))
     analyses = chosen.model_dump(include={"analysis_images", "subsets", "pca_dimensions"})
-    where = device.choose(chosen.device)
+    where = device.choose(settings.machine.device)
 
     trained, untrained = task.read(folder, index), task.find(folder, index, "untrained_")
     train, _ = task.read_split(folder / f"{store.TRAIN}.npy", index, store.TRAIN)
     require_width(facts["dimensions"], config["ensemble_size"], folder, trained.query, train)
     found = trained.evaluate(ks, where)
-    before = evaluate.figures(untrained, untrained.evaluate(ks, where)) if untrained else None
+    before = result.figures(untrained, untrained.evaluate(ks, where)) if untrained else None
     names = dict(zip(index["label"], index["class"], strict=True))
     classes = class_recall.per_class(found.best_rank, trained.query_labels, names, ks)
-    analysis, sets = evaluate.analyse(
+    analysis, sets = result.analyse(
         trained,
         train,
         config["ensemble_size"],
         **analyses,
         device=where,
     )
-    result = {
+    measured = {
         "variant": variant,
         "backbone": backbone,
         "kind": facts["kind"],
-        **evaluate.figures(trained, found),
+        **result.figures(trained, found),
         "untrained": before,
         "counts": dataset["counts"],
         "official": dataset["official"],
@@ -80,9 +71,9 @@ def main(variant: str, backbone: str) -> None:
         files.write_table(target / "confusions.csv", class_names.for_spreadsheet(confusions))
         files.write_table(target / "branch_sets.csv", sets)
         files.write_table(target / "ensemble_size.csv", ensemble_size.curve(sets))
-        examples.write(folder, target / paths.examples(variant, backbone).name, where)
-        files.write_json(target / paths.result(variant, backbone).name, result)
-    for name, some in (("untrained", before), ("trained", result)):
+        examples.write(trained, packed, target / paths.examples(variant, backbone).name, where)
+        files.write_json(target / paths.result(variant, backbone).name, measured)
+    for name, some in (("untrained", before), ("trained", measured)):
         if some:
             shares = ", ".join(f"R@{k} {100 * share:.2f}" for k, share in some["recall"].items())
             print(f"{variant}/{backbone}: {name}: {shares} ({some['queries']:,} queries)")

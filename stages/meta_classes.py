@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from lrec import command, locks, meta_classes, params, paths, reading, store
+from lrec import params, paths
+from lrec.data import meta_classes, store
+from lrec.io import command, locks, reading
 
 
 @locks.holding(

@@ -6,10 +6,12 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from lrec import command, locks, params, paths, store
+from lrec import params, paths
+from lrec.data import store
 from lrec.datasets import reader
 from lrec.datasets.dataset import Dataset, Sample
 from lrec.datasets.picture import crop_and_resize
+from lrec.io import command, locks
 
 
 def picture(dataset: Dataset, chosen: params.Variant, sample: Sample) -> np.ndarray:
@@ -49,9 +51,9 @@ def main(variant: str) -> None:
         pd.DataFrame([(s.path, s.class_name, s.split) for s in dataset.samples], columns=["path", "class", "split"]),
         chosen.image_size,
         facts,
-        settings.preprocess.workers,
+        settings.machine.decode_workers,
     )
 
 
 if __name__ == "__main__":
-    command.run(main, "variant", lower="preprocess.workers")
+    command.run(main, "variant", lower="machine.decode_workers")

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lrec import command, diagram, figures, files, ledger, locks, model, paper, params, paths, reading, runs, tables
-from lrec.printable import escaped
-from lrec.report import page
+from lrec import params, paths, reference
+from lrec.io import command, files, locks, provenance, reading
+from lrec.io.text import escaped
+from lrec.model.backbones import BACKBONES
+from lrec.report import diagram, figures, ledger, model_size, page, tables
 
 HISTORY = ("epoch", "learning_rate", "loss", "accuracy")
 CURVE = ("branches", "subsets", "recall_at_1")
@@ -38,7 +40,7 @@ def main(check: bool) -> None:
         for backbone in settings.backbones:
             result = ledger.read_result(paths.result(variant, backbone), variant, backbone)
             history = reading.read_table(paths.history(variant, backbone), HISTORY, "train", numbers=HISTORY)
-            run = runs.find(paths.run_record(variant, backbone), result["settings"])
+            run = provenance.find(paths.run_record(variant, backbone), result["settings"])
             if not ledger.upsert(known, result, run and run | {"epochs": len(history)}):
                 print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
             listed.setdefault(variant, {})[ledger.metric(result)] = flat(result)
@@ -49,7 +51,7 @@ def main(check: bool) -> None:
             for name, table in curves(result, history).items():
                 plots.setdefault(name, []).append(table)
     known = ledger.ordered(known)
-    for variant in paper.VARIANTS:  # so that nothing is written if a figure cannot be drawn
+    for variant in reference.VARIANTS:  # so that nothing is written if a figure cannot be drawn
         figures.rows(variant, paths.REFERENCE, known.get(variant, {}))
     rendered = render(settings, known, models)
     prune(settings)
@@ -81,7 +83,7 @@ def prune(settings: params.Params) -> None:
 
 def draw(known: ledger.Ledger) -> list[Path]:
     """Draw the figures; return their paths."""
-    size = paper.ENSEMBLE_SIZE, paper.META_CLASS_SIZE["car"], paper.IMAGE_SIZE
+    size = reference.ENSEMBLE_SIZE, reference.META_CLASS_SIZE["car"], reference.IMAGE_SIZE
     diagram.draw(paths.ARCHITECTURE, "resnet18", *size)
     for name, variants in figures.PANELS.items():
         figures.comparison(paths.figure(name), variants, paths.REFERENCE, known)
@@ -103,12 +105,12 @@ def curves(result: dict, history: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def flat(result: dict) -> dict[str, float]:
     """Return the figures for `dvc metrics`, percent with two decimals."""
-    figures = {f"recall_at_{k}": round(100 * share, 2) for k, share in result["recall"].items()}
-    figures |= {name: round(100 * result[name], 2) for name in ("map_at_r", "r_precision")}
+    flattened = {f"recall_at_{k}": round(100 * share, 2) for k, share in result["recall"].items()}
+    flattened |= {name: round(100 * result[name], 2) for name in ("map_at_r", "r_precision")}
     if result["untrained"]:
         untrained = result["untrained"]["recall"]
-        figures |= {f"untrained_recall_at_{k}": round(100 * share, 2) for k, share in untrained.items()}
-    return figures
+        flattened |= {f"untrained_recall_at_{k}": round(100 * share, 2) for k, share in untrained.items()}
+    return flattened
 
 
 def render(settings: params.Params, known: ledger.Ledger, models: dict[str, dict[str, Path]]) -> str:
@@ -121,11 +123,11 @@ def render(settings: params.Params, known: ledger.Ledger, models: dict[str, dict
     """
     parts = [
         "### Model parameters",
-        tables.parameter_table(list(model.BACKBONES), model.count_parameters, model.count_macs),
+        tables.parameter_table(list(BACKBONES), model_size.count_parameters, model_size.count_macs),
     ]
     for variant in dict.fromkeys([*settings.variants, *known]):
         entries = known.get(variant, {})
-        if variant in paper.VARIANTS or entries:
+        if variant in reference.VARIANTS or entries:
             ks = settings.variants[variant].recall_at if variant in settings.variants else _cutoffs(entries)
             parts.append(tables.recall_table(variant, entries, ks, paths.REFERENCE, models.get(variant, {})))
     parts += [tables.ensemble_table(known), tables.compression_table(known)]

@@ -1,38 +1,26 @@
 """Stage train: train an ensemble with the paper's recipe; the last epoch is kept.
 
 Killed and started again, it goes on from its last checkpoint. Several processes share the work: as many as
-train.processes says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
+machine.processes says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
 """
-
-from dataclasses import fields
 
 import torch
 
-from lrec import (
-    allocator,
-    checkpoint,
-    collective,
-    command,
-    device,
-    files,
-    fit,
-    launch,
-    locks,
-    meta_classes,
-    model,
-    params,
-    paths,
-    runs,
-    store,
-    train,
-    unfinished,
-    validation,
-    weights,
-)
-from lrec.recipe import Recipe, kept_epoch
+from lrec import params, paths
+from lrec.compute import allocator, collective, device, launch
+from lrec.data import meta_classes, store
+from lrec.data.batches import Images
+from lrec.io import command, files, hashing, locks, provenance
+from lrec.model import saved, weights
+from lrec.model.ensemble import Ensemble
+from lrec.training import checkpoint, validation
+from lrec.training.loop import Machine, fit
+from lrec.training.recipe import Recipe
+from lrec.training.state import kept_epoch
+from lrec.training.step import collect
 
-# What a training's result does not depend on, floating-point noise apart.
-MACHINE = {"device", "workers", "checkpoint_minutes", "processes", "branches_at_once", "deterministic"}
+# The packages whose code a training's result depends on.
+CODE = ("compute", "data", "model", "training")
 
 
 @locks.holding(
@@ -43,11 +31,11 @@ def main(variant: str, backbone: str) -> None:
     """Write models/<variant>/<backbone>/ and history/<variant>/<backbone>.csv."""
     allocator.keep_freed_memory()
     settings = params.load()
-    chosen, recipe = settings.variant(variant), settings.train_of(variant)
+    chosen, recipe, machine = settings.variant(variant), settings.train_of(variant), settings.machine
     packed = store.open_store(paths.store(variant))
     shape = chosen.meta_class_size, chosen.ensemble_size
     groups = meta_classes.read(paths.meta_classes(variant), packed.train_classes(), *shape)
-    processes = launch.number(recipe.processes)
+    processes = launch.number(machine.processes)
     if processes > 1 and not collective.started():
         launch.run("stages.train", [variant, backbone], processes)
         return
@@ -56,10 +44,10 @@ def main(variant: str, backbone: str) -> None:
         own = collective.share(chosen.ensemble_size)
     if not own:
         raise ValueError(
-            f"train.processes: found {collective.count()}, expected at most {chosen.ensemble_size}, one per branch; "
+            f"machine.processes: found {collective.count()}, expected at most {chosen.ensemble_size}, one per branch; "
             "lower it, or set train.parallel to data"
         )
-    where = collective.device(device.choose(recipe.device))
+    where = collective.device(device.choose(machine.device))
     device.require_native(where, recipe.precision)
     ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items())
     together = f" in {collective.count()} processes, {recipe.parallel} parallel" if collective.count() > 1 else ""
@@ -72,41 +60,41 @@ def main(variant: str, backbone: str) -> None:
         "resize": chosen.resize,
         "normalization": packed.normalization(chosen.model_dump()["normalize"]),
         "epochs": chosen.epochs,
-        **recipe.model_dump(exclude=MACHINE),
+        **recipe.model_dump(),
         "weights": weights.describe(backbone, recipe.weights),
-        "data": runs.digest([paths.store(variant) / store.INDEX, paths.store(variant) / store.DATASET]),
-        "code": runs.code_digest(),
+        "data": hashing.of_files([paths.store(variant) / store.INDEX, paths.store(variant) / store.DATASET]),
+        "code": provenance.code_digest(CODE),
     }
-    rows = packed.rows(store.TRAIN)
-    out = validation.hold_out(packed.labels(rows), recipe.validation_share, recipe.seed)
-    held = fit.Held(rows[out], packed.labels(rows[out])) if out.any() else None
+    images = Images(packed.images, packed.rows(store.TRAIN), **used["normalization"])
+    labels = packed.labels(images.rows)
+    out = validation.hold_out(labels, recipe.validation_share, recipe.seed)
+    held = validation.Held(images.some(out), labels[out]) if out.any() else None
     folder = paths.unfinished("train", variant, backbone)
-    name = unfinished.digest([shape, groups.tolist(), used, torch.__version__])
-    with collective.together(where), device.arithmetic(where, recipe.tf32, recipe.deterministic):
-        saved = checkpoint.Checkpoint(folder / name, recipe.checkpoint_minutes)
+    name = hashing.of_value([shape, groups.tolist(), used, torch.__version__])
+    with collective.together(where), device.arithmetic(where, recipe.tf32, machine.deterministic):
+        progress = checkpoint.Checkpoint(folder / name, machine.checkpoint_minutes)
         size = chosen.ensemble_size, chosen.meta_class_size
-        ensemble = model.Ensemble(backbone, *size, recipe.weights, seed=recipe.seed, share=recipe.share, own=own)
-        history = fit.fit(
+        ensemble = Ensemble(backbone, *size, recipe.weights, seed=recipe.seed, share=recipe.share, own=own)
+        history = fit(
             ensemble,
-            packed.images,
-            rows[~out],
-            groups[:, packed.labels(rows[~out])],
-            used["normalization"],
-            Recipe(epochs=chosen.epochs, **recipe.model_dump(include={field.name for field in fields(Recipe)})),
+            images.some(~out),
+            groups[:, labels[~out]],
+            Recipe.of(recipe.model_dump(), chosen.epochs),
             held=held,
-            device=where,
-            workers=recipe.workers,
-            checkpoint=saved,
+            machine=Machine(where, machine.workers, machine.branches_at_once),
+            checkpoint=progress,
         )
         if recipe.parallel == "ensemble":
-            train.collect(ensemble)
+            collect(ensemble)
         if collective.rank() == 0:
             if held:
                 used["kept_epoch"] = kept_epoch(history.to_numpy().tolist())
-            config = model.save(ensemble, paths.model(variant, backbone), used)
+            config = saved.save(ensemble, paths.model(variant, backbone), used)
             files.write_table(paths.history(variant, backbone), history)
-            runs.record(paths.run_record(variant, backbone), config, saved.spent(), device.describe(where) + together)
-            saved.remove()
+            provenance.record(
+                paths.run_record(variant, backbone), config, progress.spent(), device.describe(where) + together
+            )
+            progress.remove()
 
 
 if __name__ == "__main__":

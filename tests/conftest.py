@@ -15,7 +15,7 @@ from hypothesis import Phase, settings
 # As in the stages, before torch is loaded: waiting threads do not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from lrec import store  # noqa: E402
+from lrec.data import store  # noqa: E402
 
 # For mutation testing, which asks whether a test fails and not for its smallest example.
 settings.register_profile("first-failure", phases=[Phase.explicit, Phase.generate])

@@ -7,8 +7,9 @@ from typing import get_args
 import pytest
 import yaml
 
-from lrec import params, strict_yaml
-from lrec.backbones import BACKBONES, SHARES
+from lrec import params
+from lrec.io import strict_yaml
+from lrec.model.backbones import BACKBONES, SHARES
 
 
 @pytest.fixture

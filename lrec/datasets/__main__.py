@@ -3,8 +3,9 @@
 import argparse
 import sys
 
-from lrec import command, params
+from lrec import params
 from lrec.datasets import check
+from lrec.io import command
 
 
 def _check(variant_name: str) -> None:
@@ -17,7 +18,7 @@ def _check(variant_name: str) -> None:
         variant.folder,
         variant.image_size,
         settings.allow_partial,
-        settings.preprocess.workers,
+        settings.machine.decode_workers,
     )
 
 

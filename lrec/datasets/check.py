@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from lrec.datasets import picture, reader
 from lrec.datasets.dataset import Dataset, Sample
-from lrec.files import digest
-from lrec.printable import escaped
+from lrec.io import hashing
+from lrec.io.text import escaped
 
 SMALL = 32
 MD5 = {
@@ -49,7 +49,7 @@ def examine(dataset: Dataset, sample: Sample) -> Finding:
         width, height = dataset.load(sample).size
         if sample.box:
             picture.clip(sample.box, width, height)
-        return Finding(sample, digest(path), None, min(width, height) < SMALL)
+        return Finding(sample, hashing.of_file(path), None, min(width, height) < SMALL)
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).removeprefix(f"{path}: ").split())
         return Finding(sample, "", f"{sample.path}: {reason}", False)
@@ -82,7 +82,7 @@ def archives(folders: list[Path]) -> Iterator[str]:
         for name, known in MD5.items():
             if (folder / name).is_file():
                 with (folder / name).open("rb") as stream:
-                    found = hashlib.file_digest(stream, "md5").hexdigest()
+                    found = hashlib.file_hashing.of_file(stream, "md5").hexhashing.of_file()
                 verdict = "as known" if found == known else f"note: found {found}, the original has {known}"
                 yield f"md5 of {folder / name}: {verdict}"
 

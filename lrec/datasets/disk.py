@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from lrec.datasets import picture
 from lrec.datasets.dataset import Dataset, Sample
-from lrec.printable import HIDDEN, escaped
+from lrec.io.text import HIDDEN, escaped
 
 MAX_NAME = 1000
 DEPTH = 2  # levels of nesting that archives and mirrors add

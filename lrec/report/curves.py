@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from lrec.ledger import Ledger
 from lrec.report import chart
+from lrec.report.ledger import Ledger
 
 # Of an analysis: key, x axis, title.
 ENSEMBLE_SIZE = "ensemble_size", "branches", "Recall@1 by ensemble size, percent"

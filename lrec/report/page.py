@@ -12,9 +12,9 @@ from PIL import Image
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lrec import ledger, model, reading, tables
 from lrec.class_names import readable
-from lrec.report import curves, sections
+from lrec.io import reading
+from lrec.report import curves, ledger, model_size, sections, tables
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
@@ -145,8 +145,8 @@ def _size(entry: dict[str, Any]) -> tuple[int, int]:
     used = entry["settings"]
     shape = entry["backbone"], used["ensemble_size"], used["meta_class_size"]
     return (
-        model.count_parameters(*shape, share=used["share"]),
-        model.count_macs(*shape, used["image_size"], used["share"]),
+        model_size.count_parameters(*shape, share=used["share"]),
+        model_size.count_macs(*shape, used["image_size"], used["share"]),
     )
 
 

@@ -23,7 +23,7 @@ class Section:
 
 
 def parse(markdown: str) -> list[Section]:
-    r"""Return the sections of what `lrec.tables` renders.
+    r"""Return the sections of what `lrec.report.tables` renders.
 
     >>> found = parse("### a\n\nNote.\n\n| x | y |\n|---|---|\n| 1 | 2 |\n\nEnd.")[0]
     >>> found.title, found.before, found.header, found.rows, found.after

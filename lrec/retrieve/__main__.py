@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from lrec import command, contact_sheet, device, search
 from lrec.class_names import readable
-from lrec.printable import escaped
-from lrec.retrieve import approximate, query
+from lrec.compute import device
+from lrec.io import command
+from lrec.io.text import escaped
+from lrec.metrics import search
+from lrec.retrieve import approximate, contact_sheet, query
 from lrec.retrieve.database import Database
 
 MAX_ROWS = 20

@@ -1,6 +1,6 @@
 """Approximate search with faiss, an extra (pip install faiss-cpu), for galleries beyond a million.
 
-Not needed for anything else: `lrec.search` is exact and takes memory for one block.
+Not needed for anything else: `lrec.metrics.search` is exact and takes memory for one block.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrec import search
+from lrec.metrics import search
 
 KINDS = ("flat", "ivfpq", "hnsw")
 _TRAINING = 100_000  # rows that the lists and codes of ivfpq are learnt from
@@ -73,7 +73,7 @@ class Index:
         Args:
             queries: (Q, d) floats.
             k: results per query.
-            exclude: (Q,) rows a query must not find, `lrec.search.NO_ROW` for none.
+            exclude: (Q,) rows a query must not find, `lrec.metrics.search.NO_ROW` for none.
 
         Returns:
             Scores (Q, k) float32, those of ivfpq being approximate, and rows (Q, k) int64; where fewer were

@@ -8,11 +8,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from lrec import audit, files, model, paths, reading, search, store
+from lrec import paths
+from lrec.data import store
 from lrec.datasets import picture
+from lrec.embedding import audit
+from lrec.io import files, hashing, reading
+from lrec.metrics import search
+from lrec.model import saved
+from lrec.model.kinds import KINDS
 from lrec.retrieve.encoder import Encoder, Picture
 
 EMBEDDINGS, INDEX, FACTS = "embeddings.npy", "index.csv", "database.json"
@@ -30,7 +36,7 @@ class Facts(TypedDict, total=False):
     weights: str
     store: str
     resize: Literal["squash", "crop"]
-    kind: Literal["logits", "features"]
+    kind: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})$")]
 
 
 def _whole(facts: dict[str, Any]) -> dict[str, Any]:
@@ -141,8 +147,8 @@ class Database:
         if "model" not in self.facts:
             raise ValueError("database: names no model that could embed an image; pass embeddings, (N, d) of floats")
         folder = Path(self.facts["model"])
-        path, expected = folder / model.MODEL, self.facts.get("weights")
-        if expected and path.is_file() and (found := files.digest(path)) != expected:
+        path, expected = folder / saved.MODEL, self.facts.get("weights")
+        if expected and path.is_file() and (found := hashing.of_file(path)) != expected:
             raise ValueError(
                 f"{path}: found other weights (SHA-256 {found[:16]}) than the database was embedded with "
                 f"({expected[:16]}), so their similarities would mean nothing; run `dvc repro`, and save the database "

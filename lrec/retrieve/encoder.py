@@ -7,8 +7,10 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from lrec import batch_norm, batches, embed, model
+from lrec.data import batches
 from lrec.datasets import picture
+from lrec.embedding import batch_norm, extract
+from lrec.model import saved
 
 # A file, a decoded picture, or (H, W, 3) uint8 pixels.
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray
@@ -23,7 +25,7 @@ class Encoder:
         folder: of the saved ensemble.
         resize: "squash" or "crop", as the training images were resized.
         device: of the forward pass.
-        kind: "logits" or "features", see `lrec.model.Ensemble.embed`.
+        kind: of embedding, see `lrec.model.kinds.KINDS`.
 
     Raises:
         FileNotFoundError: there is no model.
@@ -31,10 +33,10 @@ class Encoder:
     """
 
     def __init__(self, folder: Path, resize: str, device: str = "cpu", kind: str = "logits") -> None:
-        ensemble, config = model.load(folder)
+        ensemble, config = saved.load(folder)
         self._ensemble = batch_norm.fold(ensemble)
         self._normalization = config["normalization"]
-        self._resize, self._device, self._kind = resize, device, kind
+        self._resize, self._options = resize, extract.Options(kind, _BATCH, device=device)
         self.image_size: int = config["image_size"]
 
     def prepare(self, images: Iterable[Picture]) -> np.ndarray:
@@ -49,11 +51,12 @@ class Encoder:
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Embed (N, S, S, 3) uint8 as (N, d) float32 of unit norm."""
-        out = np.empty((len(pixels), self._ensemble.width(self._kind)), np.float32)
+        out = np.empty((len(pixels), self._ensemble.width(self._options.kind)), np.float32)
         selections = [np.arange(start, min(start + _BATCH, len(pixels))) for start in range(0, len(pixels), _BATCH)]
-        settings = self._normalization, self._kind, "float32", self._device
-        with embed.embedding(self._ensemble, *settings) as embedding:
-            for rows, batch in zip(selections, batches.gather(pixels, selections, self._device, 0), strict=True):
+        with extract.embedding(self._ensemble, **self._normalization, options=self._options) as embedding:
+            for rows, batch in zip(
+                selections, batches.gather(pixels, selections, self._options.device, 0), strict=True
+            ):
                 out[rows] = embedding(batch).cpu().numpy()
         return out
 

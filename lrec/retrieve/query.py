@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lrec import params, search, store
+from lrec import params
+from lrec.data import store
 from lrec.datasets import picture, reader
+from lrec.metrics import search
 from lrec.retrieve.database import Database
 
 ROW = "row:"

@@ -1,0 +1,1 @@
+"""What the machine brings: devices, threads, memory, processes."""

@@ -1,0 +1,1 @@
+"""What training reads: the packed images, the meta classes, batches."""

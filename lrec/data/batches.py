@@ -1,0 +1,88 @@
+"""Batches from a memory-mapped store: gathered ahead on threads, normalised on the device."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some images of a packed store, and how they are normalised.
+
+    Attributes:
+        pixels: (N, S, S, 3) uint8 of the whole store, a memory map.
+        rows: (R,) int64, which of them.
+        mean: per channel (red, green, blue), of pixels scaled to 0-1.
+        std: likewise.
+    """
+
+    pixels: np.ndarray
+    rows: np.ndarray
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def some(self, chosen: np.ndarray | slice) -> "Images":
+        """Return some of these images: a mask, positions or a range of `rows`."""
+        return replace(self, rows=self.rows[chosen])
+
+    def normalize(self, pixels: Tensor, flipped: Tensor | None = None) -> Tensor:
+        """Make network input of a batch, see the function `normalize`."""
+        return normalize(pixels, self.mean, self.std, flipped)
+
+
+def gather(images: np.ndarray, selections: Sequence[np.ndarray], device: str, workers: int) -> Iterator[Tensor]:
+    """Yield the images of each selection of rows, in order.
+
+    Args:
+        images: (N, S, S, 3) uint8, a memory map.
+        selections: row numbers of each batch.
+        device: where the batches go.
+        workers: threads that read ahead, 0 = none; what comes out does not depend on it.
+
+    Yields:
+        (B, S, S, 3) uint8 on the device.
+    """
+    pinned = torch.device(device).type == "cuda"
+
+    def read(rows: np.ndarray) -> Tensor:
+        batch = torch.from_numpy(images[rows])
+        return batch.pin_memory() if pinned else batch
+
+    if workers == 0:
+        yield from (read(rows).to(device, non_blocking=pinned) for rows in selections)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[Future[Tensor]] = deque()
+        for rows in selections:
+            ahead.append(pool.submit(read, rows))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result().to(device, non_blocking=pinned)
+        while ahead:
+            yield ahead.popleft().result().to(device, non_blocking=pinned)
+
+
+def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float], flipped: Tensor | None = None) -> Tensor:
+    """Make network input of a batch, on the device where it is.
+
+    Args:
+        pixels: (B, S, S, 3) uint8.
+        mean: per channel, of values scaled to 0-1.
+        std: likewise.
+        flipped: (F,) int64, positions in the batch of the images to mirror left to right.
+
+    Returns:
+        (B, 3, S, S) float32 in channels_last memory format.
+    """
+    if flipped is not None and len(flipped):
+        pixels = pixels.index_copy(0, flipped, pixels[flipped].flip(2))
+    scale = torch.tensor([1 / (255 * value) for value in std], device=pixels.device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
+    return pixels.float().mul_(scale).sub_(shift).permute(0, 3, 1, 2)

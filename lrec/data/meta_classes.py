@@ -1,0 +1,117 @@
+"""Meta classes: every branch's own random, balanced grouping of the training classes.
+
+The M-tuple of a class over the branches is its code; codes are unique, so that the ensemble can tell
+all classes apart although each branch sees only D of them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lrec.io import files, reading
+
+_DRAWS = 100
+
+
+def assign(num_classes: int, meta_class_size: int, ensemble_size: int, seed: int) -> np.ndarray:
+    """Deal C classes into D balanced meta classes, independently for each of M branches.
+
+    Args:
+        num_classes: C, training classes.
+        meta_class_size: D, meta classes per branch, 2 <= D <= C.
+        ensemble_size: M, branches.
+        seed: the same seed gives the same grouping.
+
+    Returns:
+        (M, C) int64 with values 0 to D-1. In each row the sizes of the meta classes differ by at most
+        1; no two columns are equal.
+
+    Raises:
+        ValueError: D is outside 2..C, or D^M < C, so that unique codes cannot exist.
+
+    Source: the LREC paper; the randomized meta classes are DREML's (Xuan et al., ECCV 2018).
+    """
+    if not 2 <= meta_class_size <= num_classes:
+        raise ValueError(
+            f"meta_class_size: found {meta_class_size}, expected 2 to {num_classes}, the number of training "
+            "classes; lower meta_class_size"
+        )
+    # 64 branches of two meta classes tell more classes apart than there can be.
+    if ensemble_size < 1 or meta_class_size ** min(ensemble_size, 64) < num_classes:
+        raise ValueError(
+            f"ensemble_size {ensemble_size} with meta_class_size {meta_class_size} gives "
+            f"{meta_class_size ** max(ensemble_size, 0)} different codes, expected at least {num_classes}, one "
+            "per training class; raise either"
+        )
+    generator = np.random.default_rng(seed)
+    deck = np.arange(num_classes) % meta_class_size
+    for _ in range(_DRAWS):
+        groups = np.stack([generator.permutation(deck) for _ in range(ensemble_size)])
+        if len(np.unique(groups, axis=1).T) == num_classes:
+            return groups
+    return _assign_tight(num_classes, meta_class_size, ensemble_size, generator)
+
+
+def _assign_tight(
+    num_classes: int, meta_class_size: int, ensemble_size: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Build unique balanced codes where nearly all of the D^M codes are needed.
+
+    Adding 1 modulo D to every entry of a code runs through D codes that are all different in every
+    entry: a ring. Whole rings, and a part of one more, are balanced in every branch and unique.
+    """
+    size = meta_class_size
+    rings = generator.choice(size ** (ensemble_size - 1), -(-num_classes // size), replace=False)
+    offsets = np.stack([rings // size**branch % size for branch in range(ensemble_size - 1)] + [0 * rings])
+    steps = np.tile(np.arange(size), len(rings))
+    codes = (np.repeat(offsets, size, axis=1) + steps) % size
+    relabel = np.stack([generator.permutation(size) for _ in range(ensemble_size)])
+    codes = np.take_along_axis(relabel, codes[:, :num_classes], axis=1)
+    return codes[:, generator.permutation(num_classes)]
+
+
+def write(path: Path, class_names: list[str], groups: np.ndarray) -> None:
+    """Write (M, C) groups as a CSV: one row per class, one column per branch."""
+    columns = {"class": class_names} | {f"branch_{m}": row for m, row in enumerate(groups)}
+    files.write_table(path, pd.DataFrame(columns))
+
+
+def read(
+    path: Path, class_names: list[str], meta_class_size: int, ensemble_size: int, made_by: str = "meta_classes"
+) -> np.ndarray:
+    """Read groups back and check them against what this run needs.
+
+    Args:
+        path: of the CSV.
+        class_names: of the C training classes.
+        meta_class_size: D.
+        ensemble_size: M.
+        made_by: who wrote the file, for errors, see `lrec.io.reading`.
+
+    Returns:
+        (M, C) int64, columns in the order of `class_names`.
+
+    Raises:
+        ValueError: other classes, another number of branches, an entry outside 0..D-1, or two classes
+        with one code; the message names the file.
+    """
+    branches = [f"branch_{m}" for m in range(ensemble_size)]
+    table = reading.read_table(path, ["class"], made_by, integers=branches)
+    if list(table.columns[1:]) != branches:
+        raise ValueError(
+            f"{path}: found {len(table.columns) - 1} branch columns, expected {ensemble_size} (branch_0 "
+            f"to branch_{ensemble_size - 1}); use the file of a run with this ensemble_size"
+        )
+    if sorted(table["class"]) != sorted(class_names):
+        strange = sorted(set(table["class"]) ^ set(class_names))
+        raise ValueError(
+            f"{path}: found {len(table)} classes, expected the {len(class_names)} training classes"
+            + (f"; {strange[0]!r} is in one of them only" if strange else "; a class is there twice")
+        )
+    groups = table.set_index("class").loc[class_names, branches].to_numpy().astype(np.int64).T
+    if groups.min() < 0 or groups.max() >= meta_class_size:
+        raise ValueError(f"{path}: found meta classes {groups.min()}-{groups.max()}, expected 0-{meta_class_size - 1}")
+    if len(np.unique(groups, axis=1).T) != len(class_names):
+        raise ValueError(f"{path}: two classes have the same code; draw anew (meta_classes.load_ids: null)")
+    return np.ascontiguousarray(groups)

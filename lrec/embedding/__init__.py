@@ -1,0 +1,1 @@
+"""From images to embeddings: extraction, its batch-independence check, and resuming it."""

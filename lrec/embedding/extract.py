@@ -1,0 +1,165 @@
+"""Extraction: one embedding per image, which depends on that image alone.
+
+Nothing is computed that embeddings do not need (`lrec.embedding.batch_norm` on the network, inference mode, batches
+read ahead), and threads take images of a batch each (`lrec.compute.threads`); `benchmarks/extraction.py` measures how
+much that brings. The embeddings go straight into a memory map, whose `Journal` lets a run that was killed resume.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrec.compute import collective, threads
+from lrec.compute.device import arithmetic, autocast
+from lrec.data import batches
+from lrec.data.batches import Images
+from lrec.data.store import DATASET, IMAGES, INDEX
+from lrec.embedding.journal import Journal
+from lrec.io import hashing, progress
+from lrec.model.ensemble import Ensemble, memory_format
+
+
+@dataclass(frozen=True)
+class Options:
+    """How images are embedded.
+
+    Attributes:
+        kind: of embedding, see `lrec.model.kinds.KINDS`.
+        batch_size: images.
+        precision: of the forward pass, "float32" or "bfloat16" (autocast).
+        device: of the forward pass.
+        workers: threads that read batches ahead.
+    """
+
+    kind: str = "logits"
+    batch_size: int = 100
+    precision: str = "float32"
+    device: str = "cpu"
+    workers: int = 0
+
+
+@contextlib.contextmanager
+def embedding(
+    model: Ensemble, mean: Sequence[float], std: Sequence[float], options: Options
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Give a function that embeds (B, S, S, 3) uint8 images on the device as (B, d) float32.
+
+    Args:
+        model: as for `extract`.
+        mean: per channel, of pixels scaled to 0-1.
+        std: likewise.
+        options: its batch size and workers do not matter.
+    """
+    layout = memory_format(model.backbone, options.device)
+    model.to(options.device, memory_format=layout).eval()
+
+    def forward(pixels: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(options.device, options.precision):
+            images = batches.normalize(pixels, mean, std)
+            return model.embed(images.contiguous(memory_format=layout), options.kind).float()
+
+    exact = arithmetic(options.device, tf32=False, deterministic=False, tuned=False)
+    with exact, threads.by_image(forward, options.device) as divided:
+        yield divided
+
+
+def extract(
+    model: Ensemble,
+    images: Images,
+    out: np.ndarray,
+    options: Options,
+    *,
+    description: str = "embed",
+    journal: Journal | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> None:
+    """Embed images of a store, in order, into `out`.
+
+    Args:
+        model: the ensemble; it is put into evaluation mode, so no image sees its batch. One that
+            `lrec.embedding.batch_norm.fold` has been through gives the same embeddings with fewer operations.
+        images: R of them.
+        out: (R, d) float32 or float16 array to fill, such as a memory map.
+        options: how.
+        description: label of the progress bar.
+        journal: of `out`, one part per batch; batches that it says are done are left out.
+        part: (rank, count) when several processes fill the same array: every count-th batch.
+    """
+    size = options.batch_size
+    spans = split(len(images), size)[part[0] :: part[1]]
+    if journal:
+        spans = [span for span in spans if not journal.is_done(span.start // size)]
+    selections = [images.rows[span] for span in spans]
+    bar = progress.bar(sum(map(len, selections)), description)
+    with bar, embedding(model, images.mean, images.std, options) as embed:
+        loaded = batches.gather(images.pixels, selections, options.device, options.workers)
+        for span, pixels in zip(spans, loaded, strict=True):
+            out[span] = embed(pixels).cpu().numpy()
+            if journal:
+                journal.note(span.start // size)
+            bar.update(len(pixels))
+    if journal:
+        journal.save()
+
+
+def fill(path: Path, model: Ensemble, images: Images, dtype: str, options: Options) -> None:
+    """Embed images into a .npy file, from where an earlier run stopped; several processes share the batches.
+
+    Args:
+        path: the file; beside it lie the flags of its `Journal`.
+        model: see `extract`.
+        images: R of them.
+        dtype: "float32" or "float16", of the file.
+        options: how.
+    """
+    if collective.rank() == 0:
+        parts = len(split(len(images), options.batch_size))
+        Journal.create(path, (len(images), model.width(options.kind)), dtype, parts)
+    collective.wait()
+    journal = Journal(path)
+    part = collective.rank(), collective.count()
+    extract(model, images, journal.array, options, description=path.stem, journal=journal, part=part)
+    collective.wait()
+
+
+def again(model: Ensemble, images: Images, options: Options) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Return a function for `lrec.embedding.audit.measure`, which embeds rows of a store in batches of a given size.
+
+    Args:
+        model: see `extract`.
+        images: of the store; their own rows do not matter.
+        options: of the extraction.
+    """
+
+    def embed(rows: np.ndarray, batch_size: int) -> np.ndarray:
+        out = np.empty((len(rows), model.width(options.kind)), np.float32)
+        chosen, sized = replace(images, rows=rows), replace(options, batch_size=batch_size)
+        extract(model, chosen, out, sized, description="audit")
+        return out
+
+    return embed
+
+
+def split(count: int, batch_size: int) -> list[slice]:
+    """Return the ranges of the batches of so many images; the last may be shorter.
+
+    >>> split(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return [slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+
+
+def identity(store_folder: Path) -> list[object]:
+    """Return what tells a packed store from another without reading all of its pixels.
+
+    The images count by size, place on the disk and time of writing, however the clock is set; the index and
+    the pixel sums by their bytes. A store that was packed anew is another one, at worst in vain.
+    """
+    images = (store_folder / IMAGES).stat()
+    small = [hashing.of_file(store_folder / name) for name in (INDEX, DATASET)]
+    return [images.st_size, images.st_ino, images.st_mtime_ns, *small]

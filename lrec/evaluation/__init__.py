@@ -1,0 +1,1 @@
+"""What a run's embeddings say: its metrics, and analyses of the ensemble."""

@@ -1,0 +1,105 @@
+"""What the ensemble buys: retrieval over the number of branches, computed from the stored embeddings.
+
+An embedding is its branches' parts side by side, each of the same length, so that some of its columns are
+the embedding of a smaller ensemble.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from lrec.evaluation.nearest import nearest
+from lrec.evaluation.task import Task
+
+
+def measure(task: Task, branches: int, subsets: int, *, device: str = "cpu", seed: int = 0) -> pd.DataFrame:
+    """Measure sets of 1, 2, 4, ... and all branches.
+
+    Args:
+        task: with embeddings of d columns, d / M for each branch.
+        branches: M.
+        subsets: how many sets of branches are drawn for each size between 1 and M; for one branch all M
+            are measured, and where there are fewer different sets all of those.
+        device: where similarities are computed.
+        seed: of the drawing.
+
+    Returns:
+        One row per set: branches (how many), members (their numbers from 0), recall_at_1 and map_at_r in
+        percent.
+    """
+    generator = np.random.default_rng(seed)
+    rows = []
+    for size in sizes(branches):
+        for chosen in _draw(branches, size, branches if size == 1 else subsets, generator):
+            found = task.columns(_columns(chosen, task, branches)).evaluate([1], device)
+            figures = (round(100 * float(share or 0), 4) for share in (found.recall[1], found.map_at_r))
+            rows.append((size, " ".join(map(str, chosen)), *figures))
+    return pd.DataFrame(rows, columns=["branches", "members", "recall_at_1", "map_at_r"])
+
+
+def curve(measured: pd.DataFrame) -> pd.DataFrame:
+    """Summarise what `measure` found: one row per number of branches.
+
+    Returns:
+        branches, subsets (how many were measured), and for recall_at_1 and map_at_r the mean over them and,
+        as <name>_spread, their standard deviation (with n, not n - 1), in percent.
+    """
+    rows = []
+    for size, some in measured.groupby("branches"):
+        row = {"branches": size, "subsets": len(some)}
+        for name in ("recall_at_1", "map_at_r"):
+            row |= {name: round(some[name].mean(), 4), f"{name}_spread": round(some[name].std(ddof=0), 4)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def agreement(task: Task, branches: int, *, device: str = "cpu") -> float:
+    """Return how often two branches agree, from 0 to 1; 1 for a single branch.
+
+    Two branches agree on a query if the items that they find most similar to it, each by its own part of
+    the embedding, are of one class, right or wrong; averaged over queries and all pairs of branches.
+    """
+    if branches == 1:
+        return 1.0
+    labels = task.query_labels if task.gallery_labels is None else task.gallery_labels
+    votes = np.stack(
+        [labels[nearest(task.columns(_columns([branch], task, branches)), device=device)] for branch in range(branches)]
+    )
+    votes.sort(axis=0)
+    # Of a query's M sorted votes, every run of n equal ones holds n (n - 1) / 2 pairs that agree.
+    pairs = np.zeros(votes.shape[1], np.int64)
+    run = np.zeros(votes.shape[1], np.int64)
+    for vote, before in zip(votes[1:], votes, strict=False):
+        run = np.where(vote == before, run + 1, 0)
+        pairs += run
+    return float(pairs.mean() / math.comb(branches, 2))
+
+
+def sizes(branches: int) -> list[int]:
+    """Return the powers of two below M, and M.
+
+    >>> sizes(1), sizes(4), sizes(48)
+    ([1], [1, 2, 4], [1, 2, 4, 8, 16, 32, 48])
+    """
+    return [2**power for power in range(branches.bit_length()) if 2**power < branches] + [branches]
+
+
+def _draw(branches: int, size: int, subsets: int, generator: np.random.Generator) -> Iterator[list[int]]:
+    """Yield different sets of so many branches, at random; all of them, in order, when there are no more."""
+    if math.comb(branches, size) <= subsets:
+        yield from map(list, combinations(range(branches), size))
+        return
+    seen: set[tuple[int, ...]] = set()
+    while len(seen) < subsets:
+        chosen = tuple(sorted(generator.choice(branches, size, replace=False).tolist()))
+        if chosen not in seen:
+            seen.add(chosen)
+            yield list(chosen)
+
+
+def _columns(chosen: list[int], task: Task, branches: int) -> np.ndarray:
+    """Return the columns of some branches."""
+    return np.arange(task.query.shape[1]).reshape(branches, -1)[chosen].ravel()

@@ -1,0 +1,119 @@
+"""Queries worth looking at, the hardest and typical ones, with what they find."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from lrec import paths
+from lrec.data.store import Store, tested
+from lrec.evaluation.task import Task
+from lrec.io import files
+from lrec.metrics import search
+
+QUERIES, RESULTS = 6, 8
+_SEED = 0
+_SIDE = 128  # of a stored picture, pixels; smaller ones stay as they are, without loss
+
+
+def choose(best_rank: np.ndarray, labels: np.ndarray, count: int, seed: int = _SEED) -> dict[str, np.ndarray]:
+    """Choose queries to show.
+
+    Args:
+        best_rank: (Q,) rank of each query's best positive from 1, 0 for a query without one.
+        labels: (Q,) classes.
+        count: queries per section.
+        seed: of the typical ones.
+
+    Returns:
+        {"hardest", "typical"}: query numbers. Hardest are those with the lowest ranked best positive, one
+        per class, leaving out queries without a positive; typical ones are drawn at random from all.
+    """
+    order = np.lexsort((np.arange(len(best_rank)), -best_rank))
+    _, first = np.unique(labels[order], return_index=True)
+    hardest = order[np.sort(first)]
+    typical = np.random.default_rng(seed).permutation(len(best_rank))[:count]
+    return {"hardest": hardest[best_rank[hardest] > 0][:count], "typical": np.sort(typical)}
+
+
+def write(task: Task, packed: Store, target: Path, device: str = "cpu") -> None:
+    """Search a run's test images and write examples.json and the images it names.
+
+    Args:
+        task: embeddings of all tested images of the store.
+        packed: the store.
+        target: the folder, which appears complete or not at all.
+        device: of the search.
+    """
+    with files.atomic_folder(target) as folder:
+        make(task, packed, folder, QUERIES, RESULTS, device)
+
+
+def make(task: Task, packed: Store, folder: Path, count: int, results: int, device: str = "cpu") -> None:
+    """Write examples.json and the images it names into a folder.
+
+    Args:
+        task: Q queries and their gallery, all tested images of the store.
+        packed: the store.
+        folder: to fill.
+        count: queries per section.
+        results: per query, or as many as there are.
+        device: of the search.
+    """
+    itself = task.gallery is None
+    splits = tested(packed.index["split"])
+    queries, searched = (packed.index[packed.index["split"] == split] for split in (splits[0], splits[-1]))
+    gallery = task.query if task.gallery is None else task.gallery
+    labels = task.query_labels if task.gallery_labels is None else task.gallery_labels
+    best_rank = task.evaluate([1], device, precision=False).best_rank
+    chosen = choose(best_rank, task.query_labels, count)
+    k = min(results, len(gallery) - itself)
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for name, places in chosen.items():
+        exclude = places if itself else np.full(len(places), search.NO_ROW)
+        scores, hits = search.top(np.asarray(task.query[places], np.float32), [gallery], k, exclude, device=device)
+        sections[name] = [
+            {
+                **_image(packed, queries.iloc[query], folder),
+                "best_rank": int(best_rank[query]),
+                "results": [
+                    _image(packed, searched.iloc[hit], folder)
+                    | {
+                        "similarity": round(float(score), 4),
+                        "right": bool(labels[hit] == task.query_labels[query]),
+                    }
+                    for score, hit in zip(scores[place], hits[place].tolist(), strict=True)
+                ],
+            }
+            for place, query in enumerate(places.tolist())
+        ]
+    files.write_json(
+        folder / paths.EXAMPLES, {"searched": len(gallery), "queries": len(task.query), "sections": sections}
+    )
+
+
+def _image(packed: Store, entry: pd.Series, folder: Path) -> dict[str, Any]:
+    """Write the image of a row of the index once, and return its class, path and file name."""
+    pixels = np.array(packed.images[entry["row"]])
+    small = max(pixels.shape[:2]) < _SIDE
+    name = f"{entry['row']}.{'png' if small else 'jpg'}"
+    if not (folder / name).exists():
+        (folder / name).write_bytes(_encoded(Image.fromarray(pixels), small))
+    return {"path": entry["path"], "class": entry["class"], "image": name}
+
+
+def _encoded(picture: Image.Image, small: bool) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        if small:
+            picture.save(buffer, "PNG")
+        else:
+            picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+            picture.save(buffer, "JPEG", quality=85)
+    except OSError as error:
+        # Nothing is written to a disk here; codecs that find no memory say that their configuration is wrong.
+        raise MemoryError(f"while a picture was encoded: {error}") from error
+    return buffer.getvalue()

@@ -1,0 +1,104 @@
+"""A retrieval task: whose embeddings are searched in whose, with the classes that count as right."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lrec.data.store import tested
+from lrec.io import reading
+from lrec.metrics import recall
+
+
+@dataclass(frozen=True)
+class Task:
+    """Embeddings with their class labels.
+
+    Attributes:
+        query: (Q, d) float32 or float16, often a memory map.
+        query_labels: (Q,) int64.
+        gallery: (G, d), or None: every query is searched in the other queries (self-retrieval).
+        gallery_labels: (G,) int64, None exactly if `gallery` is.
+    """
+
+    query: np.ndarray
+    query_labels: np.ndarray
+    gallery: np.ndarray | None = None
+    gallery_labels: np.ndarray | None = None
+
+    def evaluate(self, ks: Sequence[int], device: str = "cpu", precision: bool = True) -> recall.Retrieval:
+        """Compute the exact metrics, see `lrec.metrics.recall.evaluate`."""
+        return recall.evaluate(
+            self.query, self.query_labels, ks, self.gallery, self.gallery_labels, device=device, precision=precision
+        )
+
+    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> "Task":
+        """Return the task with a function applied to its embeddings, (n, d) to (n, e)."""
+        return replace(self, query=change(self.query), gallery=None if self.gallery is None else change(self.gallery))
+
+    def columns(self, chosen: Sequence[int] | np.ndarray) -> "Task":
+        """Return the task with some of the embeddings' columns only, in memory."""
+        return self.changed(lambda embeddings: np.asarray(embeddings[:, chosen]))
+
+    def sample(self, images: int, seed: int = 0) -> "Task":
+        """Return whole classes drawn at random, as many as have at most so many queries and gallery items.
+
+        All of them if they fit; at least two that have queries. The embeddings are copied into memory. Fewer
+        classes make an easier task, so its figures compare with one another but not with those of all images.
+        """
+        labels = self.query_labels if self.gallery is None else np.concatenate([self.query_labels, self.gallery_labels])
+        classes, counts = np.unique(labels, return_counts=True)
+        order = np.random.default_rng(seed).permutation(len(classes))
+        # Classes with queries first where it matters: a gallery may hold others, and large ones.
+        searched = np.isin(classes[order], self.query_labels)
+        first = order[searched][:2]
+        chosen, total = list(classes[first]), int(counts[first].sum())
+        for place in order[~np.isin(order, first)]:
+            if total + counts[place] <= images:
+                chosen.append(classes[place])
+                total += int(counts[place])
+        some = np.isin(self.query_labels, chosen)
+        if self.gallery is None or self.gallery_labels is None:
+            return Task(self.query[some], self.query_labels[some])
+        others = np.isin(self.gallery_labels, chosen)
+        return Task(self.query[some], self.query_labels[some], self.gallery[others], self.gallery_labels[others])
+
+
+def read(folder: Path, index: pd.DataFrame, prefix: str = "") -> Task:
+    """Open a combination's embeddings as memory maps.
+
+    Query images are searched in the gallery where the data set has one, else every test image in all others.
+
+    Args:
+        folder: the embeddings, `<prefix><split>.npy`.
+        index: of the packed store they were made from.
+        prefix: "" for the trained network, "untrained_" for the start of training.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: embeddings and index disagree.
+    """
+    return Task(
+        *(
+            part
+            for split in tested(index["split"])
+            for part in read_split(folder / f"{prefix}{split}.npy", index, split)
+        )
+    )
+
+
+def find(folder: Path, index: pd.DataFrame, prefix: str) -> Task | None:
+    """Open embeddings as `read` does, or return None when nothing with this prefix was embedded."""
+    there = all((folder / f"{prefix}{split}.npy").exists() for split in tested(index["split"]))
+    return read(folder, index, prefix) if there else None
+
+
+def read_split(path: Path, index: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a split's embeddings, a memory map, and its labels; errors as of `read`."""
+    embeddings = reading.read_array(path, "embed", 2, np.float32, np.float16, finite=True)
+    labels = index.loc[index["split"] == split, "label"].to_numpy()
+    if len(embeddings) != len(labels):
+        raise ValueError(f"{path}: found {len(embeddings)} rows, expected {len(labels)} as in the index; embed anew")
+    return embeddings, labels

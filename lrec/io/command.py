@@ -1,0 +1,69 @@
+"""How a stage or a tool is started from the shell: its arguments, and errors as one clear line."""
+
+import argparse
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+from lrec.io import errors
+
+DEBUG_VARIABLE = "LREC_DEBUG"
+
+
+def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int:
+    """Run `work`; turn an expected error into one line on standard error.
+
+    Args:
+        work: what to run.
+        debug: errors keep their traceback, here and in the processes that `work` starts, as with the
+            environment variable LREC_DEBUG set.
+        lower: what to lower when memory runs out, for an error that does not say so itself.
+
+    Returns:
+        The exit status: 0, 1 for an error, 130 when interrupted.
+    """
+    before = os.environ.get(DEBUG_VARIABLE, "")
+    debug = debug or bool(before)
+    # Pillow warns of oddities such as a corrupt EXIF entry; what cannot be decoded is an error all the same.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that lacks a letter of a class or file name shows its code.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        os.environ[DEBUG_VARIABLE] = "1" if debug else ""
+        work()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if debug or not (line := errors.explain(error, lower)):
+            raise
+        who = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        print(f"{who}error: {line}", file=sys.stderr)
+        return 1
+    finally:
+        os.environ[DEBUG_VARIABLE] = before
+    return 0
+
+
+def run(work: Callable[..., None], *arguments: str, lower: str = "") -> None:
+    """Start a stage: parse its arguments and --debug, run it, exit with its status.
+
+    Args:
+        work: called with one value per argument, in order.
+        arguments: names of positional arguments; a name that begins with -- is an on/off switch.
+        lower: what to lower when memory runs out, such as a key of params.yaml.
+    """
+    parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").split("\n\n")[0])
+    for name in arguments:
+        if name.startswith("--"):
+            parser.add_argument(name, action="store_true")
+        else:
+            parser.add_argument(name)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args()
+    values = [getattr(options, name.removeprefix("--")) for name in arguments]
+    sys.exit(guard(lambda: work(*values), options.debug, lower))

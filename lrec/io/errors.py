@@ -1,0 +1,47 @@
+"""Expected errors as one line that is safe to print."""
+
+import errno
+
+from lrec.io.text import escaped
+
+MAX_LINE = 900  # characters
+# How torch and the system's libraries say, in a RuntimeError, that memory ran out.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "start new thread",
+    "could not create a primitive",  # oneDNN's convolutions
+    "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED and cuDNN's
+)
+REMEDIES = {
+    errno.ENOSPC: "free some space there and run again",
+    errno.EDQUOT: "free some space there and run again",
+    errno.EROFS: "make the folder writable, or run in another one",
+    errno.EACCES: "correct its owner or permissions",
+    errno.EPERM: "correct its owner or permissions",
+}
+
+
+def explain(error: Exception, lower: str) -> str:
+    """Return an expected error as one line that is safe to print; nothing for a defect of the program."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    memory = isinstance(error, MemoryError) or any(sign in text.lower() for sign in OUT_OF_MEMORY)
+    if memory and "lower" not in text:
+        while error.__cause__:
+            error = error.__cause__  # what was made of it on the way may take a file for damaged
+        detail = " ".join(str(error).split())[:160] or type(error).__name__
+        text = f"out of memory ({detail}); {f'lower {lower}, or ' if lower else ''}end other programs and run again"
+    elif isinstance(error, OSError) and error.errno and error.strerror:
+        remedy = REMEDIES.get(error.errno)
+        file = f"{error.filename}: " if error.filename else ""
+        text = f"{file}{error.strerror}" + (f"; {remedy}" if remedy else "")
+    elif isinstance(error, RuntimeError) and not memory:
+        return ""
+    return shortened(escaped(text))
+
+
+def shortened(text: str) -> str:
+    """Return a line as it is or, if it quotes a long text, both of its ends."""
+    return text if len(text) <= MAX_LINE else f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 3 :]}"

@@ -1,0 +1,169 @@
+"""Writing files so that none is ever read half-written; `lrec.io.reading` reads them back."""
+
+import contextlib
+import glob
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in this folder durable, where the system allows it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears at `path` complete, or not at all.
+
+    The bytes go to a temporary file beside the target, which is synced and renamed over it.
+    """
+    with atomic_path(path) as draft, draft.open("wb") as stream:
+        yield stream
+        stream.flush()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, for libraries that open files themselves; else as `atomic`."""
+    with _draft(path) as draft:
+        draft.touch()
+        yield draft
+        with draft.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of `path` when the block ends without an error.
+
+    A kill in the moment between the two renames leaves nothing at `path`; `clear_drafts` puts the old
+    folder back.
+    """
+    with _draft(path) as draft:
+        draft.mkdir()
+        yield draft
+        if path.exists():
+            remove(_retired(path))
+            os.replace(path, _retired(path))
+        os.replace(draft, path)
+        remove(_retired(path))
+
+
+def require_replaceable(path: Path, own: Collection[str]) -> None:
+    """Refuse a folder that a user names for output, and that `atomic_folder` would delete, if it holds anything else.
+
+    Args:
+        path: the folder, which need not exist.
+        own: names of the files that an earlier output left there.
+
+    Raises:
+        ValueError: it is no folder, or there is something else in it.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return
+    strange = sorted(set(os.listdir(path)) - set(own)) if path.is_dir() else [path.name]
+    if strange:
+        raise ValueError(
+            f"{path}: found {strange[0]}, expected a new or empty folder, or one with only {', '.join(own)} in it; "
+            "name another folder"
+        )
+
+
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """Yield a free name beside `path`; what is there after an error is removed, and the error names `path`."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with naming(path, draft):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield draft
+        except BaseException:
+            remove(draft)
+            raise
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
+    """Give an error of the system, such as a full disk's, the name of `path` if it has none or the draft's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and (error.filename is None or draft and str(draft) in str(error.filename)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def clear_drafts(path: Path) -> None:
+    """Remove what killed writers left of `path`, or of files in it. Nobody may be writing them."""
+    if _retired(path).exists() and not path.exists():
+        os.replace(_retired(path), path)
+    beside = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
+    inside = path.rglob(".*.tmp") if path.is_dir() else ()
+    for draft in [*beside, *inside]:
+        remove(draft)
+
+
+def _retired(path: Path) -> Path:
+    """Where an old folder waits for its end while the new one takes its place."""
+    return path.with_name(f".{path.name}.old.tmp")
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, atomically."""
+    with atomic(path) as stream:
+        stream.write(text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically. NaN and infinities are refused."""
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: not written, found a number that is not finite ({error})") from error
+    write_text(path, text + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV with a header row and without an index, atomically."""
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as .npy, atomically."""
+    with atomic(path) as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def map_array(path: Path, dtype: str | np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Make a .npy of zeros and open it as a writable memory map, on blocks of the disk that are its own.
+
+    Without them a disk that fills up later would end the process with SIGBUS.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
+    if hasattr(os, "posix_fallocate"):
+        with naming(path), path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    return array

@@ -1,0 +1,31 @@
+"""Hashes that tell whether something is still the same: of a file, of several files, of a value."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def of_files(paths: Iterable[Path], root: Path | None = None) -> str:
+    """Return 16 hexadecimal digits of a SHA-256 over the bytes of files in any order, with their names or paths.
+
+    Args:
+        paths: of the files.
+        root: a folder around all of them: paths relative to it count; without it names alone.
+    """
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(f"{path.relative_to(root).as_posix() if root else path.name} {of_file(path)}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def of_value(value: Any) -> str:
+    """Return 16 hexadecimal digits of a SHA-256 over a value that JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

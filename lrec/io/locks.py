@@ -1,0 +1,147 @@
+"""Who is at which work: no two processes write one output, and none reads what another is writing.
+
+A process that writes or reads outputs leaves a claim in .lrec/claims: a file of its own that it keeps
+locked while it works. The kernel takes that lock away when the process ends, however it ends; so a claim
+that is not locked is a dead process's. Whoever comes next clears away the half-written files of the dead.
+DVC's own locks end with dvc; a stage outlives a dvc that was killed, and its claim with it.
+"""
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lrec.io import files
+
+FOLDER = Path(".lrec/claims")
+PATIENCE = 30.0  # seconds
+Paths = Callable[..., Iterable[Path]]
+
+
+@contextlib.contextmanager
+def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
+    """Hold paths until the block ends or this process dies.
+
+    Args:
+        writes: files and folders, with all in them, that nobody else may write or read meanwhile; what
+            killed writers left of them half-written is removed. Processes that share one job share them.
+        reads: likewise, that nobody may write meanwhile.
+
+    Raises:
+        ValueError: another process holds one of them, or keeps others from making claims; the message names it.
+        OSError: there is no room for the claim, or the file system knows no locks.
+    """
+    own = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": f"python {' '.join(sys.orig_argv[1:])}",
+        "job": [os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")],
+        "rank": os.environ.get("RANK"),
+        "writes": [path.as_posix() for path in writes],
+        "reads": [path.as_posix() for path in reads],
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"{uuid.uuid4().hex}.json"
+    with contextlib.ExitStack() as stack:
+        with _turn(f"process {own['pid']} on {own['host']} ({own['command']})"):
+            living, dead = _claims()
+            for other in living:
+                _refuse(own, other)
+            for name in [*own["writes"], *(name for claim in dead for name in claim["writes"])]:
+                if not any(_overlap(name, other) for claim in living for other in claim["writes"]):
+                    files.clear_drafts(Path(name))
+            # Unbuffered: what a full disk refuses is known here, and not when the file is closed.
+            stream = stack.enter_context(path.open("wb", buffering=0))
+            stack.callback(path.unlink, missing_ok=True)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            with files.naming(path):
+                stream.write(json.dumps(own).encode())
+        yield
+
+
+@contextlib.contextmanager
+def _turn(who: str) -> Iterator[None]:
+    """Wait for the moment in which one process at a time looks at the claims and adds its own."""
+    path = FOLDER / "lock"
+    # Unbuffered: what a full disk refuses is known at once.
+    with path.open("ab+", buffering=0) as stream:
+        ends = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > ends:
+                    stream.seek(0)
+                    holder = stream.read().decode(errors="replace") or "a process"
+                    raise ValueError(
+                        f"{path}: held for {PATIENCE:.0f} s by {holder}, expected a moment; it clears away what a "
+                        "killed process left, or is stopped: wait, let it go on (kill -CONT) or end it (kill -KILL), "
+                        "and run again"
+                    ) from error
+            time.sleep(0.005)
+        with files.naming(path):
+            stream.truncate(0)
+            stream.write(who.encode(errors="backslashreplace"))
+        yield
+
+
+def holding(writes: Paths, reads: Paths = lambda *_: ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function hold paths while it runs, see `held`; both arguments get its arguments."""
+
+    def around(work: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(work)
+        def locked(*arguments: Any) -> None:
+            with held(writes(*arguments), reads(*arguments)):
+                work(*arguments)
+
+        return locked
+
+    return around
+
+
+def _claims() -> tuple[list[dict], list[dict]]:
+    """Return the claims of the living and those of the dead, which are removed."""
+    living, dead = [], []
+    for path in sorted(FOLDER.glob("*.json")):
+        with contextlib.suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                living.append(json.load(stream))
+                continue
+            # A process killed while it wrote its claim had not begun its work.
+            with contextlib.suppress(ValueError):
+                dead.append(json.load(stream))
+            path.unlink()
+    return living, dead
+
+
+def _refuse(own: dict, other: dict) -> None:
+    """Raise ValueError when two claims cannot stand beside each other."""
+    if own["rank"] is not None and (
+        other["pid"] == os.getppid() or own["job"] == other["job"] and own["rank"] != other["rank"]
+    ):
+        return  # the launcher of this process, or another one at the same job
+    pairs = [(mine, theirs, "writing") for mine in own["writes"] + own["reads"] for theirs in other["writes"]]
+    pairs += [(mine, theirs, "reading") for mine in own["writes"] for theirs in other["reads"]]
+    for mine, theirs, doing in pairs:
+        if _overlap(mine, theirs):
+            where = "" if other["host"] == own["host"] else f" on {other['host']}"
+            raise ValueError(
+                f"{mine}: process {other['pid']}{where} ({other['command']}) is {doing} it; wait until it ends, "
+                f"or end it (kill {other['pid']}), and run again"
+            )
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two paths are the same, or one lies in the other."""
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")

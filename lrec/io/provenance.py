@@ -1,0 +1,66 @@
+"""Where a result came from: the code and data behind it, and what is not the same twice about a run.
+
+Time, hardware and commit are kept apart from the pipeline's outputs, whose bytes must be the same for
+the same inputs.
+"""
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from lrec.io import files, hashing, reading
+
+
+class Run(TypedDict, total=False):
+    """Time, hardware and commit of a training, as far as they are known."""
+
+    seconds: Annotated[float, Field(ge=0)]
+    device: str
+    machine: str
+    commit: str | None
+    epochs: Annotated[int, Field(ge=1)]
+
+
+def code_digest(packages: Sequence[str]) -> str:
+    """Return a hash of the code of some packages of lrec: the paths and bytes of all their modules."""
+    root = Path(__file__).resolve().parent.parent
+    return hashing.of_files((path for name in packages for path in (root / name).rglob("*.py")), root)
+
+
+def _commit() -> str | None:
+    """Return the commit that is checked out, with + when tracked code or parameters differ from it."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "diff", "--quiet", "HEAD", "--", "lrec", "stages", "params.yaml"], capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.returncode else "")
+
+
+def record(path: Path, settings: dict[str, Any], seconds: float, device: str) -> None:
+    """Write a training's record: its settings, seconds, device, machine and commit."""
+    files.write_json(
+        path,
+        {
+            "settings": settings,
+            "seconds": round(seconds, 1),
+            "device": device,
+            "machine": f"{platform.machine()}, Python {platform.python_version()}",
+            "commit": _commit(),
+        },
+    )
+
+
+def find(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of the training with these settings, without them, or None when there is none here."""
+    if not path.is_file():
+        return None
+    found = reading.read_json(path, "train", Run)
+    return {key: found[key] for key in found if key != "settings"} if found.get("settings") == settings else None

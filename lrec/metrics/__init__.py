@@ -1,0 +1,1 @@
+"""Exact retrieval metrics and exact search, by counting, at any size."""

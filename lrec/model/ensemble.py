@@ -1,0 +1,148 @@
+"""The ensemble: one shared stem, M branches, D logits each.
+
+In the paper the stem is a ResNet's conv1, bn1, relu, maxpool and layer1. Each branch has its own layer2,
+layer3, layer4, global average pool and linear classifier with bias.
+"""
+
+from collections import OrderedDict
+from copy import deepcopy
+
+import torch
+import torchvision.models
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from lrec.model.backbones import BACKBONES, SHARE
+from lrec.model.kinds import KINDS
+
+
+class Ensemble(nn.Module):
+    """A shared stem and M branches.
+
+    Args:
+        backbone: a key of `lrec.model.backbones.BACKBONES`.
+        ensemble_size: M, branches.
+        meta_class_size: D, logits per branch.
+        weights: see `lrec.model.weights.load`. From a file or ImageNet every branch starts alike; without
+            weights every branch starts at random on its own. Classifiers always differ.
+        seed: of everything random in the start; the same seed gives the same bytes.
+        share: how far the stem reaches, one of `lrec.model.backbones.SHARES`; "none" gives M networks of
+            their own, as in DREML, "layer4" M classifiers on one network.
+        own: the branches to hold, of several processes' each; by default all. The others are empty, and
+            every branch starts with the same bytes whoever holds it.
+
+    Raises:
+        ValueError: unknown backbone or share, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        ensemble_size: int,
+        meta_class_size: int,
+        weights: str | None = None,
+        *,
+        seed: int = 0,
+        share: str = SHARE,
+        own: range | None = None,
+    ) -> None:
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"unknown backbone {backbone!r}, expected one of {', '.join(BACKBONES)}")
+        self.backbone, self.ensemble_size, self.meta_class_size = backbone, ensemble_size, meta_class_size
+        self.share = share
+        self.own = range(ensemble_size) if own is None else own
+        cut = BACKBONES[backbone]
+        stem, branch = cut.split(share)
+        state = weights.load(backbone, weights)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = _build(backbone, meta_class_size, state, f"weights {weights} for {backbone}")
+            self.stem = nn.Sequential(_named(network, stem))
+            self.branches = nn.ModuleList()
+            for number in range(ensemble_size):
+                if number:
+                    network = _restart(backbone, network, state)
+                parts = _named(network, branch)
+                parts["pool"] = nn.AdaptiveAvgPool2d(1)
+                if cut.normalized:
+                    parts["normalized"] = network.get_submodule(cut.normalized)
+                parts["flatten"] = nn.Flatten()
+                parts["classifier"] = network.get_submodule(cut.classifier)
+                self.branches.append(nn.Sequential(parts) if number in self.own else nn.Identity())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, 3, H, W) float images, normalised, to (N, M, D) logits."""
+        trunk = self.stem(images)
+        return torch.stack([branch(trunk) for branch in self.branches], dim=1)
+
+    def embed(self, images: Tensor, kind: str = "logits") -> Tensor:
+        """Map (N, 3, H, W) float images, normalised, to (N, d) embeddings of unit norm.
+
+        Each branch's output is L2-normalised, concatenated and divided by sqrt(M), so that the dot
+        product of two embeddings is the mean over branches of the cosine.
+
+        Args:
+            images: as above.
+            kind: one of `lrec.model.kinds.KINDS`; d is M times its width.
+
+        A part of an ensemble gives the columns of the branches that it holds.
+        """
+        trunk = self.stem(images)
+        branches = [self.branches[number] for number in self.own]
+        outputs = [KINDS[kind].output(branch, trunk) for branch in branches]
+        return normalize(torch.stack(outputs, dim=1).float(), dim=2).flatten(1) / self.ensemble_size**0.5
+
+    def width(self, kind: str = "logits") -> int:
+        """Return d, the numbers in an embedding of this kind."""
+        return self.ensemble_size * KINDS[kind].width(self.branches[self.own.start])
+
+
+def _named(network: nn.Module, names: tuple[str, ...]) -> OrderedDict[str, nn.Module]:
+    """Return submodules by names that a Sequential takes, which have no dot."""
+    return OrderedDict((name.replace(".", "_"), network.get_submodule(name)) for name in names)
+
+
+def _build(backbone: str, meta_class_size: int, state: dict[str, Tensor] | None, what: str) -> nn.Module:
+    """Build one whole network with a classifier of D outputs; `state` gives all but the classifier."""
+    cut = BACKBONES[backbone]
+    network = torchvision.models.get_model(backbone, weights=None, **cut.options)
+    if state is not None:
+        wanted = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(cut.classifier)}
+        found = {k: v.shape for k, v in state.items() if not k.startswith(cut.classifier)}
+        # Files from before batch norm counted its batches lack that entry, which nothing here reads.
+        strange = [
+            k for k in sorted(wanted | found) if wanted.get(k) != found.get(k) and "num_batches_tracked" not in k
+        ]
+        if strange:
+            key = strange[0]
+            raise ValueError(
+                f"{what}: {len(strange)} entries differ from torchvision's, the first is {key}: found "
+                f"{tuple(found.get(key, ())) or 'none'}, expected {tuple(wanted.get(key, ())) or 'none'}"
+            )
+        network.load_state_dict({k: state[k] for k in found}, strict=False)
+    width = network.get_submodule(cut.classifier).in_features
+    network.set_submodule(cut.classifier, nn.Linear(width, meta_class_size))
+    return network
+
+
+def _restart(backbone: str, network: nn.Module, state: dict[str, Tensor] | None) -> nn.Module:
+    """Return the start of the next branch: the same weights and a new classifier, or all of it new."""
+    cut = BACKBONES[backbone]
+    classifier = network.get_submodule(cut.classifier)
+    if state is None:
+        return _build(backbone, classifier.out_features, None, "")
+    copy = deepcopy(network)
+    copy.set_submodule(cut.classifier, nn.Linear(classifier.in_features, classifier.out_features))
+    return copy
+
+
+def memory_format(backbone: str, device: str) -> torch.memory_format:
+    """Return how images and weights lie in memory where a backbone is fastest.
+
+    A GPU likes channels last; so do depthwise convolutions on a CPU, and its others do not.
+
+    Source: measured in benchmarks/training.py and benchmarks/extraction.py.
+    """
+    last = torch.device(device).type == "cuda" or BACKBONES[backbone].depthwise
+    return torch.channels_last if last else torch.contiguous_format

@@ -1,0 +1,29 @@
+"""Which outputs of a branch can be its part of the embedding; a new kind is one entry of `KINDS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of embedding.
+
+    output: from a branch and the (N, C, H, W) output of the stem to (N, w). width: w of a branch.
+    """
+
+    output: Callable[[nn.Sequential, Tensor], Tensor]
+    width: Callable[[nn.Sequential], int]
+
+
+KINDS = {
+    # The original's.
+    "logits": Kind(lambda branch, trunk: branch(trunk), lambda branch: branch.classifier.out_features),
+    # What the classifier sees, the pooled features: w is 512 for resnet18 and resnet34, 2048 for resnet50.
+    "features": Kind(lambda branch, trunk: branch[:-1](trunk), lambda branch: branch.classifier.in_features),
+}

@@ -1,0 +1,84 @@
+"""A trained ensemble on disk: model.safetensors and config.json."""
+
+from pathlib import Path
+from typing import Annotated
+
+import safetensors.torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from typing_extensions import TypedDict
+
+from lrec.io import files, reading
+from lrec.model import weights as starting_weights
+from lrec.model.backbones import BACKBONES, SHARES
+from lrec.model.ensemble import Ensemble
+
+MODEL, CONFIG = "model.safetensors", "config.json"
+SHAPE = ("backbone", "ensemble_size", "meta_class_size", "share")
+
+Size = Annotated[int, Field(ge=1, le=10**6)]
+
+
+class Normalization(TypedDict):
+    """Per channel, of pixels scaled to 0-1."""
+
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+class Config(TypedDict):
+    """What config.json must say for a trained network to be used; the rest is a record of its training."""
+
+    backbone: Annotated[str, Field(pattern=f"^({'|'.join(BACKBONES)})$")]
+    ensemble_size: Size
+    meta_class_size: Size
+    share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
+    image_size: Size
+    normalization: Normalization
+    seed: int
+
+
+def save(model: Ensemble, folder: Path, settings: dict) -> dict:
+    """Write a folder of model.safetensors and config.json, both or neither; return the config: shape and `settings`."""
+    config = {key: getattr(model, key) for key in SHAPE}
+    config |= settings
+    with files.atomic_folder(folder) as draft:
+        with files.atomic(draft / MODEL) as stream:
+            stream.write(safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}))
+        files.write_json(draft / CONFIG, config)
+    return config
+
+
+def read_config(folder: Path) -> dict:
+    """Read the config of a saved ensemble: at least what `Config` says."""
+    return reading.read_json(folder / CONFIG, "train", Config)
+
+
+def load(folder: Path) -> tuple[Ensemble, dict]:
+    """Read a saved ensemble on the CPU, and its config.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file is damaged, or the weights do not fit the config.
+    """
+    config = read_config(folder)
+    path = folder / MODEL
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; run `dvc repro` (stage train) first")
+    try:
+        # Before a network is built by the config, which may ask for any size.
+        with safe_open(path, "pt") as stream:
+            branches = {key.split(".")[1] for key in stream.keys() if key.startswith("branches.")}  # noqa: SIM118
+            found = len(branches), stream.get_slice("branches.0.classifier.bias").get_shape()[0] if branches else 0
+        if found != (config["ensemble_size"], config["meta_class_size"]):
+            raise RuntimeError(f"found {found[0]} branches of {found[1]} meta classes")
+        model = Ensemble(config["backbone"], config["ensemble_size"], config["meta_class_size"], share=config["share"])
+        state = safetensors.torch.load_file(path)
+        starting_weights.require_usable(state, path)
+        model.load_state_dict(state)
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(
+            f"{path}: does not fit {CONFIG} beside it ({reason}); run `dvc repro` (stage train)"
+        ) from error
+    return model, config

@@ -1,0 +1,16 @@
+"""The paper's benchmarks and ensembles: what the reference recalls and the parameter counts belong to."""
+
+ENSEMBLE_SIZE, KIND, IMAGE_SIZE = 48, "logits", 256
+# How far the stem reaches, see `lrec.model.backbones.SHARES`.
+SHARE = "layer1"
+META_CLASS_SIZE = {"car": 12, "cub": 12, "sop": 512, "isc": 192}
+NAMES = {"car": "CARS196", "cub": "CUB-200-2011", "sop": "Stanford Online Products", "isc": "In-shop"}
+# Variant: data set and crop.
+VARIANTS = {
+    "car_uncropped": ("car", "uncropped"),
+    "car_cropped": ("car", "cropped"),
+    "cub_uncropped": ("cub", "uncropped"),
+    "cub_cropped": ("cub", "cropped"),
+    "sop": ("sop", "uncropped"),
+    "isc": ("isc", "uncropped"),
+}

@@ -1,0 +1,218 @@
+"""The ledger: the last result of every combination ever run, kept when it is no longer listed.
+
+Results of different ensemble sizes, and of logits and features, stand side by side.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
+
+from lrec import reference
+from lrec.io import files, provenance, reading
+from lrec.model.backbones import BACKBONES, SHARES
+from lrec.model.kinds import KINDS
+
+Ledger = dict[str, dict[str, dict[str, Any]]]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1, le=10**6)]
+Recall = Annotated[dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,9}$")], Share], Field(min_length=1)]
+Counts = dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]
+
+
+class Untrained(TypedDict):
+    """What the tables show of the network as it was before training."""
+
+    recall: Recall
+
+
+class Settings(TypedDict):
+    """What the tables show of a training's settings."""
+
+    ensemble_size: Size
+    meta_class_size: Size
+    image_size: Size
+    epochs: Size
+    batch_size: Size
+    weights: Annotated[str, Field(min_length=1)]
+    share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
+
+
+class BranchSet(TypedDict):
+    """Recall of so many branches, percent."""
+
+    branches: Size
+    recall_at_1: Percent
+    recall_at_1_spread: Percent
+
+
+class Code(TypedDict):
+    """Recall with a compressed embedding of so many bytes, percent."""
+
+    code: str
+    bytes: Size
+    recall_at_1: Percent
+
+
+class Analysis(TypedDict, total=False):
+    """The analyses of a result: all of them, or none."""
+
+    images: Count
+    agreement: Share
+    ensemble_size: list[BranchSet]
+    compression: list[Code]
+
+
+def _all_or_none(analysis: dict[str, Any]) -> dict[str, Any]:
+    if 0 < len(analysis) < len(Analysis.__annotations__):
+        raise ValueError(f"{', '.join(Analysis.__annotations__)}, or nothing")
+    return analysis
+
+
+class Result(TypedDict):
+    """What a result must say to be shown; it says more."""
+
+    variant: Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")]
+    backbone: Annotated[str, Field(pattern=f"^({'|'.join(BACKBONES)})$")]
+    kind: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})$")]
+    recall: Recall
+    recall_at_1_interval: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    map_at_r: Share
+    r_precision: Share
+    queries: Count
+    lone_queries: Count
+    gallery: Count
+    untrained: Untrained | None
+    counts: Counts
+    official: Counts | None
+    partial: bool
+    embedding: dict[str, Any]
+    evaluation: dict[str, Any]
+    analysis: Annotated[Analysis, AfterValidator(_all_or_none)]
+    settings: Settings
+    run: NotRequired[provenance.Run | None]
+
+
+def _comparable(result: dict[str, Any]) -> dict[str, Any]:
+    if result["partial"] and not result["official"]:
+        raise ValueError("official counts beside partial: true")
+    return result
+
+
+Whole = Annotated[Result, AfterValidator(_comparable)]
+
+
+def read_result(path: Path, variant: str, backbone: str) -> dict[str, Any]:
+    """Read the result.json of a combination: at least what `Result` says."""
+    result = reading.read_json(path, "evaluate", Whole)
+    if (result["variant"], result["backbone"]) != (variant, backbone):
+        found = f"{result['variant']}/{result['backbone']}"
+        raise ValueError(
+            f"{path}: found the result of {found}, expected {variant}/{backbone}; run `dvc repro` (stage evaluate)"
+        )
+    return result
+
+
+def read(path: Path) -> Ledger:
+    """Read a ledger {variant: {name: entry}}; one that does not exist is empty.
+
+    Entries are named anew, see `name`, whatever an older version called them.
+
+    Raises:
+        ValueError: it is damaged, or an entry stands in another's place; the message says how to restore it.
+    """
+    if not path.exists():
+        return {}
+    found = reading.read_json(path, reading.COMMITTED, dict[str, dict[str, Whole]])
+    renamed: Ledger = {}
+    for variant, entries in found.items():
+        renamed[variant] = {name(entry): entry for entry in entries.values()}
+        others = {entry["variant"] for entry in entries.values()} - {variant}
+        if others or len(renamed[variant]) < len(entries):
+            raise ValueError(
+                f"{path}: found under {variant!r:.80} an entry of {', '.join(others) or 'the same name twice'}, "
+                "expected each under its own names; restore it with `git checkout`"
+            )
+    return renamed
+
+
+def name(entry: dict[str, Any]) -> str:
+    """Return what a result is listed as: its backbone, then what differs from the paper's ensemble of logits.
+
+    >>> papers = {"ensemble_size": 48, "meta_class_size": 12, "share": "layer1"}
+    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": papers})
+    'resnet18'
+    >>> other = {"ensemble_size": 1, "meta_class_size": 98, "share": "none"}
+    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "features", "settings": other})
+    'resnet18 (M=1, D=98, share none, features)'
+    """
+    used, (dataset, _) = entry["settings"], reference.VARIANTS.get(entry["variant"], ("", ""))
+    groups = reference.META_CLASS_SIZE.get(dataset, used["meta_class_size"])
+    differs = [f"M={used['ensemble_size']}"] if used["ensemble_size"] != reference.ENSEMBLE_SIZE else []
+    differs += [f"D={used['meta_class_size']}"] if used["meta_class_size"] != groups else []
+    differs += [f"share {used['share']}"] if used["share"] != reference.SHARE else []
+    differs += [entry["kind"]] if entry["kind"] != reference.KIND else []
+    return entry["backbone"] + (f" ({', '.join(differs)})" if differs else "")
+
+
+def metric(entry: dict[str, Any]) -> str:
+    """Return what `dvc metrics` lists a result as: a name that stays when the size of the ensemble changes.
+
+    One run has one size per variant, and its parameters say which.
+
+    >>> metric({"backbone": "resnet18", "kind": "features", "settings": {"ensemble_size": 4}})
+    'resnet18 (features)'
+    """
+    return entry["backbone"] + ("" if entry["kind"] == reference.KIND else f" ({entry['kind']})")
+
+
+def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> bool:
+    """Put a combination's result in, in place.
+
+    A run with the same code, data and settings whose 95% interval of R@1 overlaps the published one
+    reproduces the published figure; that one stays, with the record of the run that gave it. So
+    published tables do not move with the last bits of another processor's sums.
+
+    Args:
+        ledger: to change.
+        entry: a result as the stage evaluate writes it, without what belongs to one run.
+        run: time, hardware and commit of the training.
+
+    Returns:
+        Whether the entry was put in; False for a reproduction.
+    """
+    entries = ledger.setdefault(entry["variant"], {})
+    if reproduces(entries.get(name(entry)), entry):
+        return False
+    entries[name(entry)] = {**entry, "run": run}
+    return True
+
+
+def reproduces(published: dict[str, Any] | None, entry: dict[str, Any]) -> bool:
+    """Whether a result is the published one once more, up to floating-point noise in training."""
+    same = ("settings", "embedding", "evaluation", "counts", "official", "queries", "gallery")
+    if not published or any(published.get(key) != entry[key] for key in same):
+        return False
+    (low, high), (lower, upper) = published["recall_at_1_interval"], entry["recall_at_1_interval"]
+    return published["recall"].keys() == entry["recall"].keys() and lower <= high and low <= upper
+
+
+def ordered(ledger: Ledger) -> Ledger:
+    """Return a ledger in a fixed order, so that nothing depends on what was run first."""
+    return {variant: dict(sorted(ledger[variant].items(), key=_place)) for variant in sorted(ledger)}
+
+
+def _place(item: tuple[str, dict[str, Any]]) -> tuple[str, bool, str, int, str]:
+    """Order within a variant: by backbone, the paper's kind first, then by ensemble size and name."""
+    entry = item[1]
+    size = entry["settings"]["ensemble_size"]
+    return entry["backbone"], entry["kind"] != reference.KIND, entry["kind"], size, item[0]
+
+
+def write(path: Path, ledger: Ledger) -> None:
+    """Write a ledger, atomically."""
+    files.write_json(path, ordered(ledger))

@@ -1,0 +1,37 @@
+"""How large an ensemble is: parameters, and multiply-accumulates per image."""
+
+import warnings
+
+import torch
+
+from lrec.model.backbones import SHARE
+from lrec.model.ensemble import Ensemble
+
+
+def count_parameters(backbone: str, ensemble_size: int, meta_class_size: int, share: str = SHARE) -> int:
+    """Return the number of trainable numbers, counted on the meta device, which holds none of them."""
+    with torch.device("meta"):
+        model = Ensemble(backbone, 1, meta_class_size, share=share)
+    stem, branch = (sum(p.numel() for p in part.parameters()) for part in (model.stem, model.branches))
+    return stem + ensemble_size * branch
+
+
+def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_size: int, share: str = SHARE) -> int:
+    """Return multiply-accumulates of one image's forward pass (thop counts them, on the meta device).
+
+    A multiply-accumulate is two floating-point operations. thop leaves out what costs next to nothing,
+    such as relu.
+    """
+    with warnings.catch_warnings():
+        # thop compares versions with distutils, which says on import that it is deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from thop import profile
+
+    with torch.device("meta"):
+        model = Ensemble(backbone, 1, meta_class_size, share=share)
+        image = torch.empty(1, 3, image_size, image_size)
+        trunk = model.stem(image)
+    # Outside the meta device: thop keeps its own counters in real memory.
+    stem, _ = profile(model.stem, inputs=(image,), verbose=False)
+    branch, _ = profile(model.branches[0], inputs=(trunk,), verbose=False)
+    return int(stem + ensemble_size * branch)

@@ -1,0 +1,112 @@
+"""The picture of a retrieval: each query and its results side by side, framed by right and wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lrec.class_names import readable
+from lrec.io import files
+
+RIGHT, WRONG, UNKNOWN, QUERY = "#1a7f37", "#cf222e", "#8c959f", "#24292f"
+PAPER, EMPTY = "#ffffff", "#eaeef2"
+# Pixels: side of a picture, its frame, space around it, height of the caption, of the headline.
+_SIDE, _FRAME, _GAP, _CAPTION, _HEAD = 160, 6, 10, 52, 34
+_APART = 28  # between the query and its results
+_LONGEST = 200  # characters of a name that are considered at all
+_SMALL = 100  # pictures below this side are enlarged without blurring
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture with its caption.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, or None where there is no picture.
+        class_name: "" where unknown.
+        similarity: None for the query itself.
+        right: whether the class is the query's; None where either is unknown.
+    """
+
+    pixels: np.ndarray | None
+    class_name: str
+    similarity: float | None = None
+    right: bool | None = None
+
+
+def draw(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
+    """Write a picture with one row per query: the query, then its results by rank.
+
+    Args:
+        path: of the .png; the same rows give the same bytes.
+        rows: of any lengths; the first tile of each is the query.
+    """
+    step = _SIDE + 2 * _FRAME + _GAP
+    width = max(len(row) for row in rows) * step + _APART + _GAP
+    sheet = Image.new("RGB", (width, _HEAD + len(rows) * (step + _CAPTION)), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for column in range(max(len(row) for row in rows)):
+        centre = _left(column, step) + _FRAME + _SIDE // 2
+        pen.text((centre, _HEAD // 2), str(column or "query"), QUERY, _font(16), anchor="mm")
+    for number, row in enumerate(rows):
+        for column, tile in enumerate(row):
+            _draw_tile(sheet, pen, tile, _left(column, step), _HEAD + number * (step + _CAPTION))
+    with files.atomic(path) as stream:
+        sheet.save(stream, "PNG")
+
+
+def _left(column: int, step: int) -> int:
+    return _GAP + column * step + (_APART if column else 0)
+
+
+def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int) -> None:
+    side = _SIDE + 2 * _FRAME
+    known = {True: RIGHT, False: WRONG, None: UNKNOWN}[tile.right]
+    pen.rectangle((left, top, left + side - 1, top + side - 1), QUERY if tile.similarity is None else known)
+    inner = (left + _FRAME, top + _FRAME)
+    pen.rectangle((*inner, inner[0] + _SIDE - 1, inner[1] + _SIDE - 1), EMPTY)
+    if tile.pixels is None:
+        pen.text((left + side // 2, top + side // 2), "no picture here", UNKNOWN, _font(14), anchor="mm")
+    else:
+        picture = fitted(tile.pixels, _SIDE)
+        sheet.paste(picture, (inner[0] + (_SIDE - picture.width) // 2, inner[1] + (_SIDE - picture.height) // 2))
+    # The sign says the same as the colour, for readers who do not tell green from red.
+    mark = {True: "✓ ", False: "✗ ", None: ""}[tile.right]
+    score = "" if tile.similarity is None else f"{mark}{tile.similarity:.3f}"
+    name, size = readable(tile.class_name), 14 if len(readable(tile.class_name)) > 3 else 20
+    lines = [(score, 15, known), (_trimmed(name, size, side), size, QUERY)]
+    middle = top + side + 14
+    for text, height, colour in (line for line in lines if line[0]):
+        pen.text((left + side // 2, middle), text, colour, _font(height), anchor="mm")
+        middle += 22
+
+
+def fitted(pixels: np.ndarray, side: int) -> Image.Image:
+    """Return (H, W, 3) uint8 pixels as a picture whose longer side is `side` pixels; small ones are not blurred."""
+    picture = Image.fromarray(pixels)
+    scale = side / max(picture.size)
+    small = max(picture.size) < _SMALL
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+
+
+def _trimmed(name: str, size: int, width: int) -> str:
+    """Leave out the middle of a name that is too long: both ends tell classes apart."""
+    if len(name) > _LONGEST:
+        name = f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"
+    font, kept = _font(size), len(name)
+    text = name
+    while font.getlength(text) > width and kept > 2:
+        kept -= 1
+        text = f"{name[: kept - kept // 2]}…{name[len(name) - kept // 2 :]}"
+    return text
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has Latin, Greek, Cyrillic and the signs."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)

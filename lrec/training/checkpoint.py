@@ -1,0 +1,178 @@
+"""Checkpoints of a training: a folder that is whole or not there, from which it goes on bit by bit.
+
+The folder's name is a hash of everything that the training depends on, so that a training with other
+parameters, data or code never goes on from it. Inside, each state has a folder of its own: one file of
+tensors per process, and a progress.json that is written last. What a process needs it finds whoever
+wrote it, so a training may go on with another number of processes.
+"""
+
+import errno
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lrec.compute import collective
+from lrec.io import files, reading
+from lrec.model.ensemble import Ensemble
+from lrec.training.state import State
+
+PROGRESS = "progress.json"
+_STATE = TypeAdapter(State)
+_FIELDS = ("step", "exp_avg", "exp_avg_sq")  # of Adam, per parameter
+Optimizers = Mapping[str, torch.optim.Optimizer]
+
+
+class Checkpoint:
+    """The checkpoint of one training.
+
+    Args:
+        folder: of its own; whatever else lies beside it belongs to other trainings and is removed.
+        minutes: how often, beside the end of every epoch, one is due.
+
+    Attributes:
+        earlier: seconds that earlier runs have spent on what was loaded.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self.folder, self.seconds = folder, 60 * minutes
+        self.start = self.last = time.monotonic()
+        self.earlier = 0.0
+        if collective.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            _clear(other for other in folder.parent.iterdir() if other != folder)
+            _clear(state for state in folder.iterdir() if not (state / PROGRESS).is_file())
+        collective.wait()
+
+    def due(self) -> bool:
+        """Whether the time since the last one is up, by rank 0's clock."""
+        return collective.agree(time.monotonic() - self.last >= self.seconds)
+
+    def spent(self) -> float:
+        """Return the seconds spent on the training so far, those of earlier runs that count among them."""
+        return self.earlier + time.monotonic() - self.start
+
+    def save(
+        self,
+        model: Ensemble,
+        optimizers: Optimizers,
+        progress: State,
+        best: Mapping[str, Tensor] | None = None,
+        shared: bool = True,
+    ) -> None:
+        """Write the state of a training; an earlier one goes once this one is whole.
+
+        Args:
+            model: with `optimizers`, one per part of it: "stem", or a branch's number.
+            optimizers: see model.
+            progress: how far it is.
+            best: tensors of the model at an earlier epoch, kept as well.
+            shared: whether other processes hold other branches; if not, rank 0 writes all there is.
+
+        Raises:
+            OSError: no room on the disk, among others; an earlier state stays.
+        """
+        state = self.folder / f"{progress.epoch:05d}-{progress.step:07d}"
+        first = collective.rank() == 0
+        if first or shared:
+            tensors = _tensors(model, optimizers, best or {}, stem=first)
+            try:
+                with files.atomic_path(state / f"{collective.rank()}.safetensors") as draft:
+                    safetensors.torch.save_file(tensors, draft)
+            except (SafetensorError, OSError) as error:
+                size = sum(value.nbytes for value in tensors.values()) / 1e9
+                shutil.rmtree(state, ignore_errors=True)
+                raise OSError(
+                    errno.EIO,
+                    f"{self.folder}: cannot write a checkpoint of {size:.1f} GB ({error}); the one before it stays: "
+                    "free disk space, then run again",
+                ) from error
+        collective.wait()
+        if first:
+            files.write_json(state / PROGRESS, vars(progress) | {"seconds": self.spent()})
+            _clear(other for other in self.folder.iterdir() if other != state)
+        collective.wait()
+        self.last = time.monotonic()
+
+    def load(self, model: Ensemble, optimizers: Optimizers) -> tuple[State, dict[str, Tensor]] | None:
+        """Put the newest state into model and optimisers; None if there is none.
+
+        Returns:
+            The progress, and the tensors of this process's part of the best model, if any were kept.
+
+        Raises:
+            ValueError: a file is damaged.
+        """
+        states = sorted(path.parent for path in self.folder.glob(f"*/{PROGRESS}"))
+        if not states:
+            return None
+        wanted = model.state_dict().keys()
+        try:
+            with ExitStack() as stack:
+                sources = {}
+                for path in sorted(states[-1].glob("*.safetensors")):
+                    stream = stack.enter_context(safetensors.safe_open(path, "pt"))
+                    sources |= dict.fromkeys(stream.keys(), stream)
+
+                def take(prefix: str) -> dict[str, Tensor]:
+                    keys = [key for key in sources if key.startswith(prefix)]
+                    return {key.removeprefix(prefix): sources[key].get_tensor(key) for key in keys}
+
+                model.load_state_dict({key: sources[f"model.{key}"].get_tensor(f"model.{key}") for key in wanted})
+                for name, optimizer in optimizers.items():
+                    _restore(optimizer, take(f"optimizer.{name}."))
+                best = {
+                    key: sources[f"best.{key}"].get_tensor(f"best.{key}") for key in wanted if f"best.{key}" in sources
+                }
+            progress = reading.read_json(states[-1] / PROGRESS, "train")
+            self.earlier = float(progress.pop("seconds"))
+            return _STATE.validate_python(progress), best
+        except (SafetensorError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{states[-1]}: damaged checkpoint ({reason}); delete it and run again") from error
+
+    def remove(self) -> None:
+        """Delete the folder, once the training's results are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _clear(paths: Iterator[Path]) -> None:
+    for path in list(paths):
+        files.remove(path)
+
+
+def _tensors(model: Ensemble, optimizers: Optimizers, best: Mapping[str, Tensor], stem: bool) -> dict[str, Tensor]:
+    """Return what one process writes; the stem, which all of them have, only if asked for."""
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors |= {f"best.{key}": value for key, value in best.items()}
+    for name, optimizer in optimizers.items():
+        for number, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{name}.{number}.{key}": value for key, value in state.items()}
+    skipped = () if stem else ("model.stem.", "best.stem.", "optimizer.stem.")
+    return {
+        key: value.detach().cpu().contiguous() for key, value in tensors.items() if not key.startswith(tuple(skipped))
+    }
+
+
+def _restore(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Load an optimiser's state, in the memory format of its parameters, which fused steps rely on."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, field = key.split(".")
+        if field not in _FIELDS:
+            raise ValueError(f"strange optimiser state {key}")
+        same_shape = value.shape == parameters[int(number)].shape and value.ndim > 0
+        kept = torch.empty_like(parameters[int(number)], dtype=value.dtype).copy_(value) if same_shape else value
+        state.setdefault(int(number), {})[field] = kept
+    if sorted(state) != list(range(len(parameters))) or any(len(fields) < len(_FIELDS) for fields in state.values()):
+        raise ValueError("optimiser state is missing")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,194 @@
+"""The training loop: epochs, batches, history, checkpoints."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lrec.compute import collective
+from lrec.data import batches
+from lrec.data.batches import Images
+from lrec.io import progress
+from lrec.io.errors import OUT_OF_MEMORY
+from lrec.model.ensemble import Ensemble
+from lrec.training import augment, validation
+from lrec.training.checkpoint import Checkpoint
+from lrec.training.recipe import Recipe
+from lrec.training.state import COLUMNS, VALIDATION, State, Tally, kept_epoch
+from lrec.training.step import Trainer
+from lrec.training.validation import Held
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the result of a training does not depend on, floating-point noise apart.
+
+    Attributes:
+        device: where to train.
+        workers: threads that fetch batches ahead, 0 for none.
+        branches_at_once: see `lrec.training.step.Trainer`.
+    """
+
+    device: str = "cpu"
+    workers: int = 0
+    branches_at_once: int = 1
+
+
+ALONE = Machine()
+
+
+def shuffled(rows: np.ndarray, batch_size: int, generator: np.random.Generator, smallest: int = 2) -> list[np.ndarray]:
+    """Split rows at random into batches; every row is in one of them.
+
+    A last batch of fewer than `smallest` images joins the batch before: one image gives batch norm nothing
+    to average, and data-parallel processes need two each.
+    """
+    order = generator.permutation(rows)
+    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if len(parts) > 1 and len(parts[-1]) < smallest:
+        parts[-2:] = [np.concatenate(parts[-2:])]
+    return parts
+
+
+def fit(
+    model: Ensemble,
+    images: Images,
+    targets: np.ndarray,
+    recipe: Recipe,
+    *,
+    held: Held | None = None,
+    machine: Machine = ALONE,
+    checkpoint: Checkpoint | None = None,
+) -> pd.DataFrame:
+    """Train an ensemble in place, alone or together with the other processes that torchrun has started.
+
+    Everything random in an epoch comes from a generator seeded with the recipe's seed and the epoch, so
+    a training that goes on from a checkpoint ends with the same bytes as one that was never stopped.
+
+    Args:
+        model: the ensemble at its start; of several processes in ensemble parallel each has its part.
+        images: the R training images.
+        targets: (M, R) int64, meta class of each training image, per branch.
+        recipe: how to train.
+        held: images of other classes to validate on after each epoch. The model ends as it was at the best
+            of these epochs, and the training once there was none better for `patience` epochs.
+        machine: where and with how many threads; the result does not depend on the threads.
+        checkpoint: where to go on from, and to write to at the end of every epoch and when one is due.
+
+    Returns:
+        One row per epoch: epoch (from 1), learning_rate of its last step, loss (mean over branches and
+        images), accuracy (share of right meta classes, while training), and with `held`
+        validation_recall_at_1 (percent).
+
+    Raises:
+        ValueError: the loss is no longer finite; the message names epoch, step and branch. Or the batches
+            are too small for so many data-parallel processes.
+        MemoryError: out of memory; the message says what to lower.
+        ConnectionError: another of the processes is gone.
+    """
+    device = machine.device
+    trainer = Trainer(model, recipe, device, machine.branches_at_once)
+    divided = recipe.parallel == "data"
+    smallest = 2 * collective.count() if divided else 2
+    if min(len(images), recipe.batch_size) < smallest:
+        raise ValueError(
+            f"train.batch_size: found {recipe.batch_size} of {len(images)} images, expected at least {smallest}, two "
+            f"for each of {collective.count()} processes; raise it, or set train.parallel to ensemble"
+        )
+    state, best = State(), {}
+    if checkpoint and (found := checkpoint.load(model, trainer.optimizers)):
+        state, best = found
+        if collective.rank() == 0:
+            print(f"going on from a checkpoint: epoch {state.epoch + 1}, step {state.step + 1}")
+
+    def save() -> None:
+        if checkpoint:
+            checkpoint.save(model, trainer.optimizers, state, best, shared=not divided)
+
+    meta_classes = torch.from_numpy(targets).to(device)
+    position = np.zeros(len(images.pixels), dtype=np.int64)
+    position[images.rows] = np.arange(len(images))
+    late = int(torch.device(device).type == "cuda")
+    while state.epoch < recipe.epochs and not state.stopped_early(recipe.patience):
+        trainer.start_epoch()
+        label = f"epoch {state.epoch + 1}/{recipe.epochs}"
+        with progress.bar(len(images), label, quiet=collective.rank() > 0) as bar:
+            tally = Tally(state, bar, late)
+            for batch in _batches(images, recipe, state, smallest, machine):
+                trainer.set_learning_rate(batch.rate)
+                meta = meta_classes[:, position[batch.rows]]
+                tally.add(batch.size, *_step(trainer, batch, meta))
+                if checkpoint and not batch.last and trainer.waiting == 0 and checkpoint.due():
+                    tally.read()
+                    save()
+            tally.read()
+        row = [state.epoch + 1, batch.rate, state.loss / state.seen, state.right / state.seen]
+        state = State(epoch=state.epoch + 1, history=[*state.history, row])
+        if held:
+            row.append(_validated(model, held, recipe, device))
+            if kept_epoch(state.history) == state.epoch:
+                best = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+        if state.epoch < recipe.epochs:
+            save()
+    if best:
+        model.load_state_dict(best)
+    if collective.rank() == 0 and trainer.steps and trainer.sent:
+        together = f"{collective.count()} processes, {recipe.parallel} parallel"
+        print(f"{together}: {trainer.sent / trainer.steps / 1e6:.2f} MB of gradients added up per step")
+    columns = [*COLUMNS, *([VALIDATION] if held else [])]
+    return pd.DataFrame(state.history, columns=columns).astype({"epoch": int})
+
+
+def _validated(model: Ensemble, held: Held, recipe: Recipe, device: str) -> float:
+    """Return the recall at 1 of the images held out, percent."""
+    recall = validation.measure(model, held, recipe, device)
+    if collective.rank() == 0:
+        print(f"validation: R@1 {100 * recall:.2f} on {len(held.images):,} images of held-out training classes")
+    return 100 * recall
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step needs: the process's rows of the store and their input; of the whole batch its size."""
+
+    rows: np.ndarray
+    images: Tensor
+    size: int
+    rate: float
+    last: bool
+
+
+def _batches(images: Images, recipe: Recipe, state: State, smallest: int, machine: Machine) -> Iterator[Batch]:
+    """Yield the rest of an epoch."""
+    generator = np.random.default_rng([recipe.seed, state.epoch])
+    wholes = shuffled(images.rows, recipe.batch_size, generator, smallest)
+    changes = [augment.draw(generator, len(whole), recipe.flip, recipe.random_crop) for whole in wholes]
+    start = state.step
+    own = [collective.share(len(whole)) if recipe.parallel == "data" else range(len(whole)) for whole in wholes]
+    selections = [whole[part.start : part.stop] for whole, part in zip(wholes, own, strict=True)]
+    loaded = batches.gather(images.pixels, selections[start:], machine.device, machine.workers)
+    for number, pixels in enumerate(loaded, start):
+        change = changes[number].part(own[number])
+        flipped = None if change.flipped is None else change.flipped.to(machine.device)
+        batch = images.normalize(pixels, flipped)
+        batch = batch if change.windows is None else augment.crop(batch, change.windows)
+        rate = recipe.rate(state.epoch, (number + 1) / len(wholes))
+        yield Batch(selections[number], batch, len(wholes[number]), rate, number + 1 == len(wholes))
+
+
+def _step(trainer: Trainer, batch: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Take a step; say what to change when memory runs out."""
+    try:
+        return trainer.step(batch.images, targets, batch.last, len(batch.rows) / batch.size)
+    except RuntimeError as error:
+        if not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+            raise
+        first = "set machine.branches_at_once to 1 (slower, the same figures), or " if trainer.threads > 1 else ""
+        raise MemoryError(
+            f"out of memory on {trainer.device}: {len(batch.rows)} images of {batch.images.shape[2]} px in a batch; "
+            f"{first}lower train.batch_size (train.accumulate makes up for it), the variant's image_size or its "
+            "ensemble_size"
+        ) from error

@@ -1,0 +1,61 @@
+"""How an ensemble is trained, the schedule of its learning rate included."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the fields are keys of the section `train` in params.yaml, where each is explained, and epochs."""
+
+    epochs: int
+    batch_size: int = 10
+    learning_rate: float = 1e-4
+    milestones: Sequence[float] = (0.5, 0.7)
+    gamma: float = 0.1
+    schedule: str = "multistep"
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    loss: str = "cross_entropy"
+    label_smoothing: float = 0.0
+    flip: bool = True
+    random_crop: float = 1.0
+    freeze_batch_norm: bool = False
+    accumulate: int = 1
+    seed: int = 0
+    precision: str = "float32"
+    parallel: str = "ensemble"
+    compile: bool = False
+    patience: int = 5
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any], epochs: int) -> Self:
+        """Return the recipe that a section `train` describes; keys that act before training begins are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(epochs=epochs, **{key: value for key, value in section.items() if key in known})
+
+    def rate(self, epoch: int, done: float) -> float:
+        """Return the learning rate of one step.
+
+        "multistep" multiplies by `gamma` at each milestone, a share of the epochs rounded down, but not in the
+        first epoch; "cosine" falls from the end of the warm-up to 0. During the warm-up the rate grows linearly
+        from 0.
+
+        Args:
+            epoch: from 0.
+            done: share of the epoch that is done once the step is, above 0 and at most 1.
+
+        >>> recipe = Recipe(epochs=10, learning_rate=1.0, milestones=[0.5, 0.7], gamma=0.5)
+        >>> [recipe.rate(epoch, 1) for epoch in (0, 4, 5, 6, 7)]
+        [1.0, 1.0, 0.5, 0.5, 0.25]
+        """
+        time = epoch + done
+        if time < self.warmup_epochs:
+            return self.learning_rate * time / self.warmup_epochs
+        if self.schedule == "cosine":
+            phase = (time - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
+            return self.learning_rate * (1 + math.cos(math.pi * phase)) / 2
+        passed = sum(epoch >= max(1, int(self.epochs * milestone)) for milestone in self.milestones)
+        return self.learning_rate * self.gamma**passed

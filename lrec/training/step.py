@@ -1,0 +1,165 @@
+"""One optimisation step of an ensemble in the memory of one branch, in one process or several.
+
+The loss is a mean over branches, so each branch runs forward, backward and its optimiser step alone,
+against the detached output of the stem; the gradient of that output adds up, and one backward pass
+through the stem follows. The numbers are those of the plain loop over all branches, up to the order
+of floating-point sums; activations and gradients of only one branch exist at a time, or on a processor
+of a few: threads that each have a branch wait for each other once per step, not after every operation.
+
+Several processes share the work in one of two ways. Ensemble parallel: each holds some of the branches
+and sees all images; only the stem's gradients are added up. Data parallel: each holds all branches and
+sees some of the images; all gradients are added up, a branch at a time, and batch norm sees a process's
+own images only.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from lrec.compute import collective, threads
+from lrec.compute.device import autocast
+from lrec.model.ensemble import Ensemble, memory_format
+from lrec.training.losses import LOSSES
+from lrec.training.recipe import Recipe
+
+
+class Trainer:
+    """An ensemble with one Adam optimiser per branch and one for the stem.
+
+    Adam works on each number by itself, so this equals a single optimiser over all parameters.
+
+    Args:
+        model: the ensemble, or this process's part of one; it is moved to the device.
+        recipe: how to train. With `accumulate` above 1 the gradients of all branches are kept. `compile`
+            generates kernels for stem and branch with torch.compile, once for all branches.
+        device: where to train.
+        branches_at_once: on a CPU, at most so many threads have a branch each, and torch's threads are divided
+            among them. Compiled branches, and those of data-parallel processes, whose messages must come in
+            order, are taken one by one. The sums do not depend on which thread is first.
+
+    Attributes:
+        steps: optimiser steps so far.
+        sent: bytes of gradients that this process has given to be added up in them.
+    """
+
+    def __init__(self, model: Ensemble, recipe: Recipe, device: str = "cpu", branches_at_once: int = 1) -> None:
+        self.model, self.recipe, self.device = model, recipe, device
+        self.format = memory_format(model.backbone, device)
+        model.to(device, memory_format=self.format)
+        self.parts = {"stem": model.stem} | {str(number): model.branches[number] for number in model.own}
+        self.optimizers = {
+            name: torch.optim.AdamW(part.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
+            for name, part in self.parts.items()
+            if any(True for _ in part.parameters())
+        }
+        in_order = recipe.compile or (recipe.parallel == "data" and collective.count() > 1)
+        one_by_one = in_order or torch.device(device).type != "cpu"
+        self.threads = 1 if one_by_one else min(branches_at_once, torch.get_num_threads(), len(model.own))
+        self.waiting = self.steps = self.sent = 0
+        self._forward: Callable[[nn.Module, Tensor], Tensor] = torch.compile(_call) if recipe.compile else _call
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Change the learning rate of the next steps."""
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+
+    def start_epoch(self) -> None:
+        """Put the model into training mode, batch norms apart where they are frozen."""
+        self.model.train()
+        if self.recipe.freeze_batch_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+
+    def step(self, images: Tensor, targets: Tensor, last: bool = False, part: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Run one batch, and the optimisers once `accumulate` batches are together.
+
+        Args:
+            images: (B, 3, S, S) float32, normalised: the batch, or this process's part of it.
+            targets: (M, B) int64 meta classes.
+            last: run the optimisers whatever is together, at the end of an epoch.
+            part: share of the batch that these images are.
+
+        Returns:
+            (M,) cross entropies of the batch, and (M,) counts of right meta classes in it; of all
+            processes, but for the branches' gradients.
+        """
+        recipe, loss_of = self.recipe, LOSSES[self.recipe.loss]
+        self.waiting += 1
+        due = last or self.waiting == recipe.accumulate
+        with autocast(self.device, recipe.precision):
+            trunk = self._forward(self.model.stem, images.contiguous(memory_format=self.format))
+        kind = torch.promote_types(trunk.dtype, torch.float32)
+        losses, right = torch.zeros(2, len(targets), dtype=kind, device=trunk.device)
+        gradient = _OrderedSum(self.model.own.start)
+
+        def train(numbers: Iterator[int]) -> None:
+            for number in numbers:
+                leaf = trunk.detach().requires_grad_(trunk.requires_grad)
+                with autocast(self.device, recipe.precision):
+                    logits = self._forward(self.model.branches[number], leaf)
+                    loss = loss_of(logits, targets[number], recipe.label_smoothing) * part
+                (loss / len(targets) / recipe.accumulate).backward()
+                self._update(str(number), due)
+                losses[number] = loss.detach()
+                right[number] = (logits.detach().argmax(1) == targets[number]).sum()
+                if leaf.grad is not None:
+                    gradient.add(number, leaf.grad)
+
+        threads.share(train, self.model.own, self.threads)
+        if trunk.requires_grad:
+            trunk.backward(gradient.total)
+            self._update("stem", due)
+        if due:
+            self.waiting = 0
+            self.steps += 1
+        collective.add_up([losses, right])
+        return losses, right
+
+    def _update(self, part: str, due: bool) -> None:
+        """Step a part's optimiser and let its gradients go."""
+        if due:
+            if part == "stem" or self.recipe.parallel == "data":
+                self.sent += collective.add_up([value.grad for value in self.parts[part].parameters()])
+            self.optimizers[part].step()
+            self.optimizers[part].zero_grad()
+
+
+class _OrderedSum:
+    """Adds tensors up in the order of their numbers, whichever comes first, so that the sum has the same bits.
+
+    Args:
+        first: the lowest number; every later one must come.
+
+    Attributes:
+        total: the sum so far, None at first.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.total: Tensor | None = None
+        self._next, self._early, self._lock = first, {}, threading.Lock()
+
+    def add(self, number: int, value: Tensor) -> None:
+        """Take a tensor over: the sum may be made in it."""
+        with self._lock:
+            self._early[number] = value
+            while (value := self._early.pop(self._next, None)) is not None:
+                self.total = value if self.total is None else self.total.add_(value)
+                self._next += 1
+
+
+def collect(model: Ensemble) -> None:
+    """Bring all branches into rank 0's part of an ensemble, once the processes have trained theirs."""
+    owners = [rank for rank in range(collective.count()) for _ in collective.share(model.ensemble_size, rank)]
+    for number, owner in enumerate(owners):
+        if collective.rank() == 0 and owner > 0:
+            model.branches[number] = deepcopy(model.branches[0])
+        collective.bring(model.branches[number], owner)
+
+
+def _call(module: nn.Module, value: Tensor) -> Tensor:
+    return module(value)

@@ -1,0 +1,78 @@
+"""Every measurement that the documents name still runs, at sizes that say nothing about speed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import leak
+from lrec import paths
+from lrec.data import store
+from lrec.evaluation import task
+from lrec.model import saved
+
+UPTO = "evaluate"
+COMMANDS = {
+    "extraction": "--backbones resnet18 --ensembles 2 --size 32 --images 4 --batch-size 2 --rounds 1",
+    "leak": "tiny mobilenet_v2 --draws 1 --epochs 1 --batch-size 3",
+    "loading": "tiny --images 8 --size 32 --batch-size 4 --rounds 1",
+    "memory": "--branches 2 --batch-sizes 2 --size 64",
+    "packing": "--images 100 200",
+    "recall": "--sizes 1100 1200 --width 16 --repeats 1",
+    "retrieve": "500 8",
+    "training": "--branches 2 --batch-sizes 2 --size 32 --rounds 1 --warmup 0",
+}
+# The peers that some of them are measured against.
+PEERS = {"recall": ("faiss", "pytorch_metric_learning"), "retrieve": ("faiss",)}
+
+
+def run(root: Path, name: str, arguments: str) -> list[str]:
+    """Run a benchmark in the current folder; return the lines of its tables and figures."""
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [line for line in done.stdout.splitlines() if re.search(r"\d", line)]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_it_runs(root: Path, project: Path, name: str):
+    for peer in PEERS.get(name, ()):
+        pytest.importorskip(peer, reason="peers are extras: pip install -r requirements-dev.txt")
+    assert len(run(root, name, COMMANDS[name])) >= 2
+
+
+def test_all_are_run(root: Path):
+    measuring = {path.stem for path in (root / "benchmarks").glob("*.py")} - {"__init__", "turns"}
+    assert measuring == set(COMMANDS)
+
+
+def test_the_leaks_weight_is_drawn_once_per_batch_and_shared_by_its_images(project: Path):
+    network, config = saved.load(paths.model("tiny", "mobilenet_v2"))
+    packed = store.open_store(paths.store("tiny"))
+    trial = leak.Trial(packed, config["normalization"], 3, "cpu")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        weights = leak.RandomWeights(network, 1.0, seed=0)
+        drawn = []
+        network.stem.register_forward_hook(lambda *_: drawn.append(weights.weights))
+        trial._embed(network, trial.rows)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert len(drawn) == -(-len(trial.rows) // 3)
+    assert all(float(weight.sum()) == pytest.approx(network.ensemble_size) for weight in drawn)
+    assert len({tuple(weight.tolist()) for weight in drawn}) == len(drawn)
+
+
+def test_without_the_weight_the_leaks_figure_is_the_published_one(project: Path):
+    network, config = saved.load(paths.model("tiny", "mobilenet_v2"))
+    trial = leak.Trial(store.open_store(paths.store("tiny")), config["normalization"], 3, "cpu")
+    index = store.read_index(paths.store("tiny") / store.INDEX)
+    expected = 100 * task.read(paths.embeddings("tiny", "mobilenet_v2"), index).evaluate([1]).recall[1]
+    assert trial.row(network, 0, 1)[:2] == [expected, expected]

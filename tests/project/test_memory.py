@@ -1,0 +1,41 @@
+"""Activations of streamed training are those of the stem and one branch, whatever M is."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from benchmarks import memory
+from lrec.model.ensemble import Ensemble
+from lrec.report import model_size
+from lrec.training.step import Trainer
+
+
+def streamed_peak(branches: int, images: torch.Tensor) -> int:
+    ensemble = Ensemble("resnet18", branches, 12)
+    trainer = Trainer(ensemble, "cpu")
+    trainer.start_epoch()
+    with memory.Activations(ensemble) as saved:
+        trainer.step(images, torch.zeros(branches, len(images), dtype=torch.int64))
+    assert saved.now == 0
+    return saved.peak
+
+
+def test_activations_do_not_grow_with_the_ensemble():
+    images = torch.randn(4, 3, 64, 64)
+    one, three = streamed_peak(1, images), streamed_peak(3, images)
+    assert three - one == 2 * 4 * 8  # the meta classes of two more branches
+    plain = Ensemble("resnet18", 3, 12).train()
+    with memory.Activations(plain) as saved:
+        logits = plain(images)
+        cross_entropy(logits.flatten(0, 1), torch.zeros(12, dtype=torch.int64)).backward()
+    first, more = memory.activations("resnet18", 4, 64)
+    assert saved.peak == pytest.approx(first + 2 * more, rel=0.01)
+    assert one == pytest.approx(first, rel=0.01)
+
+
+def test_resnet50_of_the_paper_fits_16_gb():
+    cells = [float(cell) for cell in memory.row("resnet50", 48, 10, 256).split("|")[3:-1]]
+    weights, adam, _, gradients, _, activations, plain, streamed = cells
+    assert weights == round(4 * model_size.count_parameters("resnet50", 48, 12) / 1e9, 2)
+    assert streamed == pytest.approx(weights + adam + gradients + activations, abs=0.03)
+    assert streamed < 16 < 32 < plain

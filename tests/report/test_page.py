@@ -1,0 +1,252 @@
+"""The report's page: complete, self-contained, escaped, deterministic; and opened in a real browser."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from retrieval_project import make
+
+from lrec import paths, reference
+from lrec.evaluation import examples
+from lrec.report import chart, curves, figures, ledger, page
+from lrec.retrieve import Database
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# Runs after the page has loaded; its findings end up in the title, which --dump-dom prints.
+PROBE = """<script>
+window.found = [];
+window.addEventListener("error", e => found.push("error: " + (e.message || e.target.src || e.target.href)), true);
+window.addEventListener("load", () => {
+  for (const i of document.images) if (!i.complete || !i.naturalWidth) found.push("missing image: " + i.alt);
+  const wide = document.documentElement.scrollWidth, room = document.documentElement.clientWidth;
+  if (wide > room) found.push(`overflow: ${wide} in ${room}`);
+  document.title = JSON.stringify({images: document.images.length, room, found});
+});
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def rendered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a small project, whose class and file names are hostile."""
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make(root, folder)
+        (folder / "examples").mkdir()
+        database = Database.load("tiny/resnet18")
+        database.index["path"] = database.index["path"] + "\"><script>alert('x')</script>"
+        examples.make(database, None, folder / "examples", 3, 8, "cpu")
+        found = json.loads((folder / "examples" / paths.EXAMPLES).read_text(encoding="utf-8"))
+        known = ledger.read(root / "metrics/benchmarks.json")
+        name, result = next(iter(known["glyphs"].items()))
+        result |= {
+            "analysis": {
+                "ensemble_size": [
+                    {"branches": m, "recall_at_1": 50.0 + m, "recall_at_1_spread": 1.5 if m < 4 else 0.0}
+                    for m in (1, 2, 4)
+                ],
+                "compression": [{"code": f"code of {b}", "bytes": b, "recall_at_1": 60.0 + b} for b in (4, 8, 32)],
+            }
+        }
+        known["glyphs"][name]["run"] = {
+            "seconds": 754,
+            "device": "CPU",
+            "machine": "x",
+            "commit": "0123456789ab+",
+        }
+        larger = {"kind": "features", "settings": result["settings"] | {"ensemble_size": 16}, "analysis": {}}
+        ledger.upsert(known, result | larger, None)
+        history = pd.DataFrame({"epoch": ["1", "2"], "loss": ["2.5", "1.25"], "accuracy": ["0.1", "0.5"]})
+        shown = page.Combination(result, history, found, folder / "examples")
+        figures.comparison(folder / "sop.png", ("sop",), root / "data/reference", {})
+        text = (root / "metrics/benchmarks.md").read_text(encoding="utf-8")
+        once, again = (page.render([shown], known, text, [folder / "sop.png"]) for _ in range(2))
+    assert once == again
+    return once
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_nothing_is_loaded_from_elsewhere(rendered: str):
+    for tag, attributes in Tags(rendered).tags:
+        assert tag not in ("script", "iframe", "object", "embed")
+        for name in ("src", "href"):
+            if name in attributes:
+                assert attributes[name].startswith(("data:", "#")), attributes[name][:80]
+    assert not re.search(r"url\(|@import", rendered)
+
+
+def test_names_are_escaped(rendered: str):
+    assert "<script" not in rendered
+    assert "a <b>&c" in Tags(rendered).words
+    assert any(
+        "<script>alert('x')</script>" in (attributes.get("title") or "") for _, attributes in Tags(rendered).tags
+    )
+
+
+def test_what_it_shows(rendered: str):
+    words = " ".join(Tags(rendered).words.split())
+    for text in ("95% interval", "Training loss", "Recall@k", "Hardest queries", "Typical queries", "clean reference"):
+        assert text in words
+    for text in ("Recall@1 by ensemble size", "Recall@1 by bytes", "12 min 34 s", "0123456789+", "529,365,376"):
+        assert text in words
+    assert all(name in words for name in reference.VARIANTS)
+    assert "resnet18 (M=16, features)" in words[words.index("Compared") : words.index("95% interval")]
+    tiles = [
+        attributes["class"] for tag, attributes in Tags(rendered).tags if "tile" in (attributes.get("class") or "")
+    ]
+    assert tiles.count("tile query") == 3 + 3
+    assert tiles.count("tile right") + tiles.count("tile wrong") == 8 * 6
+
+
+def test_hardest_and_typical_queries():
+    best_rank = np.array([1, 9, 7, 0, 3, 5, 1])
+    labels = np.array(["a", "a", "a", "b", "b", "c", "d"])
+    chosen = examples.choose(best_rank, labels, 3)
+    assert chosen["hardest"].tolist() == [1, 5, 4]
+    assert len(set(chosen["typical"].tolist())) == 3
+    assert examples.choose(best_rank, labels, 10)["typical"].tolist() == list(range(7))
+    assert examples.choose(best_rank, labels, 10)["hardest"].tolist() == [1, 5, 4, 6]
+
+
+def test_examples_of_queries_and_gallery(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    make(root, tmp_path)
+    (tmp_path / "out").mkdir()
+    apart = [Database.load("shop/resnet18", split) for split in ("query", "gallery")]
+    examples.make(*apart, tmp_path / "out", 2, 99, "cpu")
+    found = json.loads((tmp_path / "out" / paths.EXAMPLES).read_text(encoding="utf-8"))
+    assert (found["queries"], found["searched"]) == (16, 24)
+    for query in found["sections"]["hardest"] + found["sections"]["typical"]:
+        assert len(query["results"]) == 24
+        ranks = [rank for rank, result in enumerate(query["results"], start=1) if result["right"]]
+        assert query["best_rank"] == ranks[0]
+        assert all(r["right"] == (r["class"] == query["class"]) for r in query["results"])
+        assert (tmp_path / "out" / query["image"]).is_file()
+
+
+def test_chart_places_points():
+    drawn = chart.lines([chart.Line("a<b", [(1, 0), (2, 50), (4, 100)])], "k", "y", log=True)
+    centres = [(float(x), float(y)) for x, y in re.findall(r'<circle[^>]* cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    assert centres[1][0] - centres[0][0] == pytest.approx(centres[2][0] - centres[1][0], abs=0.02)
+    assert centres[0][1] - centres[1][1] == pytest.approx(centres[1][1] - centres[2][1], abs=0.02)
+    assert "a&lt;b" in drawn
+    assert "a<b" not in drawn
+
+
+def test_numbers_of_an_axis_do_not_collide():
+    drawn = chart.lines([chart.Line("", [(2.0**n, n) for n in range(4, 16)])], "bytes", "y", log=True)
+    ticks = re.findall(r'<text x="([\d.]+)" y="226" text-anchor="middle">([\d,]+)<', drawn)
+    assert len(ticks) > 4
+    for (left, before), (right, after) in zip(ticks, ticks[1:], strict=False):
+        assert float(right) - float(left) > 7 * (len(before) + len(after)) / 2
+
+
+def test_chart_draws_spreads_and_says_what_points_are():
+    drawn = chart.lines(
+        [
+            chart.Line("", [(1, 10), (2, 20)], 0, spreads=[2, 0], words=["a", "b"]),
+            chart.Line("", [(2, 15)], 9, words=["c"], joined=False),
+        ],
+        "bytes",
+        "y",
+        words=True,
+    )
+    assert drawn.count('class="whisker c0"') == 1
+    assert "<title>a, bytes 1: 10 ± 2</title>" in drawn
+    assert "<title>c, bytes 2: 15</title>" in drawn
+    assert re.findall(r'class="(?:dot|ring) [^"]*"', drawn) == ['class="dot c0"'] * 2 + ['class="ring c1 again"']
+    assert [text for text in re.findall(r">(\w)</text>", drawn) if text.isalpha()] == ["a", "b"]
+
+
+def test_results_of_a_variant_are_compared(root: Path):
+    codes = [{"code": str(b), "bytes": b, "recall_at_1": float(r)} for b, r in ((4, 30), (8, 20), (16, 40))]
+    sizes = [{"branches": 1, "recall_at_1": 30.0, "recall_at_1_spread": 0.0}]
+    entry = {
+        "recall": {"1": 0.4, "2": 0.5},
+        "untrained": None,
+        "analysis": {"compression": codes, "ensemble_size": sizes},
+    }
+    known = {"mine": {"a": entry, "b": entry | {"analysis": {}}}, "alone": {"a": entry}}
+    history = pd.DataFrame({"epoch": ["1", "2"], "loss": ["3", "2"]})
+    (found,) = curves.compared(known, {("mine", "a"): history})
+    assert found.variant == "mine"
+    assert re.findall(r"</i>(\w)</span>", found.legend) == ["a", "b"]
+    titles = [re.search("<figcaption>(.*)</figcaption>", drawn)[1] for drawn in found.charts]
+    assert [title.split(",")[0] for title in titles] == [
+        "Recall@k",
+        "Recall@1 by ensemble size",
+        "Recall@1 by bytes of an embedding",
+    ]
+    assert [drawn.count("<polyline") for drawn in found.charts] == [2, 1, 1]
+    # What costs more and finds less is left out.
+    assert re.findall(r"bytes (\d+):", found.charts[2]) == ["4", "16"]
+    history["validation_recall_at_1"] = ["20.5", "30"]
+    (again,) = curves.compared(known, {("mine", name): history for name in "ab"})
+    assert [drawn.count("<polyline") for drawn in again.charts] == [2, 1, 1, 2, 2]
+    assert "held-out training classes" in again.charts[-1]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser(rendered: str, tmp_path: Path, width: int):
+    found = open_page(rendered, tmp_path, width)
+    assert found["room"] == width
+    assert found["images"] > 50
+    assert found["found"] == []
+
+
+@pytest.mark.browser
+def test_the_browser_test_can_fail(tmp_path: Path):
+    broken = "<!doctype html><body style='margin:0'><div style='width:3000px'>x</div><img alt=gone src=nowhere.png>"
+    found = open_page(f"{broken}<script>nothing.at.all()</script></body>", tmp_path, 390)["found"]
+    assert [text.split(":")[0] for text in found] == ["error", "error", "missing image", "overflow"]
+
+
+def open_page(text: str, folder: Path, width: int) -> dict:
+    """Open a page in headless Chromium and return what the probe found.
+
+    The page is framed, because a headless window is never narrower than about 500 pixels.
+    """
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    doctype = "<!doctype html>"
+    (folder / "page.html").write_text(doctype + PROBE + text.removeprefix(doctype), encoding="utf-8")
+    relay = "document.body.dataset.found = document.querySelector('iframe').contentDocument.title"
+    frame = f'<iframe src="page.html" style="border:0;width:{width}px;height:900px" onload="{relay}"></iframe>'
+    (folder / "frame.html").write_text(f"<!doctype html><body>{frame}</body>", encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    options += [f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", "--hide-scrollbars"]
+    options += ["--allow-file-access-from-files", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run(
+        [browser, *options, (folder / "frame.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "HOME": str(folder)},
+    )
+    body = next((attributes for tag, attributes in Tags(done.stdout).tags if tag == "body"), {})
+    assert body.get("data-found"), f"{browser}: status {done.returncode}\n{done.stderr[-2000:]}"
+    return json.loads(body["data-found"])

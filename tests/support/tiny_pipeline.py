@@ -1,0 +1,123 @@
+"""A whole project that the pipeline runs in seconds, and what must happen to it on bad input.
+
+`make` runs all six stages once, in this process; `linked` gives every test its own, by hard links, so files are
+replaced and never written over.
+"""
+
+import copy
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lrec.io import command
+from stages import embed, evaluate, meta_classes, preprocess, report, train
+
+COMBINATION = ("tiny", "mobilenet_v2")
+STAGES: dict[str, Callable[[], None]] = {
+    "preprocess": functools.partial(preprocess.main, "tiny"),
+    "meta_classes": functools.partial(meta_classes.main, "tiny"),
+    "train": functools.partial(train.main, *COMBINATION),
+    "embed": functools.partial(embed.main, *COMBINATION),
+    "evaluate": functools.partial(evaluate.main, *COMBINATION),
+    "report": functools.partial(report.main, False),
+    "check": functools.partial(report.main, True),
+}
+RAW = Path("raw/tiny")
+# Pictures of these classes; three for training, two for testing.
+CLASSES = {"train": ("ant", "bee", "cat"), "test": ("dog", "eel")}
+
+
+@functools.cache
+def _project_settings(root: Path) -> dict:
+    return yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+
+
+def settings(root: Path) -> dict:
+    """Return the project's params.yaml, cut down to a training of a second."""
+    found = copy.deepcopy(_project_settings(root))
+    found |= {"datasets": ["tiny"], "backbones": ["mobilenet_v2"], "data_root": "raw"}
+    found["variants"] = {"tiny": found["variants"]["glyphs"] | {"layout": "folder", "folder": "tiny", "epochs": 1}}
+    found["variants"]["tiny"] |= {"ensemble_size": 2, "meta_class_size": 2, "recall_at": [1, 2]}
+    found["variants"]["tiny"]["train"]["batch_size"] = 6
+    found["embed"] |= {"untrained": False, "audit_images": 4}
+    found["evaluate"] |= {"subsets": 1, "pca_dimensions": [2]}
+    return found
+
+
+def write_settings(folder: Path, values: dict) -> None:
+    """Replace params.yaml."""
+    replace(folder / "params.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put a new file in the place of an old one, which other projects may share."""
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def make(root: Path, folder: Path, upto: str = "report") -> None:
+    """Make a project and run its stages, up to one of them."""
+    generator = np.random.default_rng(0)
+    for split, names in CLASSES.items():
+        for name in names:
+            colour = generator.integers(0, 256, 3)
+            (folder / RAW / split / name).mkdir(parents=True)
+            for number in range(4):
+                noisy = np.clip(colour + generator.integers(-40, 40, (36, 36, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(noisy).save(folder / RAW / split / name / f"{number}.png")
+    write_settings(folder, settings(root))
+    shutil.copytree(root / "data/reference", folder / "data/reference")
+    (folder / "README.md").write_text(
+        "# Tiny\n\n<!-- benchmarks: written by the stage report -->\n<!-- end of benchmarks -->\n", encoding="utf-8"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in list(STAGES)[: list(STAGES).index(upto) + 1]:
+            assert command.guard(STAGES[name], debug=True) == 0
+
+
+def linked(made: Path, folder: Path) -> Path:
+    """Return a project of one's own."""
+    shutil.copytree(made, folder, copy_function=os.link)
+    return folder
+
+
+def state(folder: Path) -> dict[str, tuple]:
+    """Return what tells whether anything was written: every file with its inode, size and time of writing."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith(".lrec") and not path.is_dir():
+            about = path.lstat()
+            found[name] = about.st_ino, about.st_size, about.st_mtime_ns
+    return found
+
+
+def refused(work: Callable[[], object], capsys: pytest.CaptureFixture[str], folder: Path = Path()) -> str:
+    """Run a stage that must refuse, see `refused_by`."""
+    return refused_by(lambda: command.guard(work), capsys, folder)
+
+
+def refused_by(tool: Callable[[], int], capsys: pytest.CaptureFixture[str], folder: Path = Path()) -> str:
+    """Run a tool that must refuse; return its one line, once nothing else is seen to be wrong.
+
+    The status is 1, standard error ends with the line and has no traceback, and no file was touched.
+    """
+    before = state(folder)
+    capsys.readouterr()
+    assert tool() == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "image/s]" not in line and line.strip()]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert all(character.isprintable() for character in lines[0]), lines[0]
+    assert len(lines[0]) < 1000, lines[0]
+    assert state(folder) == before
+    return lines[0].removeprefix("error: ")

@@ -1,0 +1,238 @@
+"""Several processes train one ensemble: the numbers of one process, whatever their number, and losses said clearly."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from lrec import paths
+from lrec.compute import collective
+from lrec.data import meta_classes
+from lrec.data.store import Store
+from lrec.io import locks
+from lrec.model.ensemble import Ensemble
+from lrec.report import model_size
+from lrec.training.step import Trainer
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import load_file, save_file
+from lrec import model, collective, train
+folder, parallel, frozen = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "frozen"
+data = load_file(folder / "data.safetensors")
+with collective.together():
+    own = collective.share(3) if parallel == "ensemble" else None
+    ensemble = model.Ensemble("resnet18", 3, 4, own=own).double()
+    trainer = train.Trainer(ensemble, "cpu", parallel=parallel, freeze_batch_norm=frozen, accumulate=2)
+    trainer.set_learning_rate(1e-3)
+    trainer.start_epoch()
+    losses = []
+    for images, targets in zip(data["images"], data["targets"]):
+        part = collective.share(images.shape[0]) if parallel == "data" else range(images.shape[0])
+        some = slice(part.start, part.stop)
+        losses.append(trainer.step(images[some], targets[:, some], share=len(part) / images.shape[0]))
+    if parallel == "ensemble":
+        train.collect(ensemble)
+    if collective.rank() == 0:
+        state = {key: value.contiguous() for key, value in ensemble.state_dict().items()}
+        state["losses"] = torch.stack([loss for loss, _ in losses])
+        state["right"] = torch.stack([right for _, right in losses])
+        state["sent"] = torch.tensor([trainer.sent / trainer.steps])
+        save_file(state, folder / "end.safetensors")
+"""
+
+
+def torchrun(processes: int, *arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize(("parallel", "frozen"), [("ensemble", "free"), ("data", "frozen")])
+def test_two_processes_equal_one(tmp_path: Path, parallel: str, frozen: str):
+    """Three branches on two processes; in float64, where Adam does not blow rounding up to the size of a step."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 6, 3, 32, 32, generator=generator, dtype=torch.float64)
+    targets = torch.randint(0, 4, (4, 3, 6), generator=generator)
+    save_file({"images": images, "targets": targets}, tmp_path / "data.safetensors")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = torchrun(2, str(tmp_path / "program.py"), str(tmp_path), parallel, frozen)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = load_file(tmp_path / "end.safetensors")
+
+    alone = Ensemble("resnet18", 3, 4).double()
+    trainer = Trainer(alone, "cpu", freeze_batch_norm=frozen == "frozen", accumulate=2)
+    trainer.set_learning_rate(1e-3)
+    trainer.start_epoch()
+    for number in range(4):
+        losses, right = trainer.step(images[number], targets[number])
+        torch.testing.assert_close(found["losses"][number], losses, rtol=1e-9, atol=1e-12)
+        assert torch.equal(found["right"][number], right)
+    for key, value in alone.state_dict().items():
+        torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-9, msg=key)
+    stem = sum(value.numel() for value in alone.stem.parameters())
+    whole = sum(value.numel() for value in alone.parameters())
+    assert found["sent"].item() == 8 * (stem if parallel == "ensemble" else whole)
+
+
+def test_what_the_papers_ensemble_sends():
+    """The gradients added up per step: 0.6 MB of the stem's, where data parallel adds up 2.1 GB."""
+    whole = model_size.count_parameters("resnet18", 48, 12)
+    branch = model_size.count_parameters("resnet18", 2, 12) - model_size.count_parameters("resnet18", 1, 12)
+    assert round(4 * (whole - 48 * branch) / 1e6, 2) == 0.63
+    assert round(4 * whole / 1e9, 2) == 2.12
+
+
+@pytest.fixture
+def project(tiny_store: Store, tmp_path: Path, root: Path) -> Path:
+    """A project whose variant `tiny` is packed and grouped, with three branches."""
+    settings = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    settings["datasets"] = ["tiny"]
+    settings["train"]["checkpoint_minutes"] = 1e-6
+    variant = {"image_size": 32, "ensemble_size": 3, "meta_class_size": 3, "epochs": 6}
+    variant["train"] = {"weights": "none", "batch_size": 8, "learning_rate": 0.001, "flip": False}
+    settings["variants"] = {"tiny": settings["variants"]["glyphs"] | variant}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    target = tmp_path / paths.store("tiny")
+    target.parent.mkdir(parents=True)
+    shutil.move(tmp_path / "store", target)
+    groups = meta_classes.assign(6, 3, 3, 0)
+    meta_classes.write(tmp_path / paths.meta_classes("tiny"), [f"class {number}" for number in range(6)], groups)
+    return tmp_path
+
+
+def override(project: Path, **values) -> None:
+    """Change keys of the section train."""
+    settings = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    settings["train"] |= values
+    (project / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+
+def stage(project: Path) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.train", "tiny", "resnet18"],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(project: Path) -> tuple[str, str]:
+    with stage(project) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+    return out, err
+
+
+def workers(project: Path) -> dict[int, int]:
+    """Return the process numbers of a training's ranks that run in this project, by rank."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = dict(part.split("=", 1) for part in (entry / "environ").read_text().split("\0") if "=" in part)
+            if (entry / "cwd").resolve() == project and "RANK" in variables:
+                found[int(variables["RANK"])] = int(entry.name)
+        except OSError:
+            continue
+    return found
+
+
+def checkpoints(project: Path) -> list[Path]:
+    return sorted((project / paths.unfinished("train", "tiny", "resnet18")).glob("*/*/progress.json"))
+
+
+def test_a_lost_process_ends_the_run_and_another_number_goes_on(project: Path):
+    override(project, processes=2)
+    with stage(project) as process:
+        while not checkpoints(project):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        os.kill(workers(project)[1], signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    last = err.strip().splitlines()[-1]
+    assert re.fullmatch(r"error: process 1 of 2 was lost \(SIGKILL\); the others were ended, .*: run again", last)
+    assert "Traceback" not in err
+    saved = json.loads(checkpoints(project)[-1].read_text())
+    assert (saved["epoch"], saved["step"]) > (0, 0)
+
+    override(project, processes=3)
+    out, _ = finish(project)
+    assert "going on from a checkpoint: epoch" in out
+    assert "in 3 processes, ensemble parallel" in out
+    assert re.search(r"3 processes, ensemble parallel: 0\.63 MB of gradients added up per step", out)
+    assert not checkpoints(project)
+    ensemble, _ = saved.load(project / paths.model("tiny", "resnet18"))
+    assert ensemble.own == range(3)
+
+
+@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_the_end_of_the_first_process_ends_the_others(project: Path, sign: signal.Signals, status: int):
+    override(project, processes=2)
+    with stage(project) as process:
+        while not checkpoints(project):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(sign)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == status, err[-3000:]
+    assert "Traceback" not in err
+    assert workers(project) == {}
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [collective.device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert [collective.device(name) for name in ("cpu", "cuda")] == ["cpu", "cuda:1"]
+    with pytest.raises(ValueError, match=r"found 2 on this machine for 1 GPU \(cuda:1\)"):
+        collective.device("cuda:1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match=r"train\.processes: found 3 on this machine for 2 GPU"):
+        collective.device("cuda")
+
+
+@pytest.mark.slow
+def test_two_processes_reach_what_one_reaches(project: Path):
+    """Float noise apart, which six epochs from a random start make larger."""
+    finish(project)
+    alone = np.loadtxt(project / paths.history("tiny", "resnet18"), delimiter=",", skiprows=1)
+    override(project, processes=2)
+    finish(project)
+    both = np.loadtxt(project / paths.history("tiny", "resnet18"), delimiter=",", skiprows=1)
+    np.testing.assert_allclose(both[0], alone[0], rtol=1e-2)
+    assert both[-1, 2] < 0.7 * both[0, 2]
+
+
+def test_more_processes_than_branches(project: Path):
+    override(project, processes=4)
+    with stage(project) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "error: train.processes: found 4, expected at most 3, one per branch; lower it, or set" in err
+    assert "Traceback" not in err
+
+
+def test_a_second_training_of_the_same_work_is_kept_out(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project)
+    with locks.held([paths.unfinished("train", "tiny", "resnet18")]), stage(project) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"process {os.getpid()} (python " in err
