@@ -6,24 +6,20 @@ import torch
 from torch import nn
 
 from lrec.data import store
+from lrec.data.batches import Images
 from lrec.embedding import audit, batch_norm, extract
+from lrec.embedding.extract import Options
 from lrec.model.ensemble import Ensemble
 
-OPTIONS = {
-    "normalization": store.IMAGENET,
-    "batch_size": 10,
-    "kind": "logits",
-    "precision": "float32",
-    "device": "cpu",
-    "workers": 0,
-}
+OPTIONS = Options(batch_size=10)
 
 
 def measured(network: Ensemble, packed: store.Store, dtype: type = np.float32, images: int = 15) -> dict:
     rows = packed.rows("test")
     stored = np.empty((len(rows), network.width()), dtype)
-    extract.extract(network, packed.images, rows, out=stored, **OPTIONS)
-    again = extract.again(network, packed.images, **OPTIONS)
+    images = Images(packed.images, rows, **store.IMAGENET)
+    extract.extract(network, images, stored, OPTIONS)
+    again = extract.again(network, images, OPTIONS)
     return audit.measure(again, stored, rows, packed.labels(rows), images=images, batch_size=10)
 
 

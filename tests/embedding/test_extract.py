@@ -13,15 +13,20 @@ import pytest
 import torch
 
 from lrec.data import store
+from lrec.data.batches import Images
 from lrec.embedding import batch_norm, extract
+from lrec.embedding.extract import Options
 from lrec.embedding.journal import Journal
 from lrec.model import saved, weights
 from lrec.model.ensemble import Ensemble
 from stages import embed as embed_stage
 from stages import evaluate as evaluate_stage
 
-NAIVE = {"normalization": store.IMAGENET, "device": "cpu"}
-OPTIONS = NAIVE | {"kind": "logits", "precision": "float32", "workers": 0}
+OPTIONS = Options(batch_size=4)
+
+
+def images(packed: store.Store, rows: np.ndarray) -> Images:
+    return Images(packed.images, rows, **store.IMAGENET)
 
 
 def naive(network: Ensemble, packed: store.Store, rows: np.ndarray) -> np.ndarray:
@@ -37,9 +42,9 @@ def test_equals_the_plain_loop(tiny_store: store.Store, batch_size: int, workers
     rows = tiny_store.rows("test")[::-1]
     expected = naive(Ensemble("resnet18", 2, 5), tiny_store, rows)
     out = np.full((15, 10), np.nan, np.float32)
-    options = OPTIONS | {"workers": workers}
+    options = Options(batch_size=batch_size, workers=workers)
     network = batch_norm.fold(Ensemble("resnet18", 2, 5))
-    extract.extract(network, tiny_store.images, rows, out=out, batch_size=batch_size, **options)
+    extract.extract(network, images(tiny_store, rows), out, options)
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
 
 
@@ -48,7 +53,7 @@ def test_features_and_half_precision(tiny_store: store.Store):
     network = batch_norm.fold(Ensemble("resnet18", 2, 5))
     whole, half = np.empty((15, 1024), np.float32), np.empty((15, 1024), np.float16)
     for out in (whole, half):
-        extract.extract(network, tiny_store.images, rows, out=out, batch_size=8, **OPTIONS | {"kind": "features"})
+        extract.extract(network, images(tiny_store, rows), out, Options("features", batch_size=8))
     np.testing.assert_array_equal(half, whole.astype(np.float16))
     np.testing.assert_allclose(np.linalg.norm(whole.reshape(15, 2, 512), axis=2), 2**-0.5, rtol=1e-5)
 
@@ -56,7 +61,7 @@ def test_features_and_half_precision(tiny_store: store.Store):
 def test_batches_that_are_done_are_left_alone(tiny_store: store.Store, tmp_path: Path):
     rows, network = tiny_store.rows("train"), Ensemble("resnet18", 1, 5)
     plain = np.empty((30, 5), np.float32)
-    extract.extract(network, tiny_store.images, rows, out=plain, batch_size=4, **OPTIONS)
+    extract.extract(network, images(tiny_store, rows), plain, OPTIONS)
     path = tmp_path / "train.npy"
     Journal.create(path, (30, 5), "float32", 8)
     first = Journal(path)
@@ -64,7 +69,7 @@ def test_batches_that_are_done_are_left_alone(tiny_store: store.Store, tmp_path:
     first.note(1)
     first.save()
     Journal.create(path, (30, 5), "float32", 8)
-    extract.fill(path, network, tiny_store.images, rows, "float32", 4, **OPTIONS)
+    extract.fill(path, network, images(tiny_store, rows), "float32", OPTIONS)
     filled = np.load(path)
     assert (filled[4:8] == 7).all()
     np.testing.assert_array_equal(np.delete(filled, np.s_[4:8], 0), np.delete(plain, np.s_[4:8], 0))
@@ -73,10 +78,10 @@ def test_batches_that_are_done_are_left_alone(tiny_store: store.Store, tmp_path:
 def test_shares_add_up_to_the_whole(tiny_store: store.Store):
     rows, network = tiny_store.rows("train"), Ensemble("resnet18", 1, 5)
     whole, shared = np.empty((30, 5), np.float32), np.full((30, 5), np.nan, np.float32)
-    extract.extract(network, tiny_store.images, rows, out=whole, batch_size=4, **OPTIONS)
+    extract.extract(network, images(tiny_store, rows), whole, OPTIONS)
     for rank in range(3):
         before = np.isfinite(shared).all(1).sum()
-        extract.extract(network, tiny_store.images, rows, out=shared, batch_size=4, share=(rank, 3), **OPTIONS)
+        extract.extract(network, images(tiny_store, rows), shared, OPTIONS, part=(rank, 3))
         assert np.isfinite(shared).all(1).sum() - before == [12, 10, 8][rank]
     np.testing.assert_array_equal(shared, whole)
 
@@ -101,7 +106,7 @@ def published(project: Path) -> dict[str, bytes]:
 
 
 def test_killed_and_run_again_gives_the_same_bytes(project: Path, root: Path, monkeypatch: pytest.MonkeyPatch):
-    script = "from lrec import unfinished; unfinished.SAVE_SECONDS = 0\nfrom stages import embed\n"
+    script = "from lrec.embedding import journal; journal.SAVE_SECONDS = 0\nfrom stages import embed\n"
     process = subprocess.Popen(
         [sys.executable, "-c", script + "embed.main('glyphs', 'resnet18')"],
         cwd=project,

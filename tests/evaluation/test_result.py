@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lrec.data import batches
+from lrec.data.batches import Images
 from lrec.data.store import Store
 from lrec.embedding import extract
 from lrec.evaluation import result, task
@@ -21,7 +22,8 @@ def test_extraction_is_the_models_embedding_whatever_the_batch(tiny_store: Store
     found = {}
     for size in (1, 4, 100):
         found[size] = np.empty((len(rows), 10), np.float32)
-        extract.extract(ensemble, tiny_store.images, rows, normalization, found[size], batch_size=size)
+        images = Images(tiny_store.images, rows, **normalization)
+        extract.extract(ensemble, images, found[size], extract.Options(batch_size=size))
     with torch.inference_mode():
         pixels = torch.from_numpy(tiny_store.images[rows])
         expected = ensemble.eval().embed(batches.normalize(pixels, **normalization)).numpy()

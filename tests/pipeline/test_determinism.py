@@ -18,7 +18,7 @@ MADE = {
     "evaluate": "results",
     "report": "report",
 }
-WORKERS = {"preprocess": (1, 3), "train": (0, 3), "embed": (0, 3)}
+WORKERS = {"decode_workers": (1, 3), "workers": (0, 3)}
 
 
 def settings(folder: Path) -> dict:
@@ -36,8 +36,8 @@ def write(folder: Path, changed: dict) -> None:
 def test_workers_change_no_byte(work: Path, undisturbed: Undisturbed, name: str, place: int):
     """The output is removed first, so that it is made anew."""
     changed = settings(work)
-    for section, counts in WORKERS.items():
-        changed[section]["workers"] = counts[place]
+    for key, counts in WORKERS.items():
+        changed["machine"][key] = counts[place]
     shutil.rmtree(work / MADE[name.partition("@")[0]])
     write(work, changed)
     call(work, "python", "-m", *TINY[name])

@@ -117,7 +117,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 @pytest.mark.parametrize(
     ("name", "megabytes", "lower"),
     [
-        ("preprocess@tiny", 1, "preprocess.workers"),
+        ("preprocess@tiny", 1, "machine.decode_workers"),
         pytest.param("train@tiny-mobilenet_v2", 10, "train.batch_size", marks=pytest.mark.slow),
         pytest.param("embed@tiny-mobilenet_v2", 10, "embed.batch_size", marks=pytest.mark.slow),
         pytest.param("embed@tiny-mobilenet_v2", 100, "embed.batch_size", marks=pytest.mark.slow),

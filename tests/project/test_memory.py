@@ -7,12 +7,13 @@ from torch.nn.functional import cross_entropy
 from benchmarks import memory
 from lrec.model.ensemble import Ensemble
 from lrec.report import model_size
+from lrec.training.recipe import Recipe
 from lrec.training.step import Trainer
 
 
 def streamed_peak(branches: int, images: torch.Tensor) -> int:
     ensemble = Ensemble("resnet18", branches, 12)
-    trainer = Trainer(ensemble, "cpu")
+    trainer = Trainer(ensemble, Recipe(epochs=1))
     trainer.start_epoch()
     with memory.Activations(ensemble) as saved:
         trainer.step(images, torch.zeros(branches, len(images), dtype=torch.int64))

@@ -14,9 +14,9 @@ import pytest
 from retrieval_project import make
 
 from lrec import paths, reference
-from lrec.evaluation import examples
+from lrec.data import store
+from lrec.evaluation import examples, task
 from lrec.report import chart, curves, figures, ledger, page
-from lrec.retrieve import Database
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Runs after the page has loaded; its findings end up in the title, which --dump-dom prints.
@@ -40,9 +40,10 @@ def rendered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         patch.chdir(folder)
         make(root, folder)
         (folder / "examples").mkdir()
-        database = Database.load("tiny/resnet18")
-        database.index["path"] = database.index["path"] + "\"><script>alert('x')</script>"
-        examples.make(database, None, folder / "examples", 3, 8, "cpu")
+        packed = store.open_store(paths.store("tiny"))
+        packed.index["path"] = packed.index["path"] + "\"><script>alert('x')</script>"
+        searched = task.read(paths.embeddings("tiny", "resnet18"), packed.index)
+        examples.make(searched, packed, folder / "examples", 3, 8)
         found = json.loads((folder / "examples" / paths.EXAMPLES).read_text(encoding="utf-8"))
         known = ledger.read(root / "metrics/benchmarks.json")
         name, result = next(iter(known["glyphs"].items()))
@@ -134,8 +135,8 @@ def test_examples_of_queries_and_gallery(root: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     make(root, tmp_path)
     (tmp_path / "out").mkdir()
-    apart = [Database.load("shop/resnet18", split) for split in ("query", "gallery")]
-    examples.make(*apart, tmp_path / "out", 2, 99, "cpu")
+    packed = store.open_store(paths.store("shop"))
+    examples.make(task.read(paths.embeddings("shop", "resnet18"), packed.index), packed, tmp_path / "out", 2, 99)
     found = json.loads((tmp_path / "out" / paths.EXAMPLES).read_text(encoding="utf-8"))
     assert (found["queries"], found["searched"]) == (16, 24)
     for query in found["sections"]["hardest"] + found["sections"]["typical"]:

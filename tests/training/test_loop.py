@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lrec.data import meta_classes
+from lrec.data.batches import Images
 from lrec.data.store import Store
 from lrec.io import progress
 from lrec.model.ensemble import Ensemble
 from lrec.training import augment, loop
 from lrec.training.checkpoint import Checkpoint
-from lrec.training.loop import fit, shuffled
-from lrec.training.recipe import Recipe, learning_rate
+from lrec.training.loop import Machine, fit, shuffled
+from lrec.training.recipe import Recipe
 from lrec.training.state import State, Tally
 
 RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=1e-3)
@@ -32,7 +33,8 @@ def run(packed: Store, chosen: Recipe = RECIPE, **options):
     groups = meta_classes.assign(6, 3, 2, 0)
     ensemble = Ensemble("resnet18", 2, 3)
     targets = groups[:, packed.labels(rows)]
-    history = fit(ensemble, packed.images, rows, targets, packed.normalization("dataset"), chosen, **options)
+    images = Images(packed.images, rows, **packed.normalization("dataset"))
+    history = fit(ensemble, images, targets, chosen, **options)
     return ensemble.state_dict(), history
 
 
@@ -53,7 +55,7 @@ def test_every_image_is_in_one_batch(count: int, sizes: list[int]):
 
 def test_same_seed_same_bytes_whatever_the_workers(tiny_store: Store):
     first, history = run(tiny_store)
-    second, again = run(tiny_store, workers=3)
+    second, again = run(tiny_store, machine=Machine(workers=3))
     other, _ = run(tiny_store, changed(seed=1))
     assert history.equals(again)
     assert same(first, second)
@@ -112,8 +114,8 @@ def test_a_loss_is_read_late_but_named_right():
 
 
 def test_warm_up_and_cosine():
-    options = {"epochs": 10, "base": 1.0, "schedule": "cosine", "warmup_epochs": 2}
-    rates = [learning_rate(epoch, 1.0, **options) for epoch in range(10)]
+    recipe = Recipe(epochs=10, learning_rate=1.0, schedule="cosine", warmup_epochs=2)
+    rates = [recipe.rate(epoch, 1.0) for epoch in range(10)]
     np.testing.assert_allclose(rates[:2], [0.5, 1.0])
     assert rates[1:] == sorted(rates[1:], reverse=True)
     np.testing.assert_allclose(rates[5], 0.5)
@@ -162,18 +164,22 @@ PROGRAM = textwrap.dedent("""
     import sys
     from pathlib import Path
     from safetensors.torch import save_file
-    from lrec import fit, meta_classes, model, store
-    from lrec.checkpoint import Checkpoint
-    from lrec.recipe import Recipe
+    from lrec.data import meta_classes, store
+    from lrec.data.batches import Images
+    from lrec.model.ensemble import Ensemble
+    from lrec.training.checkpoint import Checkpoint
+    from lrec.training.loop import fit
+    from lrec.training.recipe import Recipe
     folder = Path(sys.argv[1])
     packed = store.open_store(folder / "store")
     rows = packed.rows("train")
     targets = meta_classes.assign(6, 3, 2, 0)[:, packed.labels(rows)]
-    ensemble = model.Ensemble("resnet18", 2, 3)
+    ensemble = Ensemble("resnet18", 2, 3)
     saved = Checkpoint(folder / "checkpoint" / "a", 0)
     recipe = Recipe(epochs=4, batch_size=8, learning_rate=1e-3)
     print("start", flush=True)
-    fit.fit(ensemble, packed.images, rows, targets, packed.normalization("dataset"), recipe, checkpoint=saved)
+    images = Images(packed.images, rows, **packed.normalization("dataset"))
+    fit(ensemble, images, targets, recipe, checkpoint=saved)
     save_file({key: value.contiguous() for key, value in ensemble.state_dict().items()}, folder / "end.safetensors")
     saved.remove()
 """)

@@ -23,6 +23,7 @@ from lrec.data.store import Store
 from lrec.io import locks
 from lrec.model.ensemble import Ensemble
 from lrec.report import model_size
+from lrec.training.recipe import Recipe
 from lrec.training.step import Trainer
 
 PROGRAM = """
@@ -30,22 +31,25 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-from lrec import model, collective, train
+from lrec.compute import collective
+from lrec.model.ensemble import Ensemble
+from lrec.training.recipe import Recipe
+from lrec.training.step import Trainer, collect
 folder, parallel, frozen = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "frozen"
 data = load_file(folder / "data.safetensors")
 with collective.together():
     own = collective.share(3) if parallel == "ensemble" else None
-    ensemble = model.Ensemble("resnet18", 3, 4, own=own).double()
-    trainer = train.Trainer(ensemble, "cpu", parallel=parallel, freeze_batch_norm=frozen, accumulate=2)
+    ensemble = Ensemble("resnet18", 3, 4, own=own).double()
+    trainer = Trainer(ensemble, Recipe(epochs=1, parallel=parallel, freeze_batch_norm=frozen, accumulate=2))
     trainer.set_learning_rate(1e-3)
     trainer.start_epoch()
     losses = []
     for images, targets in zip(data["images"], data["targets"]):
         part = collective.share(images.shape[0]) if parallel == "data" else range(images.shape[0])
         some = slice(part.start, part.stop)
-        losses.append(trainer.step(images[some], targets[:, some], share=len(part) / images.shape[0]))
+        losses.append(trainer.step(images[some], targets[:, some], part=len(part) / images.shape[0]))
     if parallel == "ensemble":
-        train.collect(ensemble)
+        collect(ensemble)
     if collective.rank() == 0:
         state = {key: value.contiguous() for key, value in ensemble.state_dict().items()}
         state["losses"] = torch.stack([loss for loss, _ in losses])
@@ -74,7 +78,7 @@ def test_two_processes_equal_one(tmp_path: Path, parallel: str, frozen: str):
     found = load_file(tmp_path / "end.safetensors")
 
     alone = Ensemble("resnet18", 3, 4).double()
-    trainer = Trainer(alone, "cpu", freeze_batch_norm=frozen == "frozen", accumulate=2)
+    trainer = Trainer(alone, Recipe(epochs=1, freeze_batch_norm=frozen == "frozen", accumulate=2))
     trainer.set_learning_rate(1e-3)
     trainer.start_epoch()
     for number in range(4):
@@ -101,7 +105,7 @@ def project(tiny_store: Store, tmp_path: Path, root: Path) -> Path:
     """A project whose variant `tiny` is packed and grouped, with three branches."""
     settings = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     settings["datasets"] = ["tiny"]
-    settings["train"]["checkpoint_minutes"] = 1e-6
+    settings["machine"]["checkpoint_minutes"] = 1e-6
     variant = {"image_size": 32, "ensemble_size": 3, "meta_class_size": 3, "epochs": 6}
     variant["train"] = {"weights": "none", "batch_size": 8, "learning_rate": 0.001, "flip": False}
     settings["variants"] = {"tiny": settings["variants"]["glyphs"] | variant}
@@ -226,7 +230,7 @@ def test_more_processes_than_branches(project: Path):
     with stage(project) as process:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "error: train.processes: found 4, expected at most 3, one per branch; lower it, or set" in err
+    assert "error: machine.processes: found 4, expected at most 3, one per branch; lower it, or set" in err
     assert "Traceback" not in err
 
 

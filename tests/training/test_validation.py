@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrec.data import meta_classes
+from lrec.data.batches import Images
 from lrec.data.store import Store
 from lrec.metrics import recall
 from lrec.model.ensemble import Ensemble
 from lrec.training import validation
 from lrec.training.checkpoint import Checkpoint
-from lrec.training.loop import Held, fit
+from lrec.training.loop import fit
 from lrec.training.recipe import Recipe
 from lrec.training.state import State
+from lrec.training.validation import Held
 
 
 @given(st.integers(4, 60), st.floats(0.01, 0.9), st.integers(0, 99))
@@ -52,12 +54,12 @@ def test_recall_is_that_of_the_evaluation(count: int, seed: int):
 def run(packed: Store, epochs: int, patience: int, checkpoint: Checkpoint | None = None):
     rows = packed.rows("train")
     out = validation.hold_out(packed.labels(rows), 0.3, 0)
-    held = Held(rows[out], packed.labels(rows[out]))
+    images = Images(packed.images, rows, **packed.normalization("dataset"))
+    held = Held(images.some(out), packed.labels(rows[out]))
     groups = meta_classes.assign(6, 3, 2, 0)[:, packed.labels(rows[~out])]
     ensemble = Ensemble("resnet18", 2, 3)
     chosen = Recipe(epochs=epochs, batch_size=8, learning_rate=1e-3, milestones=(), patience=patience)
-    norm = packed.normalization("dataset")
-    history = fit(ensemble, packed.images, rows[~out], groups, norm, chosen, held=held, checkpoint=checkpoint)
+    history = fit(ensemble, images.some(~out), groups, chosen, held=held, checkpoint=checkpoint)
     return ensemble.state_dict(), history
 
 
