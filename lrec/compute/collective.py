@@ -39,8 +39,8 @@ def device(name: str) -> str:
     gpus = torch.cuda.device_count() if name == "cuda" else 1
     if here > gpus:
         raise ValueError(
-            f"train.processes: found {here} on this machine for {gpus} GPU ({name}), expected at most one for each; "
-            "set it to gpu or 1, and train.device to auto"
+            f"machine.processes: found {here} on this machine for {gpus} GPU ({name}), expected at most one for each; "
+            "set it to gpu or 1, and machine.device to auto"
         )
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
 

@@ -17,9 +17,9 @@ OPTIONS = Options(batch_size=10)
 def measured(network: Ensemble, packed: store.Store, dtype: type = np.float32, images: int = 15) -> dict:
     rows = packed.rows("test")
     stored = np.empty((len(rows), network.width()), dtype)
-    images = Images(packed.images, rows, **store.IMAGENET)
-    extract.extract(network, images, stored, OPTIONS)
-    again = extract.again(network, images, OPTIONS)
+    tested = Images(packed.images, rows, **store.IMAGENET)
+    extract.extract(network, tested, stored, OPTIONS)
+    again = extract.again(network, tested, OPTIONS)
     return audit.measure(again, stored, rows, packed.labels(rows), images=images, batch_size=10)
 
 

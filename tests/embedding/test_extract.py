@@ -114,7 +114,7 @@ def test_killed_and_run_again_gives_the_same_bytes(project: Path, root: Path, mo
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    work = project / ".lrec/embedding/extract/glyphs/resnet18"
+    work = project / ".lrec/embed/glyphs/resnet18"
     done: list[Path] = []
     while not (done and done[0].read_bytes().count(1) >= 3):
         assert process.poll() is None

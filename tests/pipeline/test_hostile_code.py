@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-OURS = ("embed.extract",)
+OURS = ("extract.extract",)
+# Modules by name: of the project's own registries, see the test below.
+ALLOWED = {"lrec/params.py": "importlib.import_module"}
 FOLDERS = ("lrec", "stages", "benchmarks")
 MODULES = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle", "hickle")
 FUNCTIONS = ("eval", "exec", "compile", "__import__", "execfile", "input", "breakpoint")
@@ -91,8 +93,21 @@ def _call(call: ast.Call) -> str:
 def test_nothing_runs_what_it_reads(root: Path, folder: str) -> None:
     paths = sorted((root / folder).rglob("*.py"))
     assert paths
-    found = [f"{path.relative_to(root)}:{line}" for path in paths for line in dangers(path.read_text(encoding="utf-8"))]
+    found = []
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        allowed = ALLOWED.get(name, "nothing")
+        found += [f"{name}:{line}" for line in dangers(path.read_text(encoding="utf-8")) if not line.endswith(allowed)]
     assert found == []
+
+
+def test_modules_are_loaded_by_names_that_stand_in_the_code_alone(root: Path) -> None:
+    tree = ast.parse((root / "lrec/params.py").read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and name_of(node.func) == "_registered"]
+    assert len(calls) == 4
+    for call in calls:
+        assert all(isinstance(argument, ast.Constant) for argument in call.args)
+        assert call.args[0].value.startswith("lrec.")
 
 
 def test_the_one_loader_of_yaml_is_a_safe_one() -> None:

@@ -30,8 +30,8 @@ def test_the_stages(pipeline: dict):
 def test_deps_are_the_import_closure(pipeline: dict, root: Path, name: str):
     listed = {dep for dep in pipeline[name]["deps"] if dep.startswith(("lrec", "stages"))}
     folders = tuple(f"{dep}/" for dep in listed if (root / dep).is_dir())
-    # These two hold a docstring alone, as tests/project/test_architecture.py makes sure.
-    needed = closure(f"stages/{name}.py", root) - {"lrec/__init__.py", "stages/__init__.py"}
+    # It holds a docstring alone, as tests/project/test_architecture.py makes sure.
+    needed = closure(f"stages/{name}.py", root) - {"lrec/__init__.py"}
     missing = {path for path in needed if path not in listed and not path.startswith(folders)}
     assert not missing, f"dvc.yaml: stage {name} does not list {', '.join(sorted(missing))}"
     idle = {dep for dep in listed if dep not in needed and not any(p.startswith(f"{dep}/") for p in needed)}

@@ -21,6 +21,7 @@ from lrec.compute import collective
 from lrec.data import meta_classes
 from lrec.data.store import Store
 from lrec.io import locks
+from lrec.model import saved
 from lrec.model.ensemble import Ensemble
 from lrec.report import model_size
 from lrec.training.recipe import Recipe
@@ -119,9 +120,9 @@ def project(tiny_store: Store, tmp_path: Path, root: Path) -> Path:
 
 
 def override(project: Path, **values) -> None:
-    """Change keys of the section train."""
+    """Change keys of the section machine."""
     settings = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-    settings["train"] |= values
+    settings["machine"] |= values
     (project / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
@@ -173,8 +174,8 @@ def test_a_lost_process_ends_the_run_and_another_number_goes_on(project: Path):
     last = err.strip().splitlines()[-1]
     assert re.fullmatch(r"error: process 1 of 2 was lost \(SIGKILL\); the others were ended, .*: run again", last)
     assert "Traceback" not in err
-    saved = json.loads(checkpoints(project)[-1].read_text())
-    assert (saved["epoch"], saved["step"]) > (0, 0)
+    progress = json.loads(checkpoints(project)[-1].read_text())
+    assert (progress["epoch"], progress["step"]) > (0, 0)
 
     override(project, processes=3)
     out, _ = finish(project)
@@ -209,7 +210,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ValueError, match=r"found 2 on this machine for 1 GPU \(cuda:1\)"):
         collective.device("cuda:1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    with pytest.raises(ValueError, match=r"train\.processes: found 3 on this machine for 2 GPU"):
+    with pytest.raises(ValueError, match=r"machine\.processes: found 3 on this machine for 2 GPU"):
         collective.device("cuda")
 
 

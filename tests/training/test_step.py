@@ -48,11 +48,11 @@ def test_steps_equal_the_plain_loop():
 
 def test_gradients_equal_the_plain_loops():
     """With plain gradient descent in place of Adam the weights show the gradients themselves."""
-    plain = Ensemble("resnet18", 3, 4).to(memory_format=torch.channels_last).train()
+    plain = Ensemble("resnet18", 3, 4).double().to(memory_format=torch.channels_last).train()
     streamed = Trainer(copy.deepcopy(plain), Recipe(epochs=1))
     parts = {"stem": streamed.model.stem} | {str(m): branch for m, branch in enumerate(streamed.model.branches)}
     streamed.optimizers = {name: torch.optim.SGD(part.parameters(), lr=0.1) for name, part in parts.items()}
-    images = torch.randn(6, 3, 32, 32).to(memory_format=torch.channels_last)
+    images = torch.randn(6, 3, 32, 32).double().to(memory_format=torch.channels_last)
     targets = torch.randint(0, 4, (3, 6))
     naive_step(plain, torch.optim.SGD(plain.parameters(), lr=0.1), images, targets)
     streamed.step(images, targets)
@@ -169,7 +169,7 @@ def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_weights():
 @pytest.mark.parametrize("share", ["none", "maxpool", "layer3", "layer4"])
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
 def test_every_share_trains_as_the_plain_loop(share: str, backbone: str):
-    plain = Ensemble(backbone, 2, 4, part=share).double().to(memory_format=torch.channels_last).train()
+    plain = Ensemble(backbone, 2, 4, share=share).double().to(memory_format=torch.channels_last).train()
     streamed = trainer(copy.deepcopy(plain), 1e-3)
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3, fused=True)
     images = torch.randn(6, 3, 32, 32).double().to(memory_format=torch.channels_last)
