@@ -159,10 +159,10 @@ class Train(Section):
 class Embed(Section):
     """Extraction.
 
-    kind: "logits", the paper's embedding, or "features", the pooled features of every branch.
+    kind: "logits", the original's embedding, or "features", the pooled features of every branch.
     dtype: of the stored embeddings; float16 takes half the space. batch_size: images.
     untrained: embed with the network as it was before training as well. precision: of the forward pass.
-    audit_images: how many test images are embedded again in other batches and compared.
+    audit_images: how many test images the batch-independence check embeds again in other batches.
     """
 
     kind: KindName
@@ -176,7 +176,7 @@ class Embed(Section):
 class Evaluate(Section):
     """Metrics and analyses of the embeddings.
 
-    audit_tolerance: largest difference that the audit may find, as a share of unit norm.
+    audit_tolerance: largest difference that the batch-independence check may find, as a share of unit norm.
     analysis_images: the analyses of ensemble size and compression use at most about so many tested images,
     of whole classes drawn at random; 0 = no analyses. subsets: how many sets of branches are drawn per
     ensemble size. pca_dimensions: what embeddings are reduced to.

@@ -48,37 +48,37 @@ def history(variant: str, backbone: str) -> Path:
 
 
 def embeddings(variant: str, backbone: str) -> Path:
-    """Return the folder of a combination's embeddings."""
+    """Return the folder of a run's embeddings."""
     return EMBEDDINGS / _part(variant) / _part(backbone)
 
 
 def embedding_facts(variant: str, backbone: str) -> Path:
-    """Return the JSON that says what a combination's embeddings are, and how their audit came out."""
+    """Return the JSON that says what a run's embeddings are, and what the batch-independence check found."""
     return embeddings(variant, backbone) / "embedding.json"
 
 
 def unfinished(stage: str, variant: str, backbone: str) -> Path:
-    """Return the folder of a stage's unfinished work on a combination; git and DVC ignore it."""
+    """Return the folder of a stage's unfinished work on a run; git and DVC ignore it."""
     return Path(".lrec") / stage / _part(variant) / _part(backbone)
 
 
 def results(variant: str, backbone: str) -> Path:
-    """Return the folder of what was measured on a combination: result.json and several tables."""
+    """Return the folder of what was measured on a run: result.json and several tables."""
     return RESULTS / _part(variant) / _part(backbone)
 
 
 def result(variant: str, backbone: str) -> Path:
-    """Return the JSON with every metric of a combination."""
+    """Return the JSON with every metric of a run."""
     return results(variant, backbone) / "result.json"
 
 
 def examples(variant: str, backbone: str) -> Path:
-    """Return the folder of a combination's queries worth looking at."""
+    """Return the folder of a run's queries worth looking at."""
     return results(variant, backbone) / "examples"
 
 
 def figure(name: str) -> Path:
-    """Return the picture of a comparison with what others published."""
+    """Return the figure of a comparison with what others published."""
     return Path("data") / f"{name}.png"
 
 

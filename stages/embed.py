@@ -1,6 +1,6 @@
-"""Stage embed: embed every split with the trained network, and the tested ones with the untrained.
+"""Stage embed: embed every split with the trained network, and the tested ones with the network before training.
 
-A run that was killed goes on where it stopped. Several processes share the work when torchrun starts
+A run that was killed resumes where it stopped. Several processes share the work when torchrun starts
 them: torchrun --nproc_per_node 2 -m stages.embed <variant> <backbone>
 """
 
@@ -22,7 +22,7 @@ from lrec.io import command, files, hashing, locks, provenance
 from lrec.model import saved, weights
 from lrec.model.ensemble import Ensemble
 
-# The packages whose code the numbers come from: an unfinished run goes on only if none of it has changed.
+# The packages whose code the numbers come from: an unfinished run resumes only if none of it has changed.
 CODE = ("compute", "data", "embedding", "model")
 
 
@@ -85,7 +85,7 @@ def main(variant: str, backbone: str) -> None:
 
 
 def require_fit(folder: Path, config: dict[str, Any], backbone: str, image_size: int) -> None:
-    """Refuse a network that is another one than its folder says, or was trained on pictures of another size."""
+    """Refuse a network that is another one than its folder says, or was trained on images of another size."""
     found, expected = (config["backbone"], config["image_size"]), (backbone, image_size)
     if found != expected:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Stage train: train an ensemble with the paper's recipe; the last epoch is kept.
+"""Stage train: train an ensemble with the original's recipe or another; the last epoch is kept.
 
-Killed and started again, it goes on from its last checkpoint. Several processes share the work: as many as
+Killed and started again, it resumes from its last checkpoint. Several processes share the work: as many as
 machine.processes says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
 """
 

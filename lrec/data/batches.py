@@ -76,7 +76,7 @@ def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float], flipp
         pixels: (B, S, S, 3) uint8.
         mean: per channel, of values scaled to 0-1.
         std: likewise.
-        flipped: (F,) int64, positions in the batch of the images to mirror left to right.
+        flipped: (F,) int64, positions in the batch of the images to flip horizontally.
 
     Returns:
         (B, 3, S, S) float32 in channels_last memory format.

@@ -30,7 +30,7 @@ def assign(num_classes: int, meta_class_size: int, ensemble_size: int, seed: int
     Raises:
         ValueError: D is outside 2..C, or D^M < C, so that unique codes cannot exist.
 
-    Source: the LREC paper; the randomized meta classes are DREML's (Xuan et al., ECCV 2018).
+    Source: the original implementation; the randomized meta classes are DREML's (Xuan et al., ECCV 2018).
     """
     if not 2 <= meta_class_size <= num_classes:
         raise ValueError(

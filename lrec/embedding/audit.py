@@ -1,4 +1,4 @@
-"""The audit: does an embedding depend on its image alone?
+"""The batch-independence check, audit for short: does an embedding depend on its image alone?
 
 Stored embeddings are compared with those of the same images embedded again in other company. Anything
 that a batch shares, from batch statistics to one random number per forward pass, shows as a difference:
@@ -39,7 +39,7 @@ class Facts(TypedDict):
 
 
 def read(path: Path) -> Facts:
-    """Read the embedding.json of a combination.
+    """Read the embedding.json of a run.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,7 +1,7 @@
 """Work that was cut short: where its parts lie, and which of them are done.
 
 The parts lie in a folder named by a hash of everything the result depends on. A later run that would
-make the same bytes finds the folder and goes on; any other run finds none. Git and DVC ignore it.
+make the same bytes finds the folder and resumes; any other run finds none. Git and DVC ignore it.
 """
 
 import os

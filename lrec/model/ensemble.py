@@ -1,7 +1,7 @@
 """The ensemble: one shared stem, M branches, D logits each.
 
-In the paper the stem is a ResNet's conv1, bn1, relu, maxpool and layer1. Each branch has its own layer2,
-layer3, layer4, global average pool and linear classifier with bias.
+In the original implementation the stem is a ResNet's conv1, bn1, relu, maxpool and layer1. Each branch has its own
+layer2, layer3, layer4, global average pool and linear classifier with bias.
 """
 
 from collections import OrderedDict
@@ -74,8 +74,8 @@ class Ensemble(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (N, 3, H, W) float images, normalised, to (N, M, D) logits."""
-        trunk = self.stem(images)
-        return torch.stack([branch(trunk) for branch in self.branches], dim=1)
+        maps = self.stem(images)
+        return torch.stack([branch(maps) for branch in self.branches], dim=1)
 
     def embed(self, images: Tensor, kind: str = "logits") -> Tensor:
         """Map (N, 3, H, W) float images, normalised, to (N, d) embeddings of unit norm.
@@ -89,9 +89,9 @@ class Ensemble(nn.Module):
 
         A part of an ensemble gives the columns of the branches that it holds.
         """
-        trunk = self.stem(images)
+        maps = self.stem(images)
         branches = [self.branches[number] for number in self.own]
-        outputs = [KINDS[kind].output(branch, trunk) for branch in branches]
+        outputs = [KINDS[kind].output(branch, maps) for branch in branches]
         return normalize(torch.stack(outputs, dim=1).float(), dim=2).flatten(1) / self.ensemble_size**0.5
 
     def width(self, kind: str = "logits") -> int:

@@ -23,7 +23,7 @@ class Kind:
 
 KINDS = {
     # The original's.
-    "logits": Kind(lambda branch, trunk: branch(trunk), lambda branch: branch.classifier.out_features),
+    "logits": Kind(lambda branch, maps: branch(maps), lambda branch: branch.classifier.out_features),
     # What the classifier sees, the pooled features: w is 512 for resnet18 and resnet34, 2048 for resnet50.
-    "features": Kind(lambda branch, trunk: branch[:-1](trunk), lambda branch: branch.classifier.in_features),
+    "features": Kind(lambda branch, maps: branch[:-1](maps), lambda branch: branch.classifier.in_features),
 }

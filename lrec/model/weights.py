@@ -87,7 +87,7 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _download(backbone: str) -> dict[str, torch.Tensor]:
-    """Fetch torchvision's first ImageNet weights, which the paper starts from."""
+    """Fetch torchvision's first ImageNet weights, which the original implementation starts from."""
     entry = get_model_weights(backbone)["IMAGENET1K_V1"]
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))

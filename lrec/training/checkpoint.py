@@ -1,9 +1,9 @@
-"""Checkpoints of a training: a folder that is whole or not there, from which it goes on bit by bit.
+"""Checkpoints of a training: a folder that is whole or not there, from which it resumes bit by bit.
 
 The folder's name is a hash of everything that the training depends on, so that a training with other
-parameters, data or code never goes on from it. Inside, each state has a folder of its own: one file of
+parameters, data or code never resumes from it. Inside, each state has a folder of its own: one file of
 tensors per process, and a progress.json that is written last. What a process needs it finds whoever
-wrote it, so a training may go on with another number of processes.
+wrote it, so a training may resume with another number of processes.
 """
 
 import errno

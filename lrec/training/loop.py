@@ -66,7 +66,7 @@ def fit(
     """Train an ensemble in place, alone or together with the other processes that torchrun has started.
 
     Everything random in an epoch comes from a generator seeded with the recipe's seed and the epoch, so
-    a training that goes on from a checkpoint ends with the same bytes as one that was never stopped.
+    a training that resumes from a checkpoint ends with the same bytes as one that was never stopped.
 
     Args:
         model: the ensemble at its start; of several processes in ensemble parallel each has its part.
@@ -76,7 +76,7 @@ def fit(
         held: images of other classes to validate on after each epoch. The model ends as it was at the best
             of these epochs, and the training once there was none better for `patience` epochs.
         machine: where and with how many threads; the result does not depend on the threads.
-        checkpoint: where to go on from, and to write to at the end of every epoch and when one is due.
+        checkpoint: where to resume from, and to write to at the end of every epoch and when one is due.
 
     Returns:
         One row per epoch: epoch (from 1), learning_rate of its last step, loss (mean over branches and

@@ -43,7 +43,7 @@ class Tally:
     Args:
         state: to count in.
         bar: to show them on.
-        late: how many steps the figures may stay unread: a GPU then need not wait for the processor.
+        late: how many steps the figures may stay unread: a GPU then need not wait for the CPU.
     """
 
     def __init__(self, state: State, bar: tqdm, late: int) -> None:

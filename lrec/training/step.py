@@ -1,15 +1,14 @@
-"""One optimisation step of an ensemble in the memory of one branch, in one process or several.
+"""One optimisation step by branch-wise backpropagation, in the memory of one branch, in one process or several.
 
-The loss is a mean over branches, so each branch runs forward, backward and its optimiser step alone,
-against the detached output of the stem; the gradient of that output adds up, and one backward pass
-through the stem follows. The numbers are those of the plain loop over all branches, up to the order
-of floating-point sums; activations and gradients of only one branch exist at a time, or on a processor
-of a few: threads that each have a branch wait for each other once per step, not after every operation.
+The loss is a mean over branches, so each branch runs forward, backward and its optimiser step alone, against the
+detached output of the stem. The gradient of that output adds up, and one backward pass through the stem follows. The
+numbers are those of the baseline loop over all branches, up to the order of floating-point sums. Activations and
+gradients of one branch exist at a time; on a CPU of as many branches as have a thread, and threads synchronise once
+per step, not after every operation.
 
-Several processes share the work in one of two ways. Ensemble parallel: each holds some of the branches
-and sees all images; only the stem's gradients are added up. Data parallel: each holds all branches and
-sees some of the images; all gradients are added up, a branch at a time, and batch norm sees a process's
-own images only.
+Several processes share the work in one of two ways. Branch parallel: each holds some of the branches and sees all
+images; only the stem's gradients are added up. Data parallel: each holds all branches and sees some of the images;
+all gradients are added up, a branch at a time, and batch norm sees a process's own images only.
 """
 
 import threading
@@ -92,14 +91,14 @@ class Trainer:
         self.waiting += 1
         due = last or self.waiting == recipe.accumulate
         with autocast(self.device, recipe.precision):
-            trunk = self._forward(self.model.stem, images.contiguous(memory_format=self.format))
-        kind = torch.promote_types(trunk.dtype, torch.float32)
-        losses, right = torch.zeros(2, len(targets), dtype=kind, device=trunk.device)
+            maps = self._forward(self.model.stem, images.contiguous(memory_format=self.format))
+        kind = torch.promote_types(maps.dtype, torch.float32)
+        losses, right = torch.zeros(2, len(targets), dtype=kind, device=maps.device)
         gradient = _OrderedSum(self.model.own.start)
 
         def train(numbers: Iterator[int]) -> None:
             for number in numbers:
-                leaf = trunk.detach().requires_grad_(trunk.requires_grad)
+                leaf = maps.detach().requires_grad_(maps.requires_grad)
                 with autocast(self.device, recipe.precision):
                     logits = self._forward(self.model.branches[number], leaf)
                     loss = loss_of(logits, targets[number], recipe.label_smoothing) * part
@@ -111,8 +110,8 @@ class Trainer:
                     gradient.add(number, leaf.grad)
 
         threads.share(train, self.model.own, self.threads)
-        if trunk.requires_grad:
-            trunk.backward(gradient.total)
+        if maps.requires_grad:
+            maps.backward(gradient.total)
             self._update("stem", due)
         if due:
             self.waiting = 0
