@@ -14,9 +14,9 @@ import pytest
 from retrieval_project import make
 
 from lrec import paths, reference
-from lrec.evaluation import examples
-from lrec.report import chart, curves, figures, ledger, page
-from lrec.retrieve import Database
+from lrec.data import store
+from lrec.evaluation import examples, task
+from lrec.report import benchmarks, chart, curves, figures, ledger, page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Runs after the page has loaded; its findings end up in the title, which --dump-dom prints.
@@ -40,14 +40,17 @@ def rendered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         patch.chdir(folder)
         make(root, folder)
         (folder / "examples").mkdir()
-        database = Database.load("tiny/resnet18")
-        database.index["path"] = database.index["path"] + "\"><script>alert('x')</script>"
-        examples.make(database, None, folder / "examples", 3, 8, "cpu")
+        packed = store.open_store(paths.store("tiny"))
+        packed.index["path"] = packed.index["path"] + "\"><script>alert('x')</script>"
+        searched = task.read(paths.embeddings("tiny", "resnet18"), packed.index)
+        examples.make(searched, packed, folder / "examples", 3, 8)
         found = json.loads((folder / "examples" / paths.EXAMPLES).read_text(encoding="utf-8"))
         known = ledger.read(root / "metrics/benchmarks.json")
         name, result = next(iter(known["glyphs"].items()))
         result |= {
             "analysis": {
+                "images": 1088,
+                "agreement": 0.4,
                 "ensemble_size": [
                     {"branches": m, "recall_at_1": 50.0 + m, "recall_at_1_spread": 1.5 if m < 4 else 0.0}
                     for m in (1, 2, 4)
@@ -64,10 +67,10 @@ def rendered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         larger = {"kind": "features", "settings": result["settings"] | {"ensemble_size": 16}, "analysis": {}}
         ledger.upsert(known, result | larger, None)
         history = pd.DataFrame({"epoch": ["1", "2"], "loss": ["2.5", "1.25"], "accuracy": ["0.1", "0.5"]})
-        shown = page.Combination(result, history, found, folder / "examples")
+        shown = page.Listed(result, history, found, folder / "examples")
         figures.comparison(folder / "sop.png", ("sop",), root / "data/reference", {})
-        text = (root / "metrics/benchmarks.md").read_text(encoding="utf-8")
-        once, again = (page.render([shown], known, text, [folder / "sop.png"]) for _ in range(2))
+        tables = benchmarks.tables(known, root / "data/reference")
+        once, again = (page.render([shown], known, tables, [folder / "sop.png"]) for _ in range(2))
     assert once == again
     return once
 
@@ -107,12 +110,14 @@ def test_names_are_escaped(rendered: str):
 
 def test_what_it_shows(rendered: str):
     words = " ".join(Tags(rendered).words.split())
-    for text in ("95% interval", "Training loss", "Recall@k", "Hardest queries", "Typical queries", "clean reference"):
+    for text in ("95 % interval", "Training loss", "Recall@K", "Hardest queries", "Typical queries", "clean reference"):
         assert text in words
     for text in ("Recall@1 by ensemble size", "Recall@1 by bytes", "12 min 34 s", "0123456789+", "529,365,376"):
         assert text in words
+    head = words[words.index("95 % interval") : words.index("Training loss")]
+    assert all(title in head for title in ledger.METRICS.values())
     assert all(name in words for name in reference.VARIANTS)
-    assert "resnet18 (M=16, features)" in words[words.index("Compared") : words.index("95% interval")]
+    assert "resnet18 (M=16, features)" in words[words.index("Compared") : words.index("95 % interval")]
     tiles = [
         attributes["class"] for tag, attributes in Tags(rendered).tags if "tile" in (attributes.get("class") or "")
     ]
@@ -134,8 +139,8 @@ def test_examples_of_queries_and_gallery(root: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     make(root, tmp_path)
     (tmp_path / "out").mkdir()
-    apart = [Database.load("shop/resnet18", split) for split in ("query", "gallery")]
-    examples.make(*apart, tmp_path / "out", 2, 99, "cpu")
+    packed = store.open_store(paths.store("shop"))
+    examples.make(task.read(paths.embeddings("shop", "resnet18"), packed.index), packed, tmp_path / "out", 2, 99)
     found = json.loads((tmp_path / "out" / paths.EXAMPLES).read_text(encoding="utf-8"))
     assert (found["queries"], found["searched"]) == (16, 24)
     for query in found["sections"]["hardest"] + found["sections"]["typical"]:
@@ -195,7 +200,7 @@ def test_results_of_a_variant_are_compared(root: Path):
     assert re.findall(r"</i>(\w)</span>", found.legend) == ["a", "b"]
     titles = [re.search("<figcaption>(.*)</figcaption>", drawn)[1] for drawn in found.charts]
     assert [title.split(",")[0] for title in titles] == [
-        "Recall@k",
+        "Recall@K",
         "Recall@1 by ensemble size",
         "Recall@1 by bytes of an embedding",
     ]
