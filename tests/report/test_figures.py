@@ -89,6 +89,13 @@ def test_every_backbone_has_its_place():
     assert set(BACKBONES) <= set(figures.TITLES)
 
 
+@pytest.mark.parametrize("backbone", ["convnext_tiny", "efficientnet_v2_s"])
+def test_a_new_backbone_is_drawn_once_it_has_figures(root: Path, entry: dict, backbone: str):
+    assert backbone not in figures.rows("car_uncropped", root / "data/reference", {})
+    found = figures.rows("car_uncropped", root / "data/reference", {backbone: entry})
+    assert [(row.name, row.values) for row in found[backbone]] == [("LREC, ours", {"ours": pytest.approx(90.12)})]
+
+
 def test_a_users_own_style_changes_nothing(root: Path, tmp_path: Path):
     reference, panel = root / "data/reference", figures.PANELS["sota_isc"]
     figures.comparison(tmp_path / "a.png", panel, reference, {})
@@ -110,5 +117,5 @@ def test_same_bytes_and_no_metadata(root: Path, tmp_path: Path, entry: dict):
     assert (tmp_path / "a_diagram.png").read_bytes() == (tmp_path / "b_diagram.png").read_bytes()
     figures.comparison(tmp_path / "c.png", figures.PANELS["sota_car_cub_crop"], reference, {})
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
-    with Image.open(tmp_path / "a.png") as picture:
-        assert set(picture.info) == {"dpi"}
+    with Image.open(tmp_path / "a.png") as image:
+        assert set(image.info) == {"dpi"}
