@@ -1,7 +1,7 @@
 """Stage report: gather the result of every listed run into metrics/, the README's tables and figures, and a page.
 
---check writes nothing. It makes the tables again from metrics/benchmarks.json and fails when those of the README or
-of metrics/benchmarks.md are others.
+--check writes nothing. It renders the tables from metrics/benchmarks.json again, and fails when the README or
+metrics/benchmarks.md has different ones.
 """
 
 import shutil
@@ -69,10 +69,10 @@ def main(check: bool) -> None:
 def compare(text: str, known: ledger.Ledger) -> None:
     """Compare the README's text and metrics/benchmarks.md with the tables of the ledger.
 
-    Which models belong to this revision, at the end of metrics/benchmarks.md, is not in the ledger.
+    The last table of metrics/benchmarks.md, the models of this revision, is not in the ledger and is not compared.
 
     Raises:
-        ValueError: one of them has other tables.
+        ValueError: one of them has different tables.
     """
     known = ledger.ordered(known)
     whole = reading.read_text(paths.TABLES, "report")

@@ -143,7 +143,7 @@ def marked(text: str, entry: dict[str, Any] | None) -> str:
 
 
 def partial_notes(entries: Entries) -> list[str]:
-    """Say of which part of the data set each marked run is: once, or with their names where the parts differ."""
+    """Say which part of the data set each marked run used: once, or with names where the parts differ."""
     parts: dict[str, list[str]] = {}
     for name, entry in entries.items():
         if entry["partial"]:
@@ -167,7 +167,7 @@ def read_reference(path: Path, variant: str) -> pd.DataFrame:
 
 
 def duration(seconds: float) -> str:
-    """Return a time for the eye.
+    """Return a time for a reader.
 
     >>> duration(59.6), duration(754), duration(9000)
     ('60 s', '12 min 34 s', '2 h 30 min')

@@ -1,6 +1,6 @@
 """The README's tables: the original's seven, each with our own runs of other sizes below, and the other data sets.
 
-They are made from the ledger and data/reference alone, so that a check can make them again.
+They depend on the ledger and data/reference alone, so that a check can render them again.
 """
 
 from decimal import ROUND_HALF_UP, Decimal
