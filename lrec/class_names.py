@@ -1,4 +1,4 @@
-"""Class names as a reader wants them; files and tables keep the data set's own."""
+"""Class names as they are shown to a reader; files and tables keep the data set's own."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ _CODE_POINT = re.compile(r"U\+([0-9A-F]{4,6})")
 
 
 def readable(name: str) -> str:
-    r"""Return a class name for the eye: with a sign in the place of characters that would act on a screen.
+    r"""Return a class name for display, with a sign in the place of every hidden character.
 
     >>> readable("U+0416"), readable("001.Black_footed_Albatross"), readable("")
     ('Ж', 'Black footed Albatross', '')
@@ -25,10 +25,10 @@ def readable(name: str) -> str:
 
 
 def for_spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table that people open in a spreadsheet: no text in it is taken for a formula.
+    """Return a table that people open in a spreadsheet, in which no text is taken for a formula.
 
     Text that begins with = + - @, a tab or a line end gets an apostrophe before it, as one would type it.
-    Tables that programs read back keep names as they are.
+    Tables that programs read keep names unchanged.
     """
     text = table.select_dtypes(exclude="number")
     return table.assign(**{name: text[name].map(_plain) for name in text})

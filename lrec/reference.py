@@ -1,7 +1,7 @@
-"""The paper's benchmarks and ensembles: what the reference recalls and the parameter counts belong to."""
+"""The original implementation's benchmarks and ensembles, to which the reported and the clean figures belong."""
 
 ENSEMBLE_SIZE, KIND, IMAGE_SIZE = 48, "logits", 256
-# How far the stem reaches, see `lrec.model.backbones.SHARES`.
+# Shared depth: how far the stem reaches, see `lrec.model.backbones.SHARES`.
 SHARE = "layer1"
 META_CLASS_SIZE = {"car": 12, "cub": 12, "sop": 512, "isc": 192}
 NAMES = {"car": "CARS196", "cub": "CUB-200-2011", "sop": "Stanford Online Products", "isc": "In-shop"}
@@ -14,3 +14,13 @@ VARIANTS = {
     "sop": ("sop", "uncropped"),
     "isc": ("isc", "uncropped"),
 }
+
+
+def title(variant: str) -> str:
+    """Return what one of `VARIANTS` is called in headings.
+
+    >>> title("car_cropped"), title("isc")
+    ('CARS196, cropped', 'In-shop')
+    """
+    dataset, crop = VARIANTS[variant]
+    return f"{NAMES[dataset]}, {crop}" if f"{dataset}_{crop}" in VARIANTS else NAMES[dataset]

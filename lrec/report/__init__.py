@@ -1,1 +1,1 @@
-"""The report: one HTML page that needs nothing beside it."""
+"""What people read of the results: the ledger, the tables, the figures, and one HTML page that loads nothing."""

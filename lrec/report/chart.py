@@ -1,4 +1,8 @@
-"""Line charts as inline SVG: colours come from the page's style, so they follow light and dark."""
+"""Line charts of the page as inline SVG.
+
+Not drawn by matplotlib, whose SVG fixes every colour: these take their colours from the page's style and follow its
+light and dark theme. Text stays text, points have titles, and no script is needed, so the page loads nothing.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,10 +23,10 @@ class Line:
     Attributes:
         name: of the curve.
         points: (x, y) from left to right.
-        colour: its number; after eight they come again, dashed.
-        spreads: of each point, drawn up and down from it; or none.
+        colour: its number; after eight, colours repeat, dashed.
+        spreads: of each point, drawn above and below it; or none.
         words: what each point is, or none.
-        joined: points with a line through them; else hollow ones without.
+        joined: whether a line goes through the points; otherwise they are hollow.
     """
 
     name: str
@@ -44,7 +48,7 @@ def lines(
         y_name: of the y axis.
         log: logarithmic x axis; the points' own x values are its ticks.
         names: write a legend below.
-        words: write what the points of joined curves are beside them.
+        words: write the words of joined curves beside their points.
     """
     xs = sorted({x for curve in curves for x, _ in curve.points})
     ys = [y + side * spread for curve in curves for (_, y), spread in _spreads(curve) for side in (-1, 1)]
@@ -54,8 +58,8 @@ def lines(
 
     def across(x: float) -> float:
         span = place(xs[-1]) - place(xs[0])
-        share = (place(x) - place(xs[0])) / span if span else 0.5
-        return round(_LEFT + 10 + share * (_WIDTH - _LEFT - _RIGHT - 20), 2)
+        fraction = (place(x) - place(xs[0])) / span if span else 0.5
+        return round(_LEFT + 10 + fraction * (_WIDTH - _LEFT - _RIGHT - 20), 2)
 
     def up(y: float) -> float:
         return round(_HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM), 2)
@@ -88,7 +92,7 @@ def legend(names: Sequence[str]) -> Markup:
 def _curve(
     curve: Line, x_name: str, across: Callable[[float], float], up: Callable[[float], float], *, words: bool
 ) -> list[Markup]:
-    """Draw a curve's line, whiskers, dots and words; a dot says what it is when pointed at."""
+    """Draw a curve's line, whiskers, dots and words; a dot's title names it under the pointer."""
     style, parts = _style(curve.colour), []
     if curve.joined:
         path = " ".join(f"{across(x)},{up(y)}" for x, y in curve.points)
@@ -144,7 +148,7 @@ def scale(low: float, high: float) -> list[float]:
 
 
 def _spread(xs: Sequence[float], across: Callable[[float], float]) -> list[float]:
-    """Leave out ticks whose numbers would run into their neighbour's."""
+    """Leave out ticks whose numbers would overlap their neighbour's."""
     kept: list[float] = []
     for x in xs:
         room = _DIGIT * (len(_number(x)) + len(_number(kept[-1]))) / 2 + 10 if kept else 0

@@ -1,4 +1,4 @@
-"""The curves of the report: those of one combination, and all results of a variant over each other."""
+"""The curves of the page: those of one run, and all results of a variant in common charts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from lrec.report import chart
-from lrec.report.ledger import Ledger
+from lrec.report.ledger import COMPRESSED, Ledger
 
 # Of an analysis: key, x axis, title.
 ENSEMBLE_SIZE = "ensemble_size", "branches", "Recall@1 by ensemble size, percent"
@@ -31,21 +31,21 @@ class Comparison:
 
 
 def of_one(result: dict[str, Any], history: pd.DataFrame) -> list[Markup]:
-    """Draw a combination's training, its recall with and without training, and its analyses."""
+    """Draw a run's training, its recall before and after it, and its analyses."""
     drawn = [
         chart.lines([line], "epoch", title)
         for name, title in TRAINING
         if (line := _training(name, history, name)) is not None
     ]
-    networks = [("trained", result), ("untrained", result["untrained"])]
-    recalls = [_recall(name, found) for name, found in networks if found]
-    drawn.append(chart.lines(recalls, "k", "Recall@k, percent", log=True, names=True))
+    networks = [("trained", result), ("before training", result["untrained"])]
+    recalls = [_recall(name, figures, number) for number, (name, figures) in enumerate(networks) if figures]
+    drawn.append(chart.lines(recalls, "K", "Recall@K, percent", log=True, names=True))
     analysis = result.get("analysis") or {}
     if rows := analysis.get(ENSEMBLE_SIZE[0]):
         drawn.append(chart.lines([_sizes("all sets", rows)], *ENSEMBLE_SIZE[1:], log=True))
-    if codes := analysis.get(COMPRESSION[0]):
-        best = front(codes)
-        curves = [_codes("", best), _codes("", [code for code in codes if code not in best], joined=False)]
+    if compressed := analysis.get(COMPRESSION[0]):
+        best = front(compressed)
+        curves = [_bytes("", best), _bytes("", [row for row in compressed if row not in best], joined=False)]
         drawn.append(chart.lines([c for c in curves if c.points], *COMPRESSION[1:], log=True, words=True))
     return drawn
 
@@ -55,7 +55,7 @@ def compared(known: Ledger, histories: dict[tuple[str, str], pd.DataFrame]) -> l
 
     Args:
         known: the ledger.
-        histories: the trainings' epochs, for those that are at hand: {(variant, name): table}.
+        histories: the epochs of the listed runs: {(variant, name): table}.
     """
     found = []
     for variant, entries in known.items():
@@ -65,9 +65,9 @@ def compared(known: Ledger, histories: dict[tuple[str, str], pd.DataFrame]) -> l
         epochs = {name: histories[variant, name] for name in entries if (variant, name) in histories}
         colours = {name: colour for colour, name in enumerate(entries)}
         curves = [
-            ([_recall(name, entry, colours[name]) for name, entry in entries.items()], "k", "Recall@k, percent"),
+            ([_recall(name, entry, colours[name]) for name, entry in entries.items()], "K", "Recall@K, percent"),
             ([_sizes(n, a[ENSEMBLE_SIZE[0]], colours[n]) for n, a in of.items() if a], *ENSEMBLE_SIZE[1:]),
-            ([_codes(n, front(a[COMPRESSION[0]]), colours[n]) for n, a in of.items() if a], *COMPRESSION[1:]),
+            ([_bytes(n, front(a[COMPRESSION[0]]), colours[n]) for n, a in of.items() if a], *COMPRESSION[1:]),
         ]
         charts = [chart.lines(lines, x, title, log=True) for lines, x, title in curves if lines]
         for name, title in TRAINING:
@@ -77,17 +77,17 @@ def compared(known: Ledger, histories: dict[tuple[str, str], pd.DataFrame]) -> l
     return found
 
 
-def front(codes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the codes that no other of as few bytes beats, from few bytes to many.
+def front(compressed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the compressed embeddings that no other of as few bytes beats, from few bytes to many.
 
-    >>> codes = [("a", 8, 60), ("b", 2, 30), ("c", 4, 30), ("d", 4, 50), ("e", 16, 60)]
-    >>> [code["code"] for code in front([dict(zip(("code", "bytes", "recall_at_1"), c)) for c in codes])]
+    >>> rows = [("a", 8, 60), ("b", 2, 30), ("c", 4, 30), ("d", 4, 50), ("e", 16, 60)]
+    >>> [row["code"] for row in front([dict(zip(("code", "bytes", "recall_at_1"), r)) for r in rows])]
     ['b', 'd', 'a']
     """
     kept: list[dict[str, Any]] = []
-    for code in sorted(codes, key=lambda code: (code["bytes"], -code["recall_at_1"])):
-        if not kept or code["recall_at_1"] > kept[-1]["recall_at_1"]:
-            kept.append(code)
+    for row in sorted(compressed, key=lambda row: (row["bytes"], -row["recall_at_1"])):
+        if not kept or row["recall_at_1"] > kept[-1]["recall_at_1"]:
+            kept.append(row)
     return kept
 
 
@@ -98,9 +98,8 @@ def _training(name: str, history: pd.DataFrame, column: str, colour: int = 0) ->
     return chart.Line(name, list(points), colour)
 
 
-def _recall(name: str, figures: dict[str, Any], colour: int | None = None) -> chart.Line:
-    points = [(float(k), 100 * share) for k, share in figures["recall"].items()]
-    return chart.Line(name, points, {"untrained": 1}.get(name, 0) if colour is None else colour)
+def _recall(name: str, figures: dict[str, Any], colour: int) -> chart.Line:
+    return chart.Line(name, [(float(k), 100 * recall) for k, recall in figures["recall"].items()], colour)
 
 
 def _sizes(name: str, rows: Sequence[dict[str, Any]], colour: int = 0) -> chart.Line:
@@ -108,6 +107,7 @@ def _sizes(name: str, rows: Sequence[dict[str, Any]], colour: int = 0) -> chart.
     return chart.Line(name, points, colour, spreads=[row["recall_at_1_spread"] for row in rows])
 
 
-def _codes(name: str, codes: Sequence[dict[str, Any]], colour: int = 0, *, joined: bool = True) -> chart.Line:
-    points = [(float(code["bytes"]), code["recall_at_1"]) for code in codes]
-    return chart.Line(name, points, colour, words=[code["code"] for code in codes], joined=joined)
+def _bytes(name: str, compressed: Sequence[dict[str, Any]], colour: int = 0, *, joined: bool = True) -> chart.Line:
+    points = [(float(row["bytes"]), row["recall_at_1"]) for row in compressed]
+    words = [COMPRESSED.get(row["code"], row["code"]) for row in compressed]
+    return chart.Line(name, points, colour, words=words, joined=joined)

@@ -1,4 +1,4 @@
-"""The picture of the architecture, with the shapes that the model itself gives."""
+"""The figure of the architecture, with shapes read off the model."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def shapes(backbone: str, ensemble_size: int, meta_class_size: int, image_size: 
 
 
 def draw(path: Path, backbone: str, ensemble_size: int, meta_class_size: int, image_size: int) -> None:
-    """Draw the stem, the M branches, their logits and the embedding, with true shapes."""
+    """Draw the stem, the M branches, their logits and the embedding, with their shapes."""
     sizes = {
         name: " × ".join(str(n) for n in shape)
         for name, shape in shapes(backbone, ensemble_size, meta_class_size, image_size).items()

@@ -19,7 +19,8 @@ from matplotlib.lines import Line2D
 from lrec import reference
 from lrec.io import files
 from lrec.model.backbones import BACKBONES
-from lrec.report.tables import CLEAN, PUBLISHED, REPORTED, read_reference
+from lrec.report.benchmarks import CLEAN, PUBLISHED, REPORTED, read_reference
+from lrec.report.ledger import Ledger, is_full_size
 
 INK, FAINT, LINE = "#1f2328", "#59636e", "#d1d9e0"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.edgecolor": LINE, "xtick.color": FAINT}
@@ -30,7 +31,7 @@ PANELS = {
     "sota_sop": ("sop",),
     "sota_isc": ("isc",),
 }
-# In the order of the figures: those that only others used, before and after this project's own.
+# In the order of the figures: this project's backbones, between those that only others used.
 TITLES = {
     "googlenet": "GoogLeNet",
     "bn_inception": "BN-Inception",
@@ -39,8 +40,8 @@ TITLES = {
     "vit_b16": "ViT-B/16",
     "vit_l14_336": "ViT-L/14, 336 px",
 }
-# Kind of figure: marker, face, edge, legend. What was reported is hollow, for docs/protocol.md says why it is not
-# comparable.
+# Kind of figure: marker, face, edge, legend. Reported figures are hollow, because they are
+# not comparable: see docs/protocol.md.
 MARKS = {
     "ours": ("D", "#cf4a00", "#cf4a00", "LREC, ours"),
     "clean": ("o", "#0969da", "#0969da", "LREC, clean reference"),
@@ -54,7 +55,7 @@ _ROW, _LABEL, _AXIS, _VALUE, _MARGIN = 0.235, 2.3, 2.75, 1.75, 0.3
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Draw in the style of all figures, whatever a user's matplotlibrc says."""
+    """Draw in the style of all figures, without a user's matplotlibrc."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -70,19 +71,12 @@ class Row:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG without a word on when and by what it was made."""
+    """Write a figure as a PNG without metadata."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     with files.atomic(path) as stream:
         stream.write(buffer.getvalue())
-
-
-def is_full_size(variant: str, entry: dict[str, Any]) -> bool:
-    """Whether a ledger's entry is comparable with the benchmark: all its images, at the paper's settings."""
-    used, size = entry["settings"], reference.META_CLASS_SIZE[reference.VARIANTS[variant][0]]
-    found = used["ensemble_size"], used["meta_class_size"], used["image_size"], used["share"]
-    return not entry["partial"] and found == (reference.ENSEMBLE_SIZE, size, reference.IMAGE_SIZE, reference.SHARE)
 
 
 def rows(variant: str, folder: Path, entries: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:
@@ -121,9 +115,9 @@ def rows(variant: str, folder: Path, entries: dict[str, dict[str, Any]]) -> dict
     return found
 
 
-def comparison(path: Path, variants: tuple[str, ...], folder: Path, ledger: dict[str, dict[str, Any]]) -> None:
+def comparison(path: Path, variants: tuple[str, ...], folder: Path, known: Ledger) -> None:
     """Draw one figure of `PANELS`: a panel per variant, a group of rows per backbone."""
-    found = {variant: rows(variant, folder, ledger.get(variant, {})) for variant in variants}
+    found = {variant: rows(variant, folder, known.get(variant, {})) for variant in variants}
     lines = max(sum(len(group) + 1.25 for group in groups.values()) for groups in found.values())
     panel = _LABEL + _AXIS + _VALUE + _MARGIN
     width, height = max(len(variants), 1.1) * panel + _MARGIN, lines * _ROW + 1.35
@@ -148,8 +142,7 @@ def comparison(path: Path, variants: tuple[str, ...], folder: Path, ledger: dict
 
 
 def _panel(axes: Axes, variant: str, groups: dict[str, list[Row]], lines: float) -> None:
-    dataset, crop = reference.VARIANTS[variant]
-    title = reference.NAMES[dataset] + (f", {crop}" if dataset in ("car", "cub") else "")
+    title = reference.title(variant)
     axes.set_title(f"{title}: Recall@1, percent", fontsize=10.5, weight="bold", loc="left", x=-_LABEL / _AXIS, pad=9)
     axes.set(ylim=(lines, 0), yticks=[])
     axes.spines[["left", "right", "top"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The ledger: the last result of every combination ever run, kept when it is no longer listed.
+"""The ledger: the last result of every run, kept when it is no longer listed; and what its figures are called.
 
 Results of different ensemble sizes, and of logits and features, stand side by side.
 """
@@ -15,17 +15,23 @@ from lrec.model.backbones import BACKBONES, SHARES
 from lrec.model.kinds import KINDS
 
 Ledger = dict[str, dict[str, dict[str, Any]]]
+# The figures of a result beside its recalls, and their titles, wherever figures are shown: tables, page, `dvc metrics`.
+# A metric of the stage evaluate is shown once it stands here and in `Result`, there as NotRequired[Fraction]: earlier
+# results lack it.
+METRICS = {"map_at_r": "MAP@R", "r_precision": "R-precision"}
+# Compressed embeddings whose title is not their name in results.
+COMPRESSED = {"signs": "binary"}
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=1, le=10**6)]
-Recall = Annotated[dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,9}$")], Share], Field(min_length=1)]
+Recall = Annotated[dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,9}$")], Fraction], Field(min_length=1)]
 Counts = dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]
 
 
 class Untrained(TypedDict):
-    """What the tables show of the network as it was before training."""
+    """What the tables show of the network before training."""
 
     recall: Recall
 
@@ -50,7 +56,7 @@ class BranchSet(TypedDict):
     recall_at_1_spread: Percent
 
 
-class Code(TypedDict):
+class Compressed(TypedDict):
     """Recall with a compressed embedding of so many bytes, percent."""
 
     code: str
@@ -62,9 +68,9 @@ class Analysis(TypedDict, total=False):
     """The analyses of a result: all of them, or none."""
 
     images: Count
-    agreement: Share
+    agreement: Fraction
     ensemble_size: list[BranchSet]
-    compression: list[Code]
+    compression: list[Compressed]
 
 
 def _all_or_none(analysis: dict[str, Any]) -> dict[str, Any]:
@@ -80,9 +86,9 @@ class Result(TypedDict):
     backbone: Annotated[str, Field(pattern=f"^({'|'.join(BACKBONES)})$")]
     kind: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})$")]
     recall: Recall
-    recall_at_1_interval: Annotated[list[Share], Field(min_length=2, max_length=2)]
-    map_at_r: Share
-    r_precision: Share
+    recall_at_1_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+    map_at_r: Fraction
+    r_precision: Fraction
     queries: Count
     lone_queries: Count
     gallery: Count
@@ -107,7 +113,7 @@ Whole = Annotated[Result, AfterValidator(_comparable)]
 
 
 def read_result(path: Path, variant: str, backbone: str) -> dict[str, Any]:
-    """Read the result.json of a combination: at least what `Result` says."""
+    """Read the result.json of a run: at least what `Result` says."""
     result = reading.read_json(path, "evaluate", Whole)
     if (result["variant"], result["backbone"]) != (variant, backbone):
         found = f"{result['variant']}/{result['backbone']}"
@@ -141,10 +147,10 @@ def read(path: Path) -> Ledger:
 
 
 def name(entry: dict[str, Any]) -> str:
-    """Return what a result is listed as: its backbone, then what differs from the paper's ensemble of logits.
+    """Return what a result is listed as: its backbone, then what differs from the original's ensemble of logits.
 
-    >>> papers = {"ensemble_size": 48, "meta_class_size": 12, "share": "layer1"}
-    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": papers})
+    >>> original = {"ensemble_size": 48, "meta_class_size": 12, "share": "layer1"}
+    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": original})
     'resnet18'
     >>> other = {"ensemble_size": 1, "meta_class_size": 98, "share": "none"}
     >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "features", "settings": other})
@@ -159,6 +165,14 @@ def name(entry: dict[str, Any]) -> str:
     return entry["backbone"] + (f" ({', '.join(differs)})" if differs else "")
 
 
+def is_full_size(variant: str, entry: dict[str, Any]) -> bool:
+    """Whether an entry is comparable with the benchmark: all its images, at the original's settings."""
+    used, size = entry["settings"], reference.META_CLASS_SIZE[reference.VARIANTS[variant][0]]
+    found = used["ensemble_size"], used["meta_class_size"], used["image_size"], used["share"]
+    original = reference.ENSEMBLE_SIZE, size, reference.IMAGE_SIZE, reference.SHARE
+    return not entry["partial"] and entry["kind"] == reference.KIND and found == original
+
+
 def metric(entry: dict[str, Any]) -> str:
     """Return what `dvc metrics` lists a result as: a name that stays when the size of the ensemble changes.
 
@@ -171,15 +185,15 @@ def metric(entry: dict[str, Any]) -> str:
 
 
 def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> bool:
-    """Put a combination's result in, in place.
+    """Put a run's result in, in place.
 
-    A run with the same code, data and settings whose 95% interval of R@1 overlaps the published one
-    reproduces the published figure; that one stays, with the record of the run that gave it. So
-    published tables do not move with the last bits of another processor's sums.
+    A run with the same code, data and settings whose 95 % interval of R@1 overlaps the published one
+    reproduces the published figure; that one stays, with the record of the training that gave it. So
+    published tables do not move with the last bits of another CPU's sums.
 
     Args:
         ledger: to change.
-        entry: a result as the stage evaluate writes it, without what belongs to one run.
+        entry: a result as the stage evaluate writes it, without the record of its training.
         run: time, hardware and commit of the training.
 
     Returns:
@@ -207,7 +221,7 @@ def ordered(ledger: Ledger) -> Ledger:
 
 
 def _place(item: tuple[str, dict[str, Any]]) -> tuple[str, bool, str, int, str]:
-    """Order within a variant: by backbone, the paper's kind first, then by ensemble size and name."""
+    """Order within a variant: by backbone, the original's kind first, then by ensemble size and name."""
     entry = item[1]
     size = entry["settings"]["ensemble_size"]
     return entry["backbone"], entry["kind"] != reference.KIND, entry["kind"], size, item[0]

@@ -1,5 +1,6 @@
 """How large an ensemble is: parameters, and multiply-accumulates per image."""
 
+import functools
 import warnings
 
 import torch
@@ -8,18 +9,20 @@ from lrec.model.backbones import SHARE
 from lrec.model.ensemble import Ensemble
 
 
+@functools.cache
 def count_parameters(backbone: str, ensemble_size: int, meta_class_size: int, share: str = SHARE) -> int:
-    """Return the number of trainable numbers, counted on the meta device, which holds none of them."""
+    """Return the number of parameters, counted on the meta device, which allocates no memory for them."""
     with torch.device("meta"):
         model = Ensemble(backbone, 1, meta_class_size, share=share)
     stem, branch = (sum(p.numel() for p in part.parameters()) for part in (model.stem, model.branches))
     return stem + ensemble_size * branch
 
 
+@functools.cache
 def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_size: int, share: str = SHARE) -> int:
     """Return multiply-accumulates of one image's forward pass (thop counts them, on the meta device).
 
-    A multiply-accumulate is two floating-point operations. thop leaves out what costs next to nothing,
+    A multiply-accumulate is two floating-point operations. thop leaves out what costs almost nothing,
     such as relu.
     """
     with warnings.catch_warnings():
@@ -30,8 +33,8 @@ def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_si
     with torch.device("meta"):
         model = Ensemble(backbone, 1, meta_class_size, share=share)
         image = torch.empty(1, 3, image_size, image_size)
-        trunk = model.stem(image)
+        shared = model.stem(image)
     # Outside the meta device: thop keeps its own counters in real memory.
     stem, _ = profile(model.stem, inputs=(image,), verbose=False)
-    branch, _ = profile(model.branches[0], inputs=(trunk,), verbose=False)
+    branch, _ = profile(model.branches[0], inputs=(shared,), verbose=False)
     return int(stem + ensemble_size * branch)

@@ -14,13 +14,15 @@ from typing_extensions import TypedDict
 
 from lrec.class_names import readable
 from lrec.io import reading
-from lrec.report import curves, ledger, model_size, sections, tables
+from lrec.io.text import boxed
+from lrec.report import benchmarks, curves, ledger, model_size
+from lrec.report.tables import Table, html
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
 class Shown(TypedDict):
-    """The picture of an example; `image` is a file beside examples.json."""
+    """The image of an example; `image` is a file beside examples.json."""
 
     path: str
     image: Annotated[str, Field(pattern=r"^[0-9]+\.(png|jpg)$")]
@@ -38,14 +40,14 @@ class Examples(TypedDict):
 
 
 @dataclass(frozen=True)
-class Combination:
-    """A listed combination, as its stages left it.
+class Listed:
+    """A run that params.yaml lists, as its stages left it.
 
     Attributes:
         result: of the stage evaluate.
         history: of the stage train, one row per epoch.
         examples: of the stage evaluate, examples.json.
-        folder: where their pictures are.
+        folder: where their images are.
     """
 
     result: dict[str, Any]
@@ -54,86 +56,108 @@ class Combination:
     folder: Path
 
 
-def render(combinations: list[Combination], known: ledger.Ledger, markdown: str, pictures: list[Path]) -> str:
+def render(listed: list[Listed], known: ledger.Ledger, tables: list[Table], figures: list[Path]) -> str:
     """Return the page as HTML that loads nothing.
 
     Args:
-        combinations: the listed ones.
+        listed: the runs of params.yaml.
         known: the ledger.
-        markdown: the benchmark tables.
-        pictures: the figures to show, PNG.
+        tables: of the benchmarks.
+        figures: to show, PNG.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"readable": readable, "embedded": embedded, "is_wide": is_wide, "code": code}
-    histories = {(c.result["variant"], ledger.name(c.result)): c.history for c in combinations}
+    environment.filters |= {"readable": readable, "boxed": boxed, "embedded": embedded, "is_wide": is_wide}
+    histories = {(run.result["variant"], ledger.name(run.result)): run.history for run in listed}
+    entries = {f"{variant}/{name}": entry for variant, named in known.items() for name, entry in named.items()}
     return environment.get_template("page.html").render(
-        combinations=[_shown(combination) for combination in combinations],
+        listed=[_shown(run) for run in listed],
         comparisons=curves.compared(known, histories),
-        tables=sections.parse(markdown),
-        pictures=pictures,
-        runs=[_run(entry) for backbones in known.values() for entry in backbones.values()],
+        tables=[html(table) for table in tables],
+        figures=figures,
+        runs=html(run_table(entries)),
+        settings={name: _details(entry) for name, entry in entries.items()},
     )
 
 
 def read_examples(path: Path) -> dict[str, Any]:
-    """Read the examples.json of a combination, whose pictures must lie beside it.
+    """Read the examples.json of a run, whose images must lie beside it.
 
     Raises:
-        FileNotFoundError: it, or a picture, is not there.
+        FileNotFoundError: it, or an image, is not there.
         ValueError: it is damaged.
     """
     found = reading.read_json(path, "evaluate", Examples)
     shown = [query for section in found["sections"].values() for query in section]
-    for picture in [*shown, *(result for query in shown for result in query["results"])]:
-        if not (path.parent / picture["image"]).is_file():
-            raise FileNotFoundError(f"{path.parent / picture['image']}: not found; run `dvc repro` (stage evaluate)")
+    for example in [*shown, *(result for query in shown for result in query["results"])]:
+        if not (path.parent / example["image"]).is_file():
+            raise FileNotFoundError(f"{path.parent / example['image']}: not found; run `dvc repro` (stage evaluate)")
     return found
 
 
 def embedded(path: Path) -> Markup:
-    """Return a picture as a data URI."""
+    """Return an image as a data URI."""
     return Markup("data:{};base64,{}").format(_TYPES[path.suffix], base64.b64encode(path.read_bytes()).decode())
 
 
 def is_wide(path: Path) -> bool:
-    """Whether a picture needs the page's whole width."""
-    with Image.open(path) as picture:
-        return picture.width > 1.5 * picture.height
+    """Whether a figure needs the page's whole width."""
+    with Image.open(path) as image:
+        return image.width > 1.5 * image.height
 
 
-def code(text: str) -> Markup:
-    """Return a paragraph of the tables' Markdown, whose only markup is `code`.
+def run_table(entries: dict[str, dict[str, Any]]) -> Table:
+    """Return the table of all runs: {name: entry of the ledger}."""
+    rows = []
+    for name, entry in entries.items():
+        parameters, macs = _size(entry)
+        record, untold = entry.get("run") or {}, "not recorded"
+        commit = record.get("commit") or untold
+        rows.append(
+            [
+                benchmarks.marked(name, entry),
+                " / ".join(f"{100 * share:.1f}" for share in entry["recall"].values()),
+                " / ".join(entry["recall"]),
+                f"{parameters:,}",
+                f"{macs / 1e9:.3g}",
+                benchmarks.duration(record["seconds"]) if "seconds" in record else untold,
+                ", ".join(record[key] for key in ("device", "machine") if record.get(key)) or untold,
+                commit if commit == untold else commit[:10] + ("+" if commit.endswith("+") else ""),
+            ]
+        )
+    header = ["run", "Recall@K, percent", "K", "parameters", "GMACs per image", "training time", "hardware", "commit"]
+    notes = ["† on a part of the data set."] if any(entry["partial"] for entry in entries.values()) else []
+    intro = "Every run that was ever made here. A multiply-accumulate is two floating-point operations."
+    return Table("", header, rows, intro, notes)
 
-    >>> code("a `b<c>` d")
-    Markup('a <code>b&lt;c&gt;</code> d')
-    """
-    parts = text.split("`")
-    return Markup("").join(Markup("<code>{}</code>" if n % 2 else "{}").format(part) for n, part in enumerate(parts))
+
+def _details(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's settings, and the commit in full."""
+    commit = (entry.get("run") or {}).get("commit")
+    return entry["settings"] | ({"commit": commit} if commit else {})
 
 
-def _shown(combination: Combination) -> dict[str, Any]:
-    result = combination.result
+def _shown(run: Listed) -> dict[str, Any]:
     return {
-        "name": f"{result['variant']}/{ledger.name(result)}",
-        "facts": _facts(result),
-        "charts": curves.of_one(result, combination.history),
-        "examples": combination.examples,
-        "folder": combination.folder,
-        "partial": result["partial"],
+        "name": f"{run.result['variant']}/{ledger.name(run.result)}",
+        "facts": _facts(run.result),
+        "charts": curves.of_one(run.result, run.history),
+        "examples": run.examples,
+        "folder": run.folder,
+        "partial": run.result["partial"],
     }
 
 
 def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of the figures at the head of a combination."""
+    """Name and value of the figures at the head of a run."""
     low, high = result["recall_at_1_interval"]
     parameters, macs = _size(result)
     facts = [
         ("Recall@1", f"{100 * result['recall']['1']:.1f}%") if "1" in result["recall"] else None,
-        ("95% interval, by classes", f"{100 * low:.1f} to {100 * high:.1f}%"),
-        ("MAP@R", f"{100 * result['map_at_r']:.1f}%"),
+        ("class-bootstrap 95 % interval", f"{100 * low:.1f} to {100 * high:.1f}%"),
+        *((title, f"{100 * result[key]:.1f}%") for key, title in ledger.METRICS.items() if key in result),
         ("queries, searched in", f"{result['queries']:,} in {result['gallery']:,}"),
-        ("queries without a match", f"{result['lone_queries']:,}"),
+        ("queries without positives", f"{result['lone_queries']:,}"),
         ("parameters", f"{parameters / 1e6:,.1f} M"),
         ("GMACs per image", f"{macs / 1e9:.3g}"),
     ]
@@ -148,22 +172,3 @@ def _size(entry: dict[str, Any]) -> tuple[int, int]:
         model_size.count_parameters(*shape, share=used["share"]),
         model_size.count_macs(*shape, used["image_size"], used["share"]),
     )
-
-
-def _run(entry: dict[str, Any]) -> dict[str, Any]:
-    """One line of the table of runs."""
-    used, run = entry["settings"], entry.get("run") or {}
-    parameters, macs = _size(entry)
-    untold = "not recorded"
-    return {
-        "name": f"{entry['variant']}/{ledger.name(entry)}",
-        "recall": " / ".join(f"{100 * share:.1f}" for share in entry["recall"].values()),
-        "at": " / ".join(entry["recall"]),
-        "partial": entry["partial"],
-        "parameters": f"{parameters:,}",
-        "macs": f"{macs / 1e9:.3g}",
-        "time": tables.duration(run["seconds"]) if "seconds" in run else untold,
-        "hardware": ", ".join(run[key] for key in ("device", "machine") if run.get(key)) or untold,
-        "commit": run.get("commit") or untold,
-        "settings": used,
-    }

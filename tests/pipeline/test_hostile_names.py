@@ -18,7 +18,7 @@ from PIL import Image
 from lrec import class_names, paths
 from lrec.data import store
 from lrec.io import command, files, text
-from lrec.report import ledger, tables
+from lrec.report import benchmarks, ledger, readme, tables
 from lrec.retrieve import __main__ as retrieve
 from lrec.retrieve import contact_sheet
 
@@ -91,8 +91,8 @@ def test_the_page_has_no_tag_of_theirs(project: Path) -> None:
 
 
 def test_the_readme_keeps_its_markers(project: Path) -> None:
-    readme = paths.README.read_text(encoding="utf-8")
-    assert readme.count(tables.BEGIN) == readme.count(tables.END) == 1
+    text = paths.README.read_text(encoding="utf-8")
+    assert text.count(readme.BEGIN) == text.count(readme.END) == 1
     assert command.guard(tiny.STAGES["check"]) == 0
 
 
@@ -203,14 +203,16 @@ def test_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
 
 
 def test_the_ledgers_words_end_no_cell_and_no_comment(project: Path) -> None:
-    """A file of weights has any name; it is shown in the README's tables."""
+    """A file of weights has any name; it is shown in the tables."""
     known = ledger.read(paths.LEDGER)
     entry = known["tiny"]["mobilenet_v2 (M=2)"]
-    entry["settings"]["weights"] = f"a|b{tables.END}<script>\n| x |.pth 0123"
-    text = tables.recall_table("tiny", known["tiny"], [1, 2], paths.REFERENCE, {})
+    entry["settings"]["weights"] = f"a|b{readme.END}<script>\n|x|.pth 0123"
+    recalls, runs = benchmarks.recall_tables("tiny", known["tiny"], paths.REFERENCE)
+    text = tables.markdown([runs])
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
-    assert tables.END not in text
+    text += tables.markdown([recalls, *readme.tables(known, paths.REFERENCE)])
+    assert readme.END not in text
     assert "<script>" not in text
-    readme = f"# a\n\n{tables.BEGIN}\n{tables.END}\n"
-    assert tables.insert(tables.insert(readme, text), text).count(tables.END) == 1
+    before = f"# a\n\n{readme.BEGIN}\n{readme.END}\n"
+    assert readme.insert(readme.insert(before, text), text).count(readme.END) == 1

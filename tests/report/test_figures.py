@@ -14,7 +14,7 @@ from lrec.report import diagram, figures, ledger
 
 @pytest.fixture(scope="module")
 def entry(root: Path) -> dict:
-    """A result at the paper's settings."""
+    """A result at the original's settings."""
     found = next(iter(ledger.read(root / "metrics/benchmarks.json")["glyphs"].values()))
     found["settings"] |= {"ensemble_size": 48, "meta_class_size": 12, "image_size": 256}
     found["recall"]["1"] = 0.9012
@@ -36,7 +36,7 @@ def test_shapes_are_the_models():
 
 def test_rows_of_cars(root: Path, entry: dict):
     found = figures.rows("car_uncropped", root / "data/reference", {"resnet18": entry})
-    assert list(found) == [name for name in figures.BACKBONES if name in found]
+    assert list(found) == [name for name in figures.TITLES if name in found]
     assert [(row.name, row.values) for row in found["resnet18"]] == [
         ("LREC, ours", {"ours": pytest.approx(90.12)}),
         ("LREC", {"clean": 89.85, "reported": 93.4}),
@@ -46,13 +46,21 @@ def test_rows_of_cars(root: Path, entry: dict):
 
 
 @pytest.mark.parametrize(
-    "change", [{"partial": True}, {"ensemble_size": 4}, {"meta_class_size": 13}, {"image_size": 128}, {"share": "none"}]
+    "change",
+    [
+        {"partial": True},
+        {"kind": "features"},
+        {"ensemble_size": 4},
+        {"meta_class_size": 13},
+        {"image_size": 128},
+        {"share": "none"},
+    ],
 )
 def test_what_is_not_the_benchmark_is_not_shown(root: Path, entry: dict, change: dict):
     other = copy.deepcopy(entry)
-    (other if "partial" in change else other["settings"]).update(change)
-    assert figures.is_full_size("car_uncropped", entry)
-    assert not figures.is_full_size("car_uncropped", other)
+    (other if change.keys() & other.keys() else other["settings"]).update(change)
+    assert ledger.is_full_size("car_uncropped", entry)
+    assert not ledger.is_full_size("car_uncropped", other)
     found = figures.rows("car_uncropped", root / "data/reference", {"resnet18": other})
     assert found == figures.rows("car_uncropped", root / "data/reference", {})
 
@@ -78,7 +86,14 @@ def test_nothing_published_is_lost(root: Path):
 
 
 def test_every_backbone_has_its_place():
-    assert set(BACKBONES) <= set(figures.BACKBONES)
+    assert set(BACKBONES) <= set(figures.TITLES)
+
+
+@pytest.mark.parametrize("backbone", ["convnext_tiny", "efficientnet_v2_s"])
+def test_a_new_backbone_is_drawn_once_it_has_figures(root: Path, entry: dict, backbone: str):
+    assert backbone not in figures.rows("car_uncropped", root / "data/reference", {})
+    found = figures.rows("car_uncropped", root / "data/reference", {backbone: entry})
+    assert [(row.name, row.values) for row in found[backbone]] == [("LREC, ours", {"ours": pytest.approx(90.12)})]
 
 
 def test_a_users_own_style_changes_nothing(root: Path, tmp_path: Path):
@@ -102,5 +117,5 @@ def test_same_bytes_and_no_metadata(root: Path, tmp_path: Path, entry: dict):
     assert (tmp_path / "a_diagram.png").read_bytes() == (tmp_path / "b_diagram.png").read_bytes()
     figures.comparison(tmp_path / "c.png", figures.PANELS["sota_car_cub_crop"], reference, {})
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
-    with Image.open(tmp_path / "a.png") as picture:
-        assert set(picture.info) == {"dpi"}
+    with Image.open(tmp_path / "a.png") as image:
+        assert set(image.info) == {"dpi"}

@@ -16,7 +16,7 @@ from retrieval_project import make
 from lrec import paths, reference
 from lrec.data import store
 from lrec.evaluation import examples, task
-from lrec.report import chart, curves, figures, ledger, page
+from lrec.report import benchmarks, figures, ledger, page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Runs after the page has loaded; its findings end up in the title, which --dump-dom prints.
@@ -49,6 +49,8 @@ def rendered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         name, result = next(iter(known["glyphs"].items()))
         result |= {
             "analysis": {
+                "images": 1088,
+                "agreement": 0.4,
                 "ensemble_size": [
                     {"branches": m, "recall_at_1": 50.0 + m, "recall_at_1_spread": 1.5 if m < 4 else 0.0}
                     for m in (1, 2, 4)
@@ -65,10 +67,10 @@ def rendered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         larger = {"kind": "features", "settings": result["settings"] | {"ensemble_size": 16}, "analysis": {}}
         ledger.upsert(known, result | larger, None)
         history = pd.DataFrame({"epoch": ["1", "2"], "loss": ["2.5", "1.25"], "accuracy": ["0.1", "0.5"]})
-        shown = page.Combination(result, history, found, folder / "examples")
+        shown = page.Listed(result, history, found, folder / "examples")
         figures.comparison(folder / "sop.png", ("sop",), root / "data/reference", {})
-        text = (root / "metrics/benchmarks.md").read_text(encoding="utf-8")
-        once, again = (page.render([shown], known, text, [folder / "sop.png"]) for _ in range(2))
+        tables = benchmarks.tables(known, root / "data/reference")
+        once, again = (page.render([shown], known, tables, [folder / "sop.png"]) for _ in range(2))
     assert once == again
     return once
 
@@ -108,12 +110,14 @@ def test_names_are_escaped(rendered: str):
 
 def test_what_it_shows(rendered: str):
     words = " ".join(Tags(rendered).words.split())
-    for text in ("95% interval", "Training loss", "Recall@k", "Hardest queries", "Typical queries", "clean reference"):
+    for text in ("95 % interval", "Training loss", "Recall@K", "Hardest queries", "Typical queries", "clean reference"):
         assert text in words
     for text in ("Recall@1 by ensemble size", "Recall@1 by bytes", "12 min 34 s", "0123456789+", "529,365,376"):
         assert text in words
+    head = words[words.index("95 % interval") : words.index("Training loss")]
+    assert all(title in head for title in ledger.METRICS.values())
     assert all(name in words for name in reference.VARIANTS)
-    assert "resnet18 (M=16, features)" in words[words.index("Compared") : words.index("95% interval")]
+    assert "resnet18 (M=16, features)" in words[words.index("Compared") : words.index("95 % interval")]
     tiles = [
         attributes["class"] for tag, attributes in Tags(rendered).tags if "tile" in (attributes.get("class") or "")
     ]
@@ -145,68 +149,6 @@ def test_examples_of_queries_and_gallery(root: Path, tmp_path: Path, monkeypatch
         assert query["best_rank"] == ranks[0]
         assert all(r["right"] == (r["class"] == query["class"]) for r in query["results"])
         assert (tmp_path / "out" / query["image"]).is_file()
-
-
-def test_chart_places_points():
-    drawn = chart.lines([chart.Line("a<b", [(1, 0), (2, 50), (4, 100)])], "k", "y", log=True)
-    centres = [(float(x), float(y)) for x, y in re.findall(r'<circle[^>]* cx="([\d.]+)" cy="([\d.]+)"', drawn)]
-    assert centres[1][0] - centres[0][0] == pytest.approx(centres[2][0] - centres[1][0], abs=0.02)
-    assert centres[0][1] - centres[1][1] == pytest.approx(centres[1][1] - centres[2][1], abs=0.02)
-    assert "a&lt;b" in drawn
-    assert "a<b" not in drawn
-
-
-def test_numbers_of_an_axis_do_not_collide():
-    drawn = chart.lines([chart.Line("", [(2.0**n, n) for n in range(4, 16)])], "bytes", "y", log=True)
-    ticks = re.findall(r'<text x="([\d.]+)" y="226" text-anchor="middle">([\d,]+)<', drawn)
-    assert len(ticks) > 4
-    for (left, before), (right, after) in zip(ticks, ticks[1:], strict=False):
-        assert float(right) - float(left) > 7 * (len(before) + len(after)) / 2
-
-
-def test_chart_draws_spreads_and_says_what_points_are():
-    drawn = chart.lines(
-        [
-            chart.Line("", [(1, 10), (2, 20)], 0, spreads=[2, 0], words=["a", "b"]),
-            chart.Line("", [(2, 15)], 9, words=["c"], joined=False),
-        ],
-        "bytes",
-        "y",
-        words=True,
-    )
-    assert drawn.count('class="whisker c0"') == 1
-    assert "<title>a, bytes 1: 10 ± 2</title>" in drawn
-    assert "<title>c, bytes 2: 15</title>" in drawn
-    assert re.findall(r'class="(?:dot|ring) [^"]*"', drawn) == ['class="dot c0"'] * 2 + ['class="ring c1 again"']
-    assert [text for text in re.findall(r">(\w)</text>", drawn) if text.isalpha()] == ["a", "b"]
-
-
-def test_results_of_a_variant_are_compared(root: Path):
-    codes = [{"code": str(b), "bytes": b, "recall_at_1": float(r)} for b, r in ((4, 30), (8, 20), (16, 40))]
-    sizes = [{"branches": 1, "recall_at_1": 30.0, "recall_at_1_spread": 0.0}]
-    entry = {
-        "recall": {"1": 0.4, "2": 0.5},
-        "untrained": None,
-        "analysis": {"compression": codes, "ensemble_size": sizes},
-    }
-    known = {"mine": {"a": entry, "b": entry | {"analysis": {}}}, "alone": {"a": entry}}
-    history = pd.DataFrame({"epoch": ["1", "2"], "loss": ["3", "2"]})
-    (found,) = curves.compared(known, {("mine", "a"): history})
-    assert found.variant == "mine"
-    assert re.findall(r"</i>(\w)</span>", found.legend) == ["a", "b"]
-    titles = [re.search("<figcaption>(.*)</figcaption>", drawn)[1] for drawn in found.charts]
-    assert [title.split(",")[0] for title in titles] == [
-        "Recall@k",
-        "Recall@1 by ensemble size",
-        "Recall@1 by bytes of an embedding",
-    ]
-    assert [drawn.count("<polyline") for drawn in found.charts] == [2, 1, 1]
-    # What costs more and finds less is left out.
-    assert re.findall(r"bytes (\d+):", found.charts[2]) == ["4", "16"]
-    history["validation_recall_at_1"] = ["20.5", "30"]
-    (again,) = curves.compared(known, {("mine", name): history for name in "ab"})
-    assert [drawn.count("<polyline") for drawn in again.charts] == [2, 1, 1, 2, 2]
-    assert "held-out training classes" in again.charts[-1]
 
 
 @pytest.mark.browser

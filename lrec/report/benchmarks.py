@@ -1,0 +1,232 @@
+"""The tables of metrics/benchmarks.md: every run of the ledger, beside what was reported and the clean reference."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrec import reference
+from lrec.io import reading
+from lrec.model.backbones import BACKBONES
+from lrec.report import model_size
+from lrec.report.ledger import COMPRESSED, METRICS, Ledger, ordered
+from lrec.report.tables import MISSING, Table
+
+REPORTED, CLEAN, PUBLISHED = "reported_recall.csv", "clean_recall.csv", "published_recall.csv"
+_COLUMNS = ("dataset", "crop", "backbone", "k", "recall_percent")
+_PUBLISHED_COLUMNS = ("method", "backbone", "embedding_dim", "year", *_COLUMNS[:2], *_COLUMNS[3:], "evidence")
+Entries = dict[str, dict[str, Any]]
+
+
+def tables(known: Ledger, folder: Path) -> list[Table]:
+    """Return all tables but `model_table`, each without its empty columns.
+
+    Args:
+        known: the ledger.
+        folder: of reported_recall.csv and clean_recall.csv.
+    """
+    known = ordered(known)
+    variants = dict.fromkeys([*reference.VARIANTS, *known])
+    recalls = [table for variant in variants for table in recall_tables(variant, known.get(variant, {}), folder)]
+    analyses = [ensemble_table(known), *compression_tables(known)]
+    return [table.filled() for table in (parameter_table(), *recalls, *analyses) if table.rows]
+
+
+def parameter_table() -> Table:
+    """Return parameters and multiply-accumulates of the original's ensembles, counted on the model."""
+    sizes = {size: [] for size in reference.META_CLASS_SIZE.values()}
+    for dataset, size in reference.META_CLASS_SIZE.items():
+        sizes[size].append(reference.NAMES[dataset])
+    header = ["Backbone", *(f"{', '.join(names)} (D={size})" for size, names in sizes.items())]
+    rows = [
+        [backbone]
+        + [f"{model_size.count_parameters(backbone, reference.ENSEMBLE_SIZE, size):,}" for size in sizes]
+        + [f"{model_size.count_macs(backbone, reference.ENSEMBLE_SIZE, 12, reference.IMAGE_SIZE) / 1e9:.1f}"]
+        for backbone in BACKBONES
+    ]
+    return Table("Model parameters", [*header, f"GMACs per {reference.IMAGE_SIZE} px image (D=12)"], rows)
+
+
+def recall_tables(variant: str, entries: Entries, folder: Path) -> list[Table]:
+    """Return the recalls of one variant, the sources side by side in percent; and more on our runs of it.
+
+    A backbone's first row is the original's ensemble of it; other sizes and kinds of embedding stand below,
+    without reference figures, which are not theirs.
+
+    Args:
+        variant: its name; the six benchmarks have reference figures, any other has none.
+        entries: the ledger's {name: entry} of this variant, see `lrec.report.ledger.name`.
+        folder: of reported_recall.csv and clean_recall.csv.
+    """
+    reported, clean = (read_reference(folder / name, variant) for name in (REPORTED, CLEAN))
+    published, ks = list(dict.fromkeys(reported["backbone"])), sorted({*reported["k"].tolist(), *cutoffs(entries)})
+    entries = ordered({variant: entries})[variant]
+    recalls, runs = [], []
+    for name in sorted(dict.fromkeys([*published, *entries]), key=lambda name: _place(name, published)):
+        entry = entries.get(name)
+        sources = [_published(reported, name, ks, 1), _published(clean, name, ks, 2)]
+        ours = [marked(_recall(entry, ks), entry), _recall(entry and entry["untrained"], ks)]
+        recalls.append([name, *(sources if name in published else ["", ""]), *ours])
+        if entry:
+            figures = [f"{100 * entry[key]:.1f}" if key in entry else MISSING for key in METRICS]
+            runs.append([marked(name, entry), *figures, _settings(entry), _epoch_time(entry)])
+    header = ["Backbone", "reported", "clean reference", "ours", "ours, before training"]
+    at = f"Recall@{' / '.join(str(k) for k in ks)}, in percent."
+    more = ["Backbone", *METRICS.values(), "settings", "training, per epoch"]
+    intro = "Our runs: further metrics in percent, settings, and training time."
+    return [Table(heading(variant), header, recalls, at, partial_notes(entries)), Table("", more, runs, intro)]
+
+
+def ensemble_table(known: Ledger) -> Table:
+    """Return recall at 1 over the number of branches, a row per analysed run of the ledger."""
+    analyses = [(variant, name, entry["analysis"]) for variant, name, entry in _analysed(known)]
+    sizes = sorted({row["branches"] for _, _, analysis in analyses for row in analysis["ensemble_size"]})
+    rows = []
+    for variant, name, analysis in analyses:
+        shown = {
+            row["branches"]: f"{row['recall_at_1']:.1f} ± {row['recall_at_1_spread']:.1f}"
+            for row in analysis["ensemble_size"]
+        }
+        ends = [f"{100 * analysis['agreement']:.1f}", f"{analysis['images']:,}"]
+        rows.append([variant, name, *(shown.get(size, "") for size in sizes), *ends])
+    header = ["Variant", "Backbone", *(f"M={size}" for size in sizes), "branches agree", "images"]
+    intro = "Mean and spread over sets of branches, in percent."
+    return Table("Recall@1 over the number of branches", header, rows, intro)
+
+
+def compression_tables(known: Ledger) -> list[Table]:
+    """Return recall at 1 and bytes per image of compressed embeddings: a row each, a column per analysed run."""
+    groups: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for variant, name, entry in _analysed(known):
+        groups.setdefault((variant, entry["kind"]), {})[name] = {
+            COMPRESSED.get(row["code"], row["code"]): f"{row['recall_at_1']:.1f} ({row['bytes']:,} B)"
+            for row in entry["analysis"]["compression"]
+        }
+    found = []
+    for (variant, kind), columns in groups.items():
+        ways = dict.fromkeys(way for column in columns.values() for way in column)
+        rows = [[way, *(column.get(way, "") for column in columns.values())] for way in ways]
+        intro = "Recall@1 in percent, and bytes per image; fitted on training images."
+        found.append(Table(f"Compressed embeddings of {variant}: {kind}", ["Embedding", *columns], rows, intro))
+    return found
+
+
+def model_table(models: dict[str, dict[str, Path]]) -> Table:
+    """Return where the models of this state of the repository are: {variant: {name: folder}}.
+
+    Models of other rows of the tables belong to other revisions.
+    """
+    rows = [[v, name, folder.as_posix()] for v, named in models.items() for name, folder in named.items()]
+    intro = "Each folder can be fetched without a clone: dvc get REPOSITORY FOLDER"
+    return Table("Models of this revision", ["Variant", "Backbone", "Folder"], rows, intro)
+
+
+def heading(variant: str) -> str:
+    """Return the title of a variant's table.
+
+    >>> heading("car_cropped"), heading("isc"), heading("mine")
+    ('CARS196, cropped (car_cropped)', 'In-shop (isc)', 'mine')
+    """
+    return f"{reference.title(variant)} ({variant})" if variant in reference.VARIANTS else variant
+
+
+def cutoffs(entries: Entries) -> list[int]:
+    """Return every K at which one of the runs was evaluated."""
+    return sorted({int(k) for entry in entries.values() for k in entry["recall"]})
+
+
+def marked(text: str, entry: dict[str, Any] | None) -> str:
+    """Return text with the mark of a run on a part of the data set, which `partial_notes` explains."""
+    return f"{text} †" if entry and entry["partial"] else text
+
+
+def partial_notes(entries: Entries) -> list[str]:
+    """Say which part of the data set each marked run used: once, or with names where the parts differ."""
+    parts: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        if entry["partial"]:
+            parts.setdefault(_part(entry), []).append(name)
+    names = [f" {'; '.join(of)}:" if len(parts) > 1 else "" for of in parts.values()]
+    return [f"†{of} {part}; not comparable with the full benchmark." for of, part in zip(names, parts, strict=True)]
+
+
+def read_reference(path: Path, variant: str) -> pd.DataFrame:
+    """Read the recalls of a variant from one of the files of data/reference: k is int64, recall_percent float64.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such table.
+    """
+    columns = _PUBLISHED_COLUMNS if path.name == PUBLISHED else _COLUMNS
+    table = reading.read_table(path, columns, reading.COMMITTED, numbers=["recall_percent"], integers=["k", "year"])
+    dataset, crop = reference.VARIANTS.get(variant, ("", ""))
+    table = table.astype({"k": np.int64, "recall_percent": np.float64})
+    return table[(table["dataset"] == dataset) & (table["crop"] == crop)]
+
+
+def duration(seconds: float) -> str:
+    """Return a time for a reader.
+
+    >>> duration(59.6), duration(754), duration(9000)
+    ('60 s', '12 min 34 s', '2 h 30 min')
+    """
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 5400 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _analysed(known: Ledger) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return (variant, name, entry) of the runs that have analyses."""
+    return [(v, name, entry) for v, entries in known.items() for name, entry in entries.items() if entry["analysis"]]
+
+
+def _place(name: str, published: list[str]) -> tuple[int, str, bool]:
+    """Order of rows: backbones as published, then the others; each backbone's own row first."""
+    backbone = name.split()[0]
+    return published.index(backbone) if backbone in published else len(published), backbone, name != backbone
+
+
+def _published(table: pd.DataFrame, backbone: str, ks: list[int], decimals: int) -> str:
+    found = table[table["backbone"] == backbone].set_index("k")["recall_percent"]
+    return " / ".join(f"{found[k]:.{decimals}f}" if k in found else MISSING for k in ks) if len(found) else MISSING
+
+
+def _recall(figures: dict[str, Any] | None, ks: list[int]) -> str:
+    if not figures:
+        return MISSING
+    recall = figures["recall"]
+    return " / ".join(f"{100 * recall[str(k)]:.1f}" if str(k) in recall else MISSING for k in ks)
+
+
+def _settings(entry: dict[str, Any]) -> str:
+    used = entry["settings"]
+    epochs = f"{used['epochs']} epoch{'' if used['epochs'] == 1 else 's'}" + (
+        f" (epoch {used['kept_epoch']} kept)" if "kept_epoch" in used else ""
+    )
+    return (
+        f"M {used['ensemble_size']}, D {used['meta_class_size']}, {used['image_size']} px, {epochs}, "
+        f"batch {used['batch_size']}, weights {used['weights'].split()[0]}"
+        + ("" if used["share"] == reference.SHARE else f", shared up to {used['share']}")
+        + ("" if entry["kind"] == reference.KIND else f", embedded {entry['kind']}")
+    )
+
+
+def _epoch_time(entry: dict[str, Any]) -> str:
+    """How long an epoch of the training took, and on what, where that was recorded."""
+    record = entry.get("run") or {}
+    if "seconds" not in record:
+        return ""
+    device = re.sub(r", torch \S+", "", record.get("device", ""))
+    epochs = record.get("epochs", entry["settings"]["epochs"])  # fewer where validation ended it early
+    return duration(record["seconds"] / epochs) + (f" ({device})" if device else "")
+
+
+def _part(entry: dict[str, Any]) -> str:
+    parts = [
+        f"{entry['counts'].get(split, [0, 0])[0]:,} of {images:,} {split} images"
+        for split, (images, _) in entry["official"].items()
+    ]
+    return "on " + " and ".join(parts)

@@ -1,0 +1,116 @@
+"""The README's tables: the original's seven, each with our own runs of other sizes below, and the other data sets.
+
+They depend on the ledger and data/reference alone, so that a check can render them again.
+"""
+
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+from lrec import reference
+from lrec.report import ledger
+from lrec.report.benchmarks import (
+    CLEAN,
+    REPORTED,
+    Entries,
+    cutoffs,
+    heading,
+    marked,
+    parameter_table,
+    partial_notes,
+    read_reference,
+)
+from lrec.report.tables import MISSING, Table
+
+BEGIN, END = "<!-- benchmarks: written by the stage report -->", "<!-- end of benchmarks -->"
+BUILT_IN = "glyphs"
+MOST = 6  # rows of own runs below a table
+LEGEND = f"In the next six tables: Recall@K in percent, reported / clean reference / ours ({MISSING}: not measured)."
+
+
+def tables(known: ledger.Ledger, folder: Path) -> list[Table]:
+    """Return the tables between the README's markers.
+
+    Args:
+        known: the ledger.
+        folder: of reported_recall.csv and clean_recall.csv.
+    """
+    made = [parameter_table()]
+    for number, variant in enumerate(reference.VARIANTS):
+        entries = known.get(variant, {})
+        full = {name: entry for name, entry in entries.items() if ledger.is_full_size(variant, entry)}
+        made.append(benchmark_table(variant, full, folder, "" if number else LEGEND))
+        others = {name: entry for name, entry in entries.items() if name not in full}
+        made += [own_runs("", others, "Our runs of other sizes")] if others else []
+    for variant in sorted(set(known) - set(reference.VARIANTS)):
+        title = f"The built-in set ({variant})" if variant == BUILT_IN else heading(variant)
+        made.append(own_runs(title, known[variant], "Our runs"))
+    return made
+
+
+def benchmark_table(variant: str, full: Entries, folder: Path, intro: str = "") -> Table:
+    """Return one of the original's tables: a row per backbone, a column per K, three sources in a cell.
+
+    Args:
+        variant: one of `lrec.reference.VARIANTS`.
+        full: the ledger's {backbone: entry} that are comparable, see `lrec.report.ledger.is_full_size`.
+        folder: of reported_recall.csv and clean_recall.csv.
+        intro: the line above it.
+    """
+    reported, clean = (
+        {(r.backbone, r.k): percent(r.recall_percent) for r in read_reference(folder / name, variant).itertuples()}
+        for name in (REPORTED, CLEAN)
+    )
+    ours = {(name, int(k)): f"{100 * x:.1f}" for name, entry in full.items() for k, x in entry["recall"].items()}
+    ks = sorted({k for _, k in reported})
+    rows = [
+        [backbone, *(" / ".join(of.get((backbone, k), MISSING) for of in (reported, clean, ours)) for k in ks)]
+        for backbone in dict.fromkeys([*(backbone for backbone, _ in reported), *full])
+    ]
+    return Table(heading(variant), ["Backbone", *map(_column, ks)], rows, intro)
+
+
+def own_runs(title: str, entries: Entries, what: str) -> Table:
+    """Return the best of our own runs of a variant, best first: a row per run, a column per K, percent."""
+    ks = cutoffs(entries)
+    best = sorted(entries, key=lambda name: -entries[name]["recall"].get(str(ks[0]), 0))[:MOST]
+    chosen = {name: entries[name] for name in best}
+    rows = [
+        [marked(_label(name, entry), entry)]
+        + [f"{100 * entry['recall'][str(k)]:.1f}" if str(k) in entry["recall"] else MISSING for k in ks]
+        for name, entry in chosen.items()
+    ]
+    more = f": the best {MOST} of {len(entries)} (all: metrics/benchmarks.md)" if len(entries) > MOST else ""
+    return Table(title, ["Backbone", *map(_column, ks)], rows, f"{what}, in percent{more}.", partial_notes(chosen))
+
+
+def percent(value: float) -> str:
+    """Return a published figure with one decimal, halves rounded up.
+
+    >>> percent(89.85), percent(93.4)
+    ('89.9', '93.4')
+    """
+    return str(Decimal(str(value)).quantize(Decimal("0.1"), ROUND_HALF_UP))
+
+
+def insert(readme: str, text: str) -> str:
+    """Return a README with the tables, as Markdown, between its two markers.
+
+    Raises:
+        ValueError: the markers are not there once each, in order.
+    """
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
+        raise ValueError(f"README.md: expected the lines {BEGIN!r} and {END!r} once each, in this order; put them back")
+    head, rest = readme.split(BEGIN)
+    return f"{head}{BEGIN}\n\n{text.strip()}\n\n{END}{rest.split(END)[1]}"
+
+
+def _column(k: int) -> str:
+    return f"R@{k}"
+
+
+def _label(name: str, entry: dict[str, Any]) -> str:
+    """Name a run, with the size of its images where that is another than the benchmark's."""
+    size = entry["settings"]["image_size"]
+    benchmark = entry["variant"] in reference.VARIANTS
+    return f"{name}, {size} px" if benchmark and size != reference.IMAGE_SIZE else name
