@@ -7,7 +7,7 @@ if it is drawn anew each time, or if it depends on the other images.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -32,7 +32,7 @@ class Audit(TypedDict):
 class Facts(TypedDict):
     """What embedding.json must say; dimensions is d, weights the SHA-256 of the model's weights."""
 
-    kind: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})$")]
+    kind: Literal[tuple(KINDS)]
     dimensions: Annotated[int, Field(ge=1)]
     weights: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     audit: Audit

@@ -4,7 +4,7 @@ Results of different ensemble sizes, and of logits and features, stand side by s
 """
 
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
@@ -84,7 +84,7 @@ class Result(TypedDict):
 
     variant: Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")]
     backbone: Annotated[str, Field(pattern=f"^({'|'.join(BACKBONES)})$")]
-    kind: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})$")]
+    kind: Literal[tuple(KINDS)]
     recall: Recall
     recall_at_1_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
     map_at_r: Fraction

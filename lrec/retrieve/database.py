@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
 from lrec import paths
@@ -36,7 +36,7 @@ class Facts(TypedDict, total=False):
     weights: str
     store: str
     resize: Literal["squash", "crop"]
-    kind: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})$")]
+    kind: Literal[tuple(KINDS)]
 
 
 def _whole(facts: dict[str, Any]) -> dict[str, Any]:

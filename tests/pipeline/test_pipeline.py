@@ -189,10 +189,11 @@ def test_models_travel_through_a_remote(clone: Path, tmp_path: Path):
         call(clone, "dvc", "push", "models/glyphs/resnet18", "embeddings/glyphs/resnet18")
         call(tmp_path, "git", "clone", "--quiet", str(clone), "other")
         call(tmp_path / "other", "dvc", "pull", "embeddings/glyphs/resnet18")
-        # As the README says it below the table, with the clone for the repository.
-        (command,) = re.findall(r"^Model resnet18 \(M=2\): `(dvc get .*)`$", (clone / "README.md").read_text(), re.M)
-        repository, out = str(tmp_path / "other"), ["--out", "mine"]
-        call(tmp_path, *(repository if word == "<repository>" else word for word in command.split()), *out)
+        # As metrics/benchmarks.md says it: dvc get REPOSITORY FOLDER, with the clone for the repository.
+        tables = (clone / "metrics/benchmarks.md").read_text()
+        assert "\n\nEach folder can be fetched without a clone: dvc get REPOSITORY FOLDER\n\n" in tables
+        (folder,) = re.findall(r"^\| glyphs +\| resnet18 \(M=2\) +\| (\S+) +\|$", tables, re.MULTILINE)
+        call(tmp_path, "dvc", "get", str(tmp_path / "other"), folder, "--out", "mine")
         for name, copy in (
             ("embeddings/glyphs/resnet18/test.npy", "other/embeddings/glyphs/resnet18/test.npy"),
             ("models/glyphs/resnet18/model.safetensors", "mine/model.safetensors"),
