@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lrec.data import batches
+from lrec.data.batches import Images
 from lrec.data.store import Store
 from lrec.embedding import extract
 from lrec.evaluation import result, task
@@ -21,7 +22,8 @@ def test_extraction_is_the_models_embedding_whatever_the_batch(tiny_store: Store
     found = {}
     for size in (1, 4, 100):
         found[size] = np.empty((len(rows), 10), np.float32)
-        extract.extract(ensemble, tiny_store.images, rows, normalization, found[size], batch_size=size)
+        images = Images(tiny_store.images, rows, **normalization)
+        extract.extract(ensemble, images, found[size], extract.Options(batch_size=size))
     with torch.inference_mode():
         pixels = torch.from_numpy(tiny_store.images[rows])
         expected = ensemble.eval().embed(batches.normalize(pixels, **normalization)).numpy()
@@ -56,6 +58,24 @@ def test_queries_search_the_gallery(tmp_path: Path):
     found = figures(tmp_path, write(tmp_path, ["query", "gallery"], VALUES), [1])
     assert found["recall"] == {"1": 1.0}
     assert (found["queries"], found["gallery"]) == (4, 4)
+
+
+def test_a_metric_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    index = write(tmp_path, ["test"], VALUES)
+    before = figures(tmp_path, index, [1, 3])
+    assert list(before) == [
+        "recall",
+        "map_at_r",
+        "r_precision",
+        "mean_reciprocal_rank",
+        "macro_recall_at_1",
+        "recall_at_1_interval",
+        "queries",
+        "lone_queries",
+        "gallery",
+    ]
+    monkeypatch.setitem(result.METRICS, "median_rank", lambda retrieval: float(np.median(retrieval.best_rank)))
+    assert figures(tmp_path, index, [1, 3]) == before | {"median_rank": 1.5}
 
 
 def test_untrained_embeddings_may_be_absent(tmp_path: Path):
