@@ -49,13 +49,13 @@ def counted_all(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
 
 
 def counted_in_float32(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
-    """Compute recall by this project's method as on a processor without bfloat16 instructions."""
+    """Compute recall by this project's method as on a CPU without bfloat16 instructions."""
     with mock.patch.object(sieve, "supported", return_value=False):
         return recall_at_k(data, labels, KS)
 
 
-def _shares(labels: np.ndarray, neighbours: np.ndarray) -> dict[int, float]:
-    """Compute recall from the 1,001 nearest items, the query among them."""
+def _recalls(labels: np.ndarray, neighbours: np.ndarray) -> dict[int, float]:
+    """Compute recall from the 1,001 nearest items, which include the query."""
     own = neighbours == np.arange(len(labels))[:, None]
     own[~own.any(1), -1] = True
     hits = labels[neighbours[~own].reshape(len(labels), -1)] == labels[:, None]
@@ -65,8 +65,8 @@ def _shares(labels: np.ndarray, neighbours: np.ndarray) -> dict[int, float]:
 def topk(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
     """Compute recall by the full product and topk, by rows."""
     items = torch.from_numpy(data)
-    found = [(items[i : i + ROWS] @ items.T).topk(max(KS) + 1).indices for i in range(0, len(items), ROWS)]
-    return _shares(labels, torch.cat(found).numpy())
+    neighbours = [(items[i : i + ROWS] @ items.T).topk(max(KS) + 1).indices for i in range(0, len(items), ROWS)]
+    return _recalls(labels, torch.cat(neighbours).numpy())
 
 
 def faiss_flat(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
@@ -75,7 +75,7 @@ def faiss_flat(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
 
     index = faiss.IndexFlatIP(data.shape[1])
     index.add(data)
-    return _shares(labels, index.search(data, max(KS) + 1)[1])
+    return _recalls(labels, index.search(data, max(KS) + 1)[1])
 
 
 def metric_learning(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
@@ -95,7 +95,7 @@ def metric_learning(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
 
 
 def product(data: np.ndarray, labels: np.ndarray) -> None:
-    """Compute the full product by rows and throw it away: the limit of methods that look at every pair twice."""
+    """Compute the full product by rows and discard it: the least time of a method that computes every pair twice."""
     items = torch.from_numpy(data)
     for i in range(0, len(items), ROWS):
         items[i : i + ROWS] @ items.T
@@ -115,7 +115,7 @@ METHODS: dict[str, Callable] = {
 def compare(sizes: list[int], width: int, noise: float, repeats: list[int]) -> None:
     """Time all methods, interleaved; print medians, their ratios to the first method, recall and the growth law.
 
-    CPU seconds, of all threads together, are the steadier figure where other programs run beside.
+    CPU seconds, of all threads together, are the steadier figure where other programs run at the same time.
     """
     print("| N | method | s | ratio | CPU s | ratio | " + " | ".join(f"R@{k}" for k in KS) + " |")
     print("|---:|:---|---:|---:|---:|---:|" + "---:|" * len(KS))
@@ -142,7 +142,7 @@ def compare(sizes: list[int], width: int, noise: float, repeats: list[int]) -> N
 
 
 class Peak:
-    """Watches how far this process's own memory grows, in MB; pages of mapped files are not its own.
+    """Records how far this process's own memory grows, in MB; pages of mapped files do not count.
 
     Linux keeps no peak of it, so it is read every few milliseconds.
     """
@@ -190,7 +190,7 @@ def memory(size: int, width: int, noise: float) -> None:
 
 
 def sop(path: Path, size: int, width: int, count: int) -> None:
-    """Time `count` blocks of self-retrieval from a float16 memory map and extrapolate to all of them."""
+    """Time `count` blocks of a leave-one-out evaluation from a float16 memory map and extrapolate to all blocks."""
     if not path.exists():
         data = np.lib.format.open_memmap(path, "w+", np.float16, (size, width))
         for start in range(0, size, 1000):
@@ -199,23 +199,24 @@ def sop(path: Path, size: int, width: int, count: int) -> None:
         del data
     data, labels = np.load(path, mmap_mode="r"), np.arange(size) // 5
     memory = Peak()
-    codes = torch.from_numpy(labels)
+    classes = torch.from_numpy(labels)
     with full_precision(torch.device("cpu")):
         start = time.perf_counter()
-        side = counting.Side(Rows(data, np.arange(size), "query", torch.device("cpu"), MEMORY_BYTES // 2), codes)
+        rows = Rows(data, np.arange(size), "query", torch.device("cpu"), MEMORY_BYTES // 2)
+        queries = counting.Labelled(rows, classes)
         checked = time.perf_counter()
-        one = ranking.Pass(side, side, 0, False, MEMORY_BYTES)
-        one.set_limits()
-        limited = time.perf_counter()
-        all_blocks = one.blocks(one.side())
+        one = ranking.Pass(queries, queries, 0, False, MEMORY_BYTES)
+        one.set_thresholds()
+        ready = time.perf_counter()
+        all_blocks = one.blocks()
         pairs = sum((r.stop - r.start) * (c.stop - c.start) for r, c in all_blocks)
         some = all_blocks[:: max(1, len(all_blocks) // count)][:count]
         done = sum((r.stop - r.start) * (c.stop - c.start) for r, c in some)
         one.count(some)
-        seconds = time.perf_counter() - limited
-    print(f"{size:,} x {width:,} float16 ({path.stat().st_size / 1e9:.1f} GB): check {checked - start:.0f} s, limits")
-    print(f"{limited - checked:.0f} s, {len(some)} of {len(all_blocks)} blocks {seconds:.0f} s; all blocks would take")
-    print(f"{seconds * pairs / done / 60:.0f} min.")
+        seconds = time.perf_counter() - ready
+    print(f"{size:,} x {width:,} float16 ({path.stat().st_size / 1e9:.1f} GB): check {checked - start:.0f} s,")
+    print(f"thresholds {ready - checked:.0f} s, {len(some)} of {len(all_blocks)} blocks {seconds:.0f} s; all blocks")
+    print(f"would take {seconds * pairs / done / 60:.0f} min.")
     print(f"Peak memory grew by {memory.grown():,.0f} MB, pages of the map left out.")
 
 

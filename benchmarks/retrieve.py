@@ -1,6 +1,6 @@
-"""How fast a database opens and answers, beside faiss: python -m benchmarks.retrieve [ROWS [DIMENSIONS]].
+"""Time opening and searching a database, compared with faiss: python -m benchmarks.retrieve [ROWS [DIMENSIONS]].
 
-The embeddings are made: 2,000 clusters on the unit sphere. faiss is an extra: pip install faiss-cpu.
+The embeddings are synthetic: 2,000 clusters on the unit sphere. faiss is an optional dependency: pip install faiss-cpu.
 """
 
 import statistics
@@ -20,7 +20,7 @@ CLUSTERS, QUERIES, RESULTS, ROUNDS = 2000, 100, 10, 5
 
 
 def make(folder: Path, rows: int, width: int) -> None:
-    """Save a database of made embeddings."""
+    """Save a database of synthetic embeddings."""
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(CLUSTERS, width)).astype(np.float32)
     embeddings = np.empty((rows, width), np.float32)
@@ -41,7 +41,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main(rows: int, width: int) -> None:
-    """Print the times of opening and searching, and what faiss finds of the exact results."""
+    """Print the times of opening and searching, and the fraction of the exact results that faiss returns."""
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder, "database"), rows, width)
         opening = statistics.median(seconds(lambda: Database.load(Path(folder, "database"))) for _ in range(ROUNDS))
@@ -59,10 +59,10 @@ def main(rows: int, width: int) -> None:
             facts[f"faiss {kind}"] = built, approximate.agreement(exact, index.search(queries, RESULTS, none)[1])
             ways[f"faiss {kind}"] = lambda index=index: index.search(queries, RESULTS, none)
         times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(ROUNDS):  # interleaved, so that what else the machine does meets all alike
+        for _ in range(ROUNDS):  # interleaved, so that other programs on the machine slow all of them alike
             for name, work in ways.items():
                 times[name].append(seconds(work))
-        medians = {name: statistics.median(found) for name, found in times.items()}
+        medians = {name: statistics.median(some) for name, some in times.items()}
         lines = [
             [name, facts[name][0], f"{1000 * medians[name]:.1f}", f"{medians[name] / medians['faiss flat']:.2f}"]
             + [f"{100 * facts[name][1]:.1f}"]

@@ -71,7 +71,7 @@ def work(options: argparse.Namespace) -> None:
     where = collective.device(options.device)
     torch.manual_seed(0)
     with collective.together(where), device.arithmetic(where, options.tf32, deterministic=False):
-        ensemble = Ensemble(options.backbone, branches, META_CLASSES, own=collective.share(branches))
+        ensemble = Ensemble(options.backbone, branches, META_CLASSES, own=collective.shard(branches))
         step = METHODS[options.method](ensemble, options)
         while collective.agree(collective.rank() == 0 and bool(sys.stdin.readline())):
             images = torch.randn(batch_size, 3, options.size, options.size, device=where)

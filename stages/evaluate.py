@@ -1,4 +1,4 @@
-"""Stage evaluate: exact metrics of the embeddings, trained and untrained, and analyses of them."""
+"""Stage evaluate: exact metrics of the embeddings, trained and before training, and analyses of them."""
 
 from pathlib import Path
 
@@ -38,22 +38,16 @@ def main(variant: str, backbone: str) -> None:
     trained, untrained = task.read(folder, index), task.find(folder, index, "untrained_")
     train, _ = task.read_split(folder / f"{store.TRAIN}.npy", index, store.TRAIN)
     require_width(facts["dimensions"], config["ensemble_size"], folder, trained.query, train)
-    found = trained.evaluate(ks, where)
+    retrieval = trained.evaluate(ks, where)
     before = result.figures(untrained, untrained.evaluate(ks, where)) if untrained else None
     names = dict(zip(index["label"], index["class"], strict=True))
-    classes = class_recall.per_class(found.best_rank, trained.query_labels, names, ks)
-    analysis, sets = result.analyse(
-        trained,
-        train,
-        config["ensemble_size"],
-        **analyses,
-        device=where,
-    )
+    classes = class_recall.per_class(retrieval.best_rank, trained.query_labels, names, ks)
+    analysis, sets = result.analyse(trained, train, config["ensemble_size"], **analyses, device=where)
     measured = {
         "variant": variant,
         "backbone": backbone,
         "kind": facts["kind"],
-        **result.figures(trained, found),
+        **result.figures(trained, retrieval),
         "untrained": before,
         "counts": dataset["counts"],
         "official": dataset["official"],
@@ -65,7 +59,7 @@ def main(variant: str, backbone: str) -> None:
         "analysis": analysis,
         "settings": config,
     }
-    confusions = class_recall.confusions(trained, found.best_rank, names, where)
+    confusions = class_recall.confusions(trained, retrieval.best_rank, names, where)
     with files.atomic_folder(paths.results(variant, backbone)) as target:
         files.write_table(target / "classes.csv", class_names.for_spreadsheet(classes))
         files.write_table(target / "confusions.csv", class_names.for_spreadsheet(confusions))
@@ -75,16 +69,16 @@ def main(variant: str, backbone: str) -> None:
         files.write_json(target / paths.result(variant, backbone).name, measured)
     for name, some in (("untrained", before), ("trained", measured)):
         if some:
-            shares = ", ".join(f"R@{k} {100 * share:.2f}" for k, share in some["recall"].items())
-            print(f"{variant}/{backbone}: {name}: {shares} ({some['queries']:,} queries)")
+            recalls = ", ".join(f"R@{k} {100 * value:.2f}" for k, value in some["recall"].items())
+            print(f"{variant}/{backbone}: {name}: {recalls} ({some['queries']:,} queries)")
 
 
 def require_width(dimensions: int, branches: int, folder: Path, *embeddings: np.ndarray) -> None:
     """Refuse embeddings that are not as wide as they should be, or cannot be divided among the branches."""
-    found = sorted({part.shape[1] for part in embeddings} | {dimensions})
-    if len(found) > 1 or dimensions % branches:
+    widths = sorted({part.shape[1] for part in embeddings} | {dimensions})
+    if len(widths) > 1 or dimensions % branches:
         raise ValueError(
-            f"{folder}: found embeddings of {' and '.join(map(str, found))} dimensions for {branches} branches, "
+            f"{folder}: found embeddings of {' and '.join(map(str, widths))} dimensions for {branches} branches, "
             "expected one number, a multiple of the branches, as embedding.json says; embed anew"
         )
 

@@ -41,7 +41,7 @@ def main(variant: str, backbone: str) -> None:
         return
     own = range(chosen.ensemble_size)
     if recipe.parallel == "ensemble":
-        own = collective.share(chosen.ensemble_size)
+        own = collective.shard(chosen.ensemble_size)
     if not own:
         raise ValueError(
             f"machine.processes: found {collective.count()}, expected at most {chosen.ensemble_size}, one per branch; "

@@ -1,4 +1,4 @@
-"""How the C library hands out the memory of tensors on a processor."""
+"""How the C library allocates the memory of tensors on a CPU."""
 
 import contextlib
 import ctypes
@@ -7,12 +7,12 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # M_TRIM_THRESHOLD and so o
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep freed memory for its next tensors instead of giving it back to the system.
+    """Keep freed memory in this process for its next tensors instead of returning it to the system.
 
-    A training step, or a batch of an extraction, takes and frees tensors of the same sizes over and over. By default
-    glibc returns large blocks at once, and the kernel then clears every page anew; and a thread's own arena, which
-    cannot hold a block of more than 64 MB, returns such blocks in any case, so all threads share one arena. Other C
-    libraries are left as they are.
+    A training step, or a batch of an extraction, allocates and frees tensors of the same sizes over and over. By
+    default glibc returns large blocks at once, and the kernel has to clear every page again. A thread's own arena
+    cannot hold a block of more than 64 MB and returns such blocks in any case, so all threads use one arena. With
+    other C libraries this does nothing.
 
     Source: mallopt(3); measured in benchmarks/training.py and benchmarks/extraction.py.
     """

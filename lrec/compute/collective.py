@@ -1,6 +1,6 @@
-"""Several processes at one job, as torchrun starts them: who is who, and what they tell each other.
+"""The processes that torchrun starts for one job: their ranks, their shards of the work, and what they exchange.
 
-Started plainly, a process is rank 0 of 1 and waits for nobody.
+A process that torchrun has not started is rank 0 of 1 and exchanges nothing.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ def started() -> bool:
 
 
 def device(name: str) -> str:
-    """Return this process's own device: of several processes on a machine each takes a GPU of its own.
+    """Return this process's device: when several processes run on a machine, each takes a GPU of its own.
 
     Raises:
         ValueError: there are fewer GPUs than processes.
@@ -45,10 +45,16 @@ def device(name: str) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
 
 
-def share(size: int, of: int | None = None) -> range:
-    """Return a process's share of so many things in a row, by default this one's; shares differ by at most one.
+def shard(size: int, of: int | None = None) -> range:
+    """Return a process's shard of `size` items in a row.
 
-    >>> share(5)
+    The sizes of shards differ by at most one.
+
+    Args:
+        size: how many items there are.
+        of: rank of the process; None for this one.
+
+    >>> shard(5)
     range(0, 5)
     """
     place = rank() if of is None else of
@@ -57,20 +63,22 @@ def share(size: int, of: int | None = None) -> range:
 
 @contextlib.contextmanager
 def together(device: str = "cpu") -> Iterator[None]:
-    """Connect the processes while the block runs: gloo carries what lies in memory, NCCL what lies on GPUs."""
+    """Connect the processes while the block runs, with gloo for tensors on CPUs and NCCL for those on GPUs.
+
+    After an error the connection is left open: to close it, NCCL would wait for processes that may themselves be
+    waiting for this one. The error ends this process, and with it the connection.
+    """
     if count() == 1:
         yield
         return
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.device(device).type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
-def _talking() -> Iterator[None]:
-    """Turn a broken connection into an error that says what happened.
+def _explained() -> Iterator[None]:
+    """Turn the error of a broken connection into one that says what happened.
 
     Raises:
         ConnectionError: another process is gone.
@@ -85,9 +93,9 @@ def _talking() -> Iterator[None]:
 
 
 def wait() -> None:
-    """Return when every process has come here."""
+    """Return when every process has called this function."""
     if count() > 1:
-        with _talking():
+        with _explained():
             torch.distributed.barrier()
 
 
@@ -95,16 +103,16 @@ def agree(value: bool) -> bool:
     """Return rank 0's value in every process."""
     if count() == 1:
         return value
-    told = torch.tensor([value])
-    with _talking():
-        torch.distributed.broadcast(told, 0)
-    return bool(told)
+    message = torch.tensor([value])
+    with _explained():
+        torch.distributed.broadcast(message, 0)
+    return bool(message)
 
 
 def add_up(tensors: Sequence[Tensor]) -> int:
     """Replace tensors of one dtype by their sums over all processes, in place and in one message.
 
-    Every process ends with the same bits.
+    All processes get the same bits.
 
     Returns:
         Bytes of the message.
@@ -112,7 +120,7 @@ def add_up(tensors: Sequence[Tensor]) -> int:
     if count() == 1 or not tensors:
         return 0
     message = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    with _talking():
+    with _explained():
         torch.distributed.all_reduce(message)
     for tensor, part in zip(tensors, message.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view(tensor.shape))
@@ -120,10 +128,10 @@ def add_up(tensors: Sequence[Tensor]) -> int:
 
 
 def bring(module: nn.Module, owner: int) -> None:
-    """Give rank 0 the parameters and buffers that a module has in another process; both have its layers."""
+    """Copy a module's parameters and buffers from the process `owner` to rank 0; both have the module's layers."""
     if owner == 0 or rank() not in (0, owner):
         return
-    with torch.no_grad(), _talking():
+    with torch.no_grad(), _explained():
         for value in module.state_dict(keep_vars=True).values():
             message = value.detach().contiguous()
             if rank() == owner:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-# Others hold no numbers (meta), or no float64 (mps), or were never tried.
+# Other types hold no numbers (meta), have no float64 (mps), or were never tested.
 TYPES = ("cpu", "cuda")
 
 
@@ -24,7 +24,7 @@ def choose(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"device: found {name!r}, which is not to be had here ({reason}); set auto or cpu") from error
+        raise ValueError(f"device: found {name!r}, which is not available here ({reason}); set auto or cpu") from error
     return name
 
 
@@ -43,9 +43,9 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager:
 
 
 def bfloat16_instructions() -> set[str]:
-    """Return the processor's instructions for bfloat16, by torch's names; none where an older torch does not tell."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()
-    return {name for name in ("avx512_bf16", "amx_bf16", "bf16") if found.get(name)}
+    """Return the CPU's instructions for bfloat16, by torch's names; none if this version of torch does not say."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return {name for name in ("avx512_bf16", "amx_bf16", "bf16") if capabilities.get(name)}
 
 
 def require_native(device: str, precision: str) -> None:
@@ -66,27 +66,49 @@ def require_native(device: str, precision: str) -> None:
 
 @contextlib.contextmanager
 def arithmetic(device: str, tf32: bool, deterministic: bool, tuned: bool = True) -> Iterator[None]:
-    """Set how a GPU computes while the block runs; a processor computes in float32 and repeats its bytes anyway.
+    """Set how a GPU computes while the block runs; a CPU computes in float32 and deterministically in any case.
 
     Args:
         device: where the block computes.
         tf32: round the factors of float32 products to 10 bits of mantissa: several times faster.
-        deterministic: the same bytes for the same seed, at some cost in speed; what cannot be had so fails.
+        deterministic: the same bytes for the same seed, at some cost in speed; an operation that has no
+            deterministic form is an error.
         tuned: let cuDNN time its algorithms for every new shape; not if deterministic.
     """
     if torch.device(device).type != "cuda":
         yield
         return
-    backends = torch.backends
-    before = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark
-    repeated = torch.are_deterministic_algorithms_enabled()
+    tuned_before, deterministic_before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = tf32
-    backends.cudnn.benchmark = tuned and not deterministic
-    torch.use_deterministic_algorithms(deterministic or repeated)
+    torch.backends.cudnn.benchmark = tuned and not deterministic
+    torch.use_deterministic_algorithms(deterministic or deterministic_before)
+    try:
+        with _tf32(tf32):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = tuned_before
+        torch.use_deterministic_algorithms(deterministic_before)
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in products and convolutions while the block runs.
+
+    torch has two sets of switches. The general ones are set here, because torch.compile reads them. The ones of the
+    single backends are saved, because reading a general one is an error where they differ from it.
+    """
+    backends = torch.backends
+    switches = (backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    before = [switch.fp32_precision for switch in switches]
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    backends.cudnn.allow_tf32 = allowed
+    backends.cudnn.conv.fp32_precision = backends.cudnn.rnn.fp32_precision = "tf32" if allowed else "ieee"
     try:
         yield
     finally:
-        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark = before
-        torch.use_deterministic_algorithms(repeated)
+        general = {("tf32", "bf16"): "medium", ("tf32", "tf32"): "high"}
+        torch.set_float32_matmul_precision(general.get((before[0], before[1]), "highest"))
+        backends.cudnn.allow_tf32 = before[2] == "tf32"
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision

@@ -21,14 +21,14 @@ def number(processes: int | str) -> int:
 def run(module: str, arguments: Sequence[str], processes: int) -> None:
     """Run `python -m module arguments` in so many processes on this machine and wait for all of them.
 
-    The processor's cores are divided among them. When one fails, the launcher ends the others.
+    The CPU cores are divided among them. When one fails, the launcher terminates the others.
 
     Raises:
         ChildProcessError: one failed; the message says which, and how.
-        KeyboardInterrupt: interrupted. Another signal that ends a program ends this one, the others first.
+        KeyboardInterrupt: interrupted. Any other signal that ends a program ends the processes, then this one.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    # The launcher's own log repeats at length what the error below says in a line.
+    # The launcher's own log is a longer version of the error message below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
@@ -44,9 +44,9 @@ def run(module: str, arguments: Sequence[str], processes: int) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
-        # What was ended may have left a progress bar's line open.
+        # A terminated process may have left its progress bar without a line end.
         print(file=sys.stderr)
-        # The cause, before those that missed it, and those that the launcher has then ended.
+        # The first cause: not a process that lost its connection to it, nor one that the launcher terminated.
         rank, failure = min(error.failures.items(), key=lambda item: _lateness(item[1].exitcode))
         how = f"was lost ({failure.signal_name()})" if failure.exitcode < 0 else "failed, as its own line says"
         raise ChildProcessError(
@@ -60,5 +60,5 @@ def run(module: str, arguments: Sequence[str], processes: int) -> None:
 
 
 def _lateness(exitcode: int) -> int:
-    """Order failures: killed by a signal, ended with an error, ended by the launcher."""
+    """Order failures: killed by a signal, ended with an error, terminated by the launcher."""
     return 2 if exitcode == -signal.SIGTERM else int(exitcode > 0)

@@ -1,6 +1,6 @@
-"""The threads of a processor at one job, each with work of its own: images of a batch, blocks of a matrix.
+"""CPU threads that each do work of their own: images of a batch, blocks of a matrix, branches of an ensemble.
 
-Threads that share every operation, as torch's do by themselves, wait for each other after each of them.
+By default torch divides every single operation among its threads, which then synchronise after each operation.
 """
 
 import contextlib
@@ -17,25 +17,25 @@ Item = TypeVar("Item")
 
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Give so many threads, among which torch's threads are divided, until the block ends."""
+    """Give an executor with so many threads until the block ends; torch's own threads are divided among them."""
     total = torch.get_num_threads()
     try:
         each = max(1, total // workers)
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,)) as executor:
             yield executor
     finally:
-        # Some of torch's libraries take the number of the thread that set it last for all.
+        # In some of torch's libraries the number set last, by whichever thread, holds for all.
         torch.set_num_threads(total)
 
 
-def share(work: Callable[[Iterator[Item]], None], items: Iterable[Item], workers: int) -> None:
-    """Let threads take items from one iterator until none is left; after an error nobody takes another.
+def distribute(work: Callable[[Iterator[Item]], None], items: Iterable[Item], workers: int) -> None:
+    """Distribute items among threads: each takes the next one when it is free. After an error none takes another.
 
     Args:
-        work: goes through the items that it is given; called once in each thread. What torch keeps per
-            thread, such as `torch.no_grad`, it sets itself.
-        items: in any number; they need not be ready before they are taken.
-        workers: threads; with one the caller does the work.
+        work: iterates over the items that it is given; called once in each thread. It sets what torch keeps
+            per thread, such as `torch.no_grad`, itself.
+        items: in any number; an iterator may produce them as they are taken.
+        workers: threads; with one the work is done in the calling thread.
 
     Raises:
         Whatever `work` raises first.
@@ -71,14 +71,14 @@ def share(work: Callable[[Iterator[Item]], None], items: Iterable[Item], workers
 
 @contextlib.contextmanager
 def by_image(forward: Callable[[Tensor], Tensor], device: str) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Give a forward pass that divides its batch among as many threads as torch would give each operation.
+    """Give a forward pass that divides its batch among as many threads as torch would use for each operation.
 
-    They wait for each other once per batch. No more memory is taken, for the parts are together as large as
-    the batch. A batch of fewer images than threads, or on a GPU, passes as it is.
+    Threads synchronise once per batch. No more memory is needed, since the parts are together as large as
+    the batch. A batch of fewer images than threads, or on a GPU, is not divided.
 
     Args:
-        forward: maps (B, ...) to (B, ...), each image by itself. What torch keeps per thread, such as
-            inference mode, it sets itself.
+        forward: maps (B, ...) to (B, ...), each image by itself. It sets what torch keeps per thread, such as
+            inference mode, itself.
         device: where it computes.
 
     Source: measured in benchmarks/extraction.py.

@@ -1,4 +1,4 @@
-"""Recall class by class, and what was returned instead."""
+"""Recall of each class, and the classes that were returned instead."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ def per_class(best_rank: np.ndarray, labels: np.ndarray, names: dict[int, str], 
 def extremes(table: pd.DataFrame, count: int = 5) -> dict[str, list[list[str | float]]]:
     """Return the classes with the lowest and the highest recall at the first cut-off, [class, percent] each.
 
-    Equals come in the order of labels, and no class is in both lists.
+    Classes with the same recall come in the order of labels, and no class is in both lists.
     """
     column = next(name for name in table.columns if name.startswith("recall_at_"))
     count = min(count, len(table) // 2)
@@ -41,7 +41,9 @@ def extremes(table: pd.DataFrame, count: int = 5) -> dict[str, list[list[str | f
     best = table.sort_values(column, ascending=False, kind="stable")
     best = best[~best["label"].isin(worst["label"])].head(count)
     pairs = {name: some[["class", column]] for name, some in (("worst_classes", worst), ("best_classes", best))}
-    return {name: [[str(c), float(share)] for c, share in some.itertuples(index=False)] for name, some in pairs.items()}
+    return {
+        name: [[str(c), float(recall)] for c, recall in some.itertuples(index=False)] for name, some in pairs.items()
+    }
 
 
 def confusions(task: Task, best_rank: np.ndarray, names: dict[int, str], device: str = "cpu") -> pd.DataFrame:
@@ -59,8 +61,7 @@ def confusions(task: Task, best_rank: np.ndarray, names: dict[int, str], device:
     """
     missed = best_rank != 1
     item = nearest(task, others_only=True, device=device)[missed]
-    labels = task.query_labels if task.gallery_labels is None else task.gallery_labels
-    pairs = pd.DataFrame({"label": task.query_labels[missed], "other": labels[item]})[item >= 0]
+    pairs = pd.DataFrame({"label": task.query_labels[missed], "other": task.item_labels[item]})[item >= 0]
     table = pairs.value_counts().rename("queries").reset_index()
     table = table.sort_values(["queries", "label", "other"], ascending=[False, True, True])
     total = pd.Series(task.query_labels).value_counts()

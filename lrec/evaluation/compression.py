@@ -1,7 +1,7 @@
-"""What the embedding costs: smaller codes of it, their bytes per image, and the recall they keep.
+"""Storage formats of the embedding: quantised, binary and reduced ones, their bytes per image and their recall.
 
-Everything a code needs beside the embeddings (a scale, a mean, directions) is fitted on training images.
-The similarity of two codes is the dot product of what they decode to.
+Everything a format needs beside the embeddings (a scale, a mean, directions) is fitted on training images.
+The similarity of two stored embeddings is the dot product of what is read back.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,42 +12,48 @@ import torch
 
 from lrec.evaluation.task import Task
 
-_FIT_IMAGES = 4096  # training images, evenly spaced, that a code is fitted on
+_FIT_IMAGES = 4096  # training images, evenly spaced, that a format is fitted on
 Row = dict[str, str | int | float]
 
 
 @dataclass(frozen=True)
-class Code:
-    """A way to store embeddings: its name, bytes per image, and (n, d) to what the codes decode to, (n, e)."""
+class Format:
+    """A storage format of embeddings.
+
+    Attributes:
+        name: in results.
+        size: bytes per image.
+        restored: maps (n, d) embeddings to what is read back of them, (n, e).
+    """
 
     name: str
     size: int
-    decoded: Callable[[np.ndarray], np.ndarray]
+    restored: Callable[[np.ndarray], np.ndarray]
 
 
 def compare(task: Task, train: np.ndarray, dimensions: Sequence[int], *, device: str = "cpu") -> list[Row]:
-    """Measure every code of `codes` on a task.
+    """Evaluate a task in every format of `formats`.
 
     Returns:
-        One row per code: code, bytes (per image), recall_at_1 and map_at_r in percent.
+        One row per format: code (its name), bytes (per image), recall_at_1 and map_at_r in percent.
     """
     rows: list[Row] = []
-    for code in codes(train, dimensions):
-        found = task.changed(code.decoded).evaluate([1], device)
-        figures = {"recall_at_1": found.recall[1], "map_at_r": float(found.map_at_r or 0)}
-        percent = {name: round(100 * share, 4) for name, share in figures.items()}
-        rows.append({"code": code.name, "bytes": code.size, **percent})
+    for some in formats(train, dimensions):
+        retrieval = task.changed(some.restored).evaluate([1], device)
+        figures = {"recall_at_1": retrieval.recall[1], "map_at_r": float(retrieval.map_at_r or 0)}
+        percent = {name: round(100 * value, 4) for name, value in figures.items()}
+        rows.append({"code": some.name, "bytes": some.size, **percent})
     return rows
 
 
-def codes(train: np.ndarray, dimensions: Sequence[int]) -> Iterator[Code]:
-    """Yield the codes of embeddings with d dimensions.
+def formats(train: np.ndarray, dimensions: Sequence[int]) -> Iterator[Format]:
+    """Yield the storage formats of embeddings with d dimensions.
 
     float32 and float16: the numbers. int8: the numbers times one factor for all that brings the largest
-    training value to 127, rounded. signs: one bit per dimension, whether the number is above the training
-    mean. pca k: the k main directions of the training embeddings, as float32, scaled to unit norm; whitened:
-    each direction divided by its standard deviation first. Ties, which are many among short codes of
-    signs, count against the query, see `lrec.metrics.recall`.
+    training value to 127, rounded. signs: binary, one bit per dimension, whether the number is above the
+    training mean. pca k: the k main directions of the training embeddings, as float32, scaled to unit norm;
+    whitened: each direction divided by its standard deviation first. Ties, of which short binary embeddings
+    have many, count against the query, see `lrec.metrics.recall`.
 
     Args:
         train: (n, d) training embeddings.
@@ -57,17 +63,17 @@ def codes(train: np.ndarray, dimensions: Sequence[int]) -> Iterator[Code]:
     some = np.asarray(train[:: -(-len(train) // _FIT_IMAGES)], dtype=np.float32)
     mean = some.mean(0, dtype=np.float64).astype(np.float32)
     factor = np.float32(127 / max(float(np.abs(some).max()), np.finfo(np.float32).tiny))
-    yield Code("float32", 4 * width, lambda x: np.asarray(x, np.float32))
-    yield Code("float16", 2 * width, lambda x: np.asarray(x, np.float16))
-    yield Code("int8", width, lambda x: np.rint(np.clip(x * factor, -127, 127)).astype(np.float16))
-    yield Code("signs", -(-width // 8), lambda x: np.where(x > mean, 1, -1).astype(np.float16))
+    yield Format("float32", 4 * width, lambda x: np.asarray(x, np.float32))
+    yield Format("float16", 2 * width, lambda x: np.asarray(x, np.float16))
+    yield Format("int8", width, lambda x: np.rint(np.clip(x * factor, -127, 127)).astype(np.float16))
+    yield Format("signs", -(-width // 8), lambda x: np.where(x > mean, 1, -1).astype(np.float16))
     usable = [k for k in dimensions if k < min(some.shape)]
     if usable:
         directions, deviations = principal(some - mean, max(usable))
         for k in usable:
             whitened = directions[:, :k] / deviations[:k]
-            yield Code(f"pca {k}", 4 * k, _projection(mean, directions[:, :k]))
-            yield Code(f"pca {k} whitened", 4 * k, _projection(mean, whitened))
+            yield Format(f"pca {k}", 4 * k, _projection(mean, directions[:, :k]))
+            yield Format(f"pca {k} whitened", 4 * k, _projection(mean, whitened))
 
 
 def principal(centred: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +99,7 @@ def principal(centred: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _projection(mean: np.ndarray, directions: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     def project(embeddings: np.ndarray) -> np.ndarray:
-        found = (np.asarray(embeddings, np.float32) - mean) @ directions
-        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        projected = (np.asarray(embeddings, np.float32) - mean) @ directions
+        return projected / np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
     return project

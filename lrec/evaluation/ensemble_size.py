@@ -1,7 +1,7 @@
-"""What the ensemble buys: retrieval over the number of branches, computed from the stored embeddings.
+"""Retrieval by the number of branches, computed from the stored embeddings.
 
-An embedding is its branches' parts side by side, each of the same length, so that some of its columns are
-the embedding of a smaller ensemble.
+An embedding is its branches' parts side by side, each of the same length, so some of its columns are the
+embedding of a smaller ensemble.
 """
 
 import math
@@ -15,14 +15,14 @@ from lrec.evaluation.nearest import nearest
 from lrec.evaluation.task import Task
 
 
-def measure(task: Task, branches: int, subsets: int, *, device: str = "cpu", seed: int = 0) -> pd.DataFrame:
-    """Measure sets of 1, 2, 4, ... and all branches.
+def evaluate(task: Task, branches: int, subsets: int, *, device: str = "cpu", seed: int = 0) -> pd.DataFrame:
+    """Evaluate sets of 1, 2, 4, ... and all branches.
 
     Args:
         task: with embeddings of d columns, d / M for each branch.
         branches: M.
         subsets: how many sets of branches are drawn for each size between 1 and M; for one branch all M
-            are measured, and where there are fewer different sets all of those.
+            are evaluated, and where there are fewer different sets, all of those.
         device: where similarities are computed.
         seed: of the drawing.
 
@@ -34,21 +34,21 @@ def measure(task: Task, branches: int, subsets: int, *, device: str = "cpu", see
     rows = []
     for size in sizes(branches):
         for chosen in _draw(branches, size, branches if size == 1 else subsets, generator):
-            found = task.columns(_columns(chosen, task, branches)).evaluate([1], device)
-            figures = (round(100 * float(share or 0), 4) for share in (found.recall[1], found.map_at_r))
+            retrieval = task.columns(_columns(chosen, task, branches)).evaluate([1], device)
+            figures = (round(100 * float(value or 0), 4) for value in (retrieval.recall[1], retrieval.map_at_r))
             rows.append((size, " ".join(map(str, chosen)), *figures))
     return pd.DataFrame(rows, columns=["branches", "members", "recall_at_1", "map_at_r"])
 
 
-def curve(measured: pd.DataFrame) -> pd.DataFrame:
-    """Summarise what `measure` found: one row per number of branches.
+def curve(sets: pd.DataFrame) -> pd.DataFrame:
+    """Summarise the table of `evaluate`: one row per number of branches.
 
     Returns:
-        branches, subsets (how many were measured), and for recall_at_1 and map_at_r the mean over them and,
+        branches, subsets (how many were evaluated), and for recall_at_1 and map_at_r the mean over them and,
         as <name>_spread, their standard deviation (with n, not n - 1), in percent.
     """
     rows = []
-    for size, some in measured.groupby("branches"):
+    for size, some in sets.groupby("branches"):
         row = {"branches": size, "subsets": len(some)}
         for name in ("recall_at_1", "map_at_r"):
             row |= {name: round(some[name].mean(), 4), f"{name}_spread": round(some[name].std(ddof=0), 4)}
@@ -59,12 +59,12 @@ def curve(measured: pd.DataFrame) -> pd.DataFrame:
 def agreement(task: Task, branches: int, *, device: str = "cpu") -> float:
     """Return how often two branches agree, from 0 to 1; 1 for a single branch.
 
-    Two branches agree on a query if the items that they find most similar to it, each by its own part of
-    the embedding, are of one class, right or wrong; averaged over queries and all pairs of branches.
+    Two branches agree on a query if the items most similar to it, each by the branch's own part of the
+    embedding, are of one class, right or wrong. The mean over queries and all pairs of branches is returned.
     """
     if branches == 1:
         return 1.0
-    labels = task.query_labels if task.gallery_labels is None else task.gallery_labels
+    labels = task.item_labels
     votes = np.stack(
         [labels[nearest(task.columns(_columns([branch], task, branches)), device=device)] for branch in range(branches)]
     )
@@ -88,7 +88,7 @@ def sizes(branches: int) -> list[int]:
 
 
 def _draw(branches: int, size: int, subsets: int, generator: np.random.Generator) -> Iterator[list[int]]:
-    """Yield different sets of so many branches, at random; all of them, in order, when there are no more."""
+    """Yield different random sets of so many branches; if there are no more than `subsets`, all of them in order."""
     if math.comb(branches, size) <= subsets:
         yield from map(list, combinations(range(branches), size))
         return

@@ -1,4 +1,4 @@
-"""Queries worth looking at, the hardest and typical ones, with what they find."""
+"""Example queries with their search results: the hardest ones, and typical ones."""
 
 import io
 from pathlib import Path
@@ -16,7 +16,7 @@ from lrec.metrics import search
 
 QUERIES, RESULTS = 6, 8
 _SEED = 0
-_SIDE = 128  # of a stored picture, pixels; smaller ones stay as they are, without loss
+_SIDE = 128  # of a stored image, pixels; smaller ones keep their size and are stored losslessly
 
 
 def choose(best_rank: np.ndarray, labels: np.ndarray, count: int, seed: int = _SEED) -> dict[str, np.ndarray]:
@@ -40,7 +40,7 @@ def choose(best_rank: np.ndarray, labels: np.ndarray, count: int, seed: int = _S
 
 
 def write(task: Task, packed: Store, target: Path, device: str = "cpu") -> None:
-    """Search a run's test images and write examples.json and the images it names.
+    """Search a run's test images; write examples.json and the images that it names.
 
     Args:
         task: embeddings of all tested images of the store.
@@ -53,7 +53,7 @@ def write(task: Task, packed: Store, target: Path, device: str = "cpu") -> None:
 
 
 def make(task: Task, packed: Store, folder: Path, count: int, results: int, device: str = "cpu") -> None:
-    """Write examples.json and the images it names into a folder.
+    """Write examples.json and the images that it names into a folder.
 
     Args:
         task: Q queries and their gallery, all tested images of the store.
@@ -63,18 +63,16 @@ def make(task: Task, packed: Store, folder: Path, count: int, results: int, devi
         results: per query, or as many as there are.
         device: of the search.
     """
-    itself = task.gallery is None
     splits = tested(packed.index["split"])
     queries, searched = (packed.index[packed.index["split"] == split] for split in (splits[0], splits[-1]))
-    gallery = task.query if task.gallery is None else task.gallery
-    labels = task.query_labels if task.gallery_labels is None else task.gallery_labels
     best_rank = task.evaluate([1], device, precision=False).best_rank
     chosen = choose(best_rank, task.query_labels, count)
-    k = min(results, len(gallery) - itself)
+    k = min(results, len(task.items) - task.leave_one_out)
     sections: dict[str, list[dict[str, Any]]] = {}
     for name, places in chosen.items():
-        exclude = places if itself else np.full(len(places), search.NO_ROW)
-        scores, hits = search.top(np.asarray(task.query[places], np.float32), [gallery], k, exclude, device=device)
+        exclude = places if task.leave_one_out else np.full(len(places), search.NO_ROW)
+        asked = np.asarray(task.query[places], np.float32)
+        scores, hits = search.top(asked, [task.items], k, exclude, device=device)
         sections[name] = [
             {
                 **_image(packed, queries.iloc[query], folder),
@@ -83,16 +81,15 @@ def make(task: Task, packed: Store, folder: Path, count: int, results: int, devi
                     _image(packed, searched.iloc[hit], folder)
                     | {
                         "similarity": round(float(score), 4),
-                        "right": bool(labels[hit] == task.query_labels[query]),
+                        "right": bool(task.item_labels[hit] == task.query_labels[query]),
                     }
                     for score, hit in zip(scores[place], hits[place].tolist(), strict=True)
                 ],
             }
             for place, query in enumerate(places.tolist())
         ]
-    files.write_json(
-        folder / paths.EXAMPLES, {"searched": len(gallery), "queries": len(task.query), "sections": sections}
-    )
+    counts = {"searched": len(task.items), "queries": len(task.query)}
+    files.write_json(folder / paths.EXAMPLES, {**counts, "sections": sections})
 
 
 def _image(packed: Store, entry: pd.Series, folder: Path) -> dict[str, Any]:
@@ -105,15 +102,15 @@ def _image(packed: Store, entry: pd.Series, folder: Path) -> dict[str, Any]:
     return {"path": entry["path"], "class": entry["class"], "image": name}
 
 
-def _encoded(picture: Image.Image, small: bool) -> bytes:
+def _encoded(image: Image.Image, small: bool) -> bytes:
     buffer = io.BytesIO()
     try:
         if small:
-            picture.save(buffer, "PNG")
+            image.save(buffer, "PNG")
         else:
-            picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-            picture.save(buffer, "JPEG", quality=85)
+            image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+            image.save(buffer, "JPEG", quality=85)
     except OSError as error:
-        # Nothing is written to a disk here; codecs that find no memory say that their configuration is wrong.
-        raise MemoryError(f"while a picture was encoded: {error}") from error
+        # No disk is involved: a codec that runs out of memory reports a wrong configuration.
+        raise MemoryError(f"while an image was encoded: {error}") from error
     return buffer.getvalue()

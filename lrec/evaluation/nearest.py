@@ -1,7 +1,7 @@
 """The most similar gallery item of every query, leaving out itself or its whole class.
 
-Which item it is serves descriptions (confusions, agreement of branches); ranks and recalls, which must be
-exact, are counted in `lrec.metrics.ranking`.
+It is good enough for descriptions (confusions, agreement of branches). Ranks and recalls must be exact and are
+counted in `lrec.metrics.ranking`.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def nearest(task: Task, *, others_only: bool = False, device: str = "cpu") -> np
     """Find the gallery item most similar to each query, by float32 products.
 
     Args:
-        task: Q queries and G gallery items. In self-retrieval the query itself is left out by its index.
+        task: Q queries and G gallery items; where they are the same, the query itself is left out by its index.
         others_only: leave out the items of the query's own class as well.
         device: where products are computed.
 
@@ -25,27 +25,25 @@ def nearest(task: Task, *, others_only: bool = False, device: str = "cpu") -> np
         (Q,) int64 gallery rows; the lowest row of equals, -1 where nothing is left to find. Memory is
         that of two blocks of rows and one block of products.
     """
-    itself = task.gallery is None
-    gallery = task.query if task.gallery is None else task.gallery
-    labels = torch.tensor(task.query_labels if task.gallery_labels is None else task.gallery_labels, device=device)
+    labels = torch.tensor(task.item_labels, device=device)
     best = torch.full((len(task.query),), -torch.inf, device=device)
-    found = torch.full((len(task.query),), -1, device=device)
+    item = torch.full((len(task.query),), -1, device=device)
     with full_precision(torch.device(device)):
         for start in range(0, len(task.query), _BLOCK):
             rows = slice(start, min(start + _BLOCK, len(task.query)))
             queries = _floats(task.query[rows], device)
             own = torch.tensor(task.query_labels[rows], device=device)
-            for first in range(0, len(gallery), _BLOCK):
-                block = products(queries, _floats(gallery[first : first + _BLOCK], device))
+            for first in range(0, len(task.items), _BLOCK):
+                block = products(queries, _floats(task.items[first : first + _BLOCK], device))
                 if others_only:
                     block.masked_fill_(own[:, None] == labels[first : first + _BLOCK], -torch.inf)
-                if itself:
+                if task.leave_one_out:
                     block.diagonal(start - first).fill_(-torch.inf)
                 value, place = block.max(1)
                 better = value > best[rows]
                 best[rows] = torch.where(better, value, best[rows])
-                found[rows] = torch.where(better, place + first, found[rows])
-    return found.cpu().numpy()
+                item[rows] = torch.where(better, place + first, item[rows])
+    return item.cpu().numpy()
 
 
 def _floats(rows: np.ndarray, device: str) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""What a combination's result says: the metrics of its embeddings, and the analyses of them."""
+"""The result of a run: the metrics of its embeddings, and analyses of them. A metric is added in `METRICS`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,22 +10,26 @@ from lrec.evaluation import compression, ensemble_size
 from lrec.evaluation.task import Task
 from lrec.metrics.recall import Retrieval
 
+Metric = Callable[[Retrieval], float | None | dict[str, float] | list[float]]
 
-def figures(task: Task, found: Retrieval) -> dict[str, Any]:
-    """Return the figures of `lrec.metrics.recall.Retrieval` as plain numbers.
+# Key in result.json: how the metric is computed from the ranks and figures of a retrieval.
+METRICS: dict[str, Metric] = {
+    "recall": lambda retrieval: {str(k): value for k, value in retrieval.recall.items()},
+    "map_at_r": lambda retrieval: retrieval.map_at_r,
+    "r_precision": lambda retrieval: retrieval.r_precision,
+    "mean_reciprocal_rank": lambda retrieval: retrieval.mean_reciprocal_rank,
+    "macro_recall_at_1": lambda retrieval: retrieval.macro_recall_at_1,
+    "recall_at_1_interval": lambda retrieval: list(retrieval.recall_at_1_interval),
+}
 
-    With them the numbers of queries and of gallery items that each is searched in.
-    """
+
+def figures(task: Task, retrieval: Retrieval) -> dict[str, Any]:
+    """Return all metrics of a retrieval, and how many queries and gallery items it has, as result.json holds them."""
     return {
-        "recall": {str(k): share for k, share in found.recall.items()},
-        "map_at_r": found.map_at_r,
-        "r_precision": found.r_precision,
-        "mean_reciprocal_rank": found.mean_reciprocal_rank,
-        "macro_recall_at_1": found.macro_recall_at_1,
-        "recall_at_1_interval": list(found.recall_at_1_interval),
+        **{name: metric(retrieval) for name, metric in METRICS.items()},
         "queries": len(task.query),
-        "lone_queries": found.lone_queries,
-        "gallery": len(task.query) - 1 if task.gallery is None else len(task.gallery),
+        "lone_queries": retrieval.lone_queries,
+        "gallery": len(task.items) - task.leave_one_out,
     }
 
 
@@ -39,26 +43,26 @@ def analyse(
     pca_dimensions: Sequence[int],
     device: str = "cpu",
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Measure what the ensemble buys and what the embedding costs.
+    """Evaluate smaller ensembles, the agreement of branches, and smaller formats of the embedding.
 
     Args:
         task: the whole task; of a large one whole classes are drawn at random.
-        train: (n, d) embeddings of training images, that codes are fitted on.
+        train: (n, d) embeddings of training images, that formats are fitted on.
         branches: M.
         analysis_images: how many queries and gallery items to use at most; 0 = analyse nothing.
-        subsets: sets of branches per ensemble size, see `ensemble_size.measure`.
-        pca_dimensions: of principal components, see `compression.codes`.
+        subsets: sets of branches per ensemble size, see `ensemble_size.evaluate`.
+        pca_dimensions: of principal components, see `compression.formats`.
         device: where similarities are computed.
 
     Returns:
         {"images", "classes", "agreement", "ensemble_size", "compression"}: how many of them were used, and
-        the figures of the two modules; and the table of `ensemble_size.measure`. Without analyses the
-        latter has one row, all branches, and the former is empty.
+        the figures of the two modules; and the table of `ensemble_size.evaluate`. Without analyses the
+        table has one row, all branches, and the dictionary is empty.
     """
     if analysis_images == 0:
-        return {}, ensemble_size.measure(task, 1, 1, device=device).assign(branches=branches, members="all")
+        return {}, ensemble_size.evaluate(task, 1, 1, device=device).assign(branches=branches, members="all")
     some = task.sample(analysis_images)
-    sets = ensemble_size.measure(some, branches, subsets, device=device)
+    sets = ensemble_size.evaluate(some, branches, subsets, device=device)
     analysis = {
         "images": len(some.query) + (0 if some.gallery is None else len(some.gallery)),
         "classes": len(np.unique(some.query_labels)),

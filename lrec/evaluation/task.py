@@ -19,7 +19,7 @@ class Task:
     Attributes:
         query: (Q, d) float32 or float16, often a memory map.
         query_labels: (Q,) int64.
-        gallery: (G, d), or None: every query is searched in the other queries (self-retrieval).
+        gallery: (G, d), or None: every query is searched in the other queries (leave-one-out).
         gallery_labels: (G,) int64, None exactly if `gallery` is.
     """
 
@@ -27,6 +27,21 @@ class Task:
     query_labels: np.ndarray
     gallery: np.ndarray | None = None
     gallery_labels: np.ndarray | None = None
+
+    @property
+    def leave_one_out(self) -> bool:
+        """Whether the query set is the gallery, so that a query must not find itself."""
+        return self.gallery is None
+
+    @property
+    def items(self) -> np.ndarray:
+        """The embeddings that are searched: the gallery, or the queries."""
+        return self.query if self.gallery is None else self.gallery
+
+    @property
+    def item_labels(self) -> np.ndarray:
+        """The class labels of `items`."""
+        return self.query_labels if self.gallery_labels is None else self.gallery_labels
 
     def evaluate(self, ks: Sequence[int], device: str = "cpu", precision: bool = True) -> recall.Retrieval:
         """Compute the exact metrics, see `lrec.metrics.recall.evaluate`."""
@@ -67,14 +82,14 @@ class Task:
 
 
 def read(folder: Path, index: pd.DataFrame, prefix: str = "") -> Task:
-    """Open a combination's embeddings as memory maps.
+    """Open the embeddings of a run as memory maps.
 
     Query images are searched in the gallery where the data set has one, else every test image in all others.
 
     Args:
         folder: the embeddings, `<prefix><split>.npy`.
         index: of the packed store they were made from.
-        prefix: "" for the trained network, "untrained_" for the start of training.
+        prefix: "" for the trained network, "untrained_" for the network before training.
 
     Raises:
         FileNotFoundError: there are none.

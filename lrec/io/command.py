@@ -17,20 +17,20 @@ def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int
 
     Args:
         work: what to run.
-        debug: errors keep their traceback, here and in the processes that `work` starts, as with the
-            environment variable LREC_DEBUG set.
-        lower: what to lower when memory runs out, for an error that does not say so itself.
+        debug: show tracebacks of errors, here and in the processes that `work` starts, as the environment
+            variable LREC_DEBUG does.
+        lower: which parameter to lower when memory runs out, if the error does not name one itself.
 
     Returns:
         The exit status: 0, 1 for an error, 130 when interrupted.
     """
     before = os.environ.get(DEBUG_VARIABLE, "")
     debug = debug or bool(before)
-    # Pillow warns of oddities such as a corrupt EXIF entry; what cannot be decoded is an error all the same.
+    # Pillow warns of defects such as a corrupt EXIF entry; an image that cannot be decoded is an error in any case.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that lacks a letter of a class or file name shows its code.
+            # A character of a class or file name that the terminal cannot encode is printed as its escape code.
             stream.reconfigure(errors="backslashreplace")
     try:
         os.environ[DEBUG_VARIABLE] = "1" if debug else ""
@@ -55,7 +55,7 @@ def run(work: Callable[..., None], *arguments: str, lower: str = "") -> None:
     Args:
         work: called with one value per argument, in order.
         arguments: names of positional arguments; a name that begins with -- is an on/off switch.
-        lower: what to lower when memory runs out, such as a key of params.yaml.
+        lower: which parameter to lower when memory runs out, such as a key of params.yaml.
     """
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").split("\n\n")[0])
     for name in arguments:

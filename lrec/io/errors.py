@@ -5,7 +5,7 @@ import errno
 from lrec.io.text import escaped
 
 MAX_LINE = 900  # characters
-# How torch and the system's libraries say, in a RuntimeError, that memory ran out.
+# Messages of torch and system libraries, in a RuntimeError, that mean that memory ran out.
 OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -25,12 +25,12 @@ REMEDIES = {
 
 
 def explain(error: Exception, lower: str) -> str:
-    """Return an expected error as one line that is safe to print; nothing for a defect of the program."""
+    """Return an expected error as one line that is safe to print; an empty string for a defect of the program."""
     text = " ".join(str(error).split()) or type(error).__name__
     memory = isinstance(error, MemoryError) or any(sign in text.lower() for sign in OUT_OF_MEMORY)
     if memory and "lower" not in text:
         while error.__cause__:
-            error = error.__cause__  # what was made of it on the way may take a file for damaged
+            error = error.__cause__  # an error raised from it may report a damaged file
         detail = " ".join(str(error).split())[:160] or type(error).__name__
         text = f"out of memory ({detail}); {f'lower {lower}, or ' if lower else ''}end other programs and run again"
     elif isinstance(error, OSError) and error.errno and error.strerror:

@@ -1,4 +1,4 @@
-"""Writing files so that none is ever read half-written; `lrec.io.reading` reads them back."""
+"""Writing files atomically, so that no file is ever read half-written; `lrec.io.reading` reads them back."""
 
 import contextlib
 import glob
@@ -26,7 +26,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that appears at `path` complete, or not at all.
+    """Open a file for writing that appears at `path` complete or not at all.
 
     The bytes go to a temporary file beside the target, which is synced and renamed over it.
     """
@@ -37,7 +37,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, for libraries that open files themselves; else as `atomic`."""
+    """Yield a temporary path beside `path`, for libraries that open files themselves; otherwise like `atomic`."""
     with _draft(path) as draft:
         draft.touch()
         yield draft
@@ -48,10 +48,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of `path` when the block ends without an error.
+    """Yield a temporary folder that replaces `path` when the block ends without an error.
 
-    A kill in the moment between the two renames leaves nothing at `path`; `clear_drafts` puts the old
-    folder back.
+    A process that is killed between the two renames leaves nothing at `path`; `clear_drafts` restores the
+    old folder.
     """
     with _draft(path) as draft:
         draft.mkdir()
@@ -64,28 +64,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def require_replaceable(path: Path, own: Collection[str]) -> None:
-    """Refuse a folder that a user names for output, and that `atomic_folder` would delete, if it holds anything else.
+    """Refuse an output folder named by a user if it holds other files, which `atomic_folder` would delete.
 
     Args:
         path: the folder, which need not exist.
-        own: names of the files that an earlier output left there.
+        own: names of the files that an earlier output may have written there.
 
     Raises:
         ValueError: it is no folder, or there is something else in it.
     """
     if not (path.exists() or path.is_symlink()):
         return
-    strange = sorted(set(os.listdir(path)) - set(own)) if path.is_dir() else [path.name]
-    if strange:
+    foreign = sorted(set(os.listdir(path)) - set(own)) if path.is_dir() else [path.name]
+    if foreign:
         raise ValueError(
-            f"{path}: found {strange[0]}, expected a new or empty folder, or one with only {', '.join(own)} in it; "
+            f"{path}: found {foreign[0]}, expected a new or empty folder, or one with only {', '.join(own)} in it; "
             "name another folder"
         )
 
 
 @contextlib.contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    """Yield a free name beside `path`; what is there after an error is removed, and the error names `path`."""
+    """Yield an unused name beside `path`; after an error its contents are removed, and the error names `path`."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with naming(path, draft):
         try:
@@ -99,7 +99,7 @@ def _draft(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
-    """Give an error of the system, such as a full disk's, the name of `path` if it has none or the draft's."""
+    """Put `path` into a system error, such as that of a full disk, that names no file or the draft."""
     try:
         yield
     except OSError as error:
@@ -109,7 +109,7 @@ def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
 
 
 def clear_drafts(path: Path) -> None:
-    """Remove what killed writers left of `path`, or of files in it. Nobody may be writing them."""
+    """Remove the leftovers of killed processes beside `path` and in it. No process may be writing there."""
     if _retired(path).exists() and not path.exists():
         os.replace(_retired(path), path)
     beside = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
@@ -119,7 +119,7 @@ def clear_drafts(path: Path) -> None:
 
 
 def _retired(path: Path) -> Path:
-    """Where an old folder waits for its end while the new one takes its place."""
+    """Return where the old folder is kept while the new one is renamed."""
     return path.with_name(f".{path.name}.old.tmp")
 
 
@@ -158,9 +158,9 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def map_array(path: Path, dtype: str | np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """Make a .npy of zeros and open it as a writable memory map, on blocks of the disk that are its own.
+    """Make a .npy of zeros and open it as a writable memory map, with its disk space allocated.
 
-    Without them a disk that fills up later would end the process with SIGBUS.
+    Without the allocation, a disk that fills up later would end the process with SIGBUS.
     """
     array = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
     if hasattr(os, "posix_fallocate"):

@@ -1,4 +1,4 @@
-"""Hashes that tell whether something is still the same: of a file, of several files, of a value."""
+"""SHA-256 hashes that show whether a file, a set of files or a value has changed."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ def of_files(paths: Iterable[Path], root: Path | None = None) -> str:
 
     Args:
         paths: of the files.
-        root: a folder around all of them: paths relative to it count; without it names alone.
+        root: a folder that holds all of them, to hash paths relative to it; None hashes names alone.
     """
     total = hashlib.sha256()
     for path in sorted(paths):

@@ -1,9 +1,10 @@
-"""Who is at which work: no two processes write one output, and none reads what another is writing.
+"""Locks on outputs: no two processes write one output, and none reads an output that another is writing.
 
-A process that writes or reads outputs leaves a claim in .lrec/claims: a file of its own that it keeps
-locked while it works. The kernel takes that lock away when the process ends, however it ends; so a claim
-that is not locked is a dead process's. Whoever comes next clears away the half-written files of the dead.
-DVC's own locks end with dvc; a stage outlives a dvc that was killed, and its claim with it.
+A process that writes or reads outputs puts a claim into .lrec/claims: a file of its own that it keeps locked
+while it works. The kernel releases that lock when the process ends, for whatever reason, so a claim that is
+not locked belongs to a process that has ended. The next process removes such claims, and the half-written
+files of killed processes. DVC's own locks are not enough: they end with dvc, and a stage goes on running after
+its dvc has been killed.
 """
 
 import contextlib
@@ -28,16 +29,16 @@ Paths = Callable[..., Iterable[Path]]
 
 @contextlib.contextmanager
 def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
-    """Hold paths until the block ends or this process dies.
+    """Hold paths until the block ends or this process is killed.
 
     Args:
-        writes: files and folders, with all in them, that nobody else may write or read meanwhile; what
-            killed writers left of them half-written is removed. Processes that share one job share them.
-        reads: likewise, that nobody may write meanwhile.
+        writes: files, and folders with their contents, that no other process may write or read in the
+            meantime. Leftovers of killed processes are removed. The processes of one job hold them together.
+        reads: likewise, that no other process may write in the meantime.
 
     Raises:
         ValueError: another process holds one of them, or keeps others from making claims; the message names it.
-        OSError: there is no room for the claim, or the file system knows no locks.
+        OSError: there is no space for the claim, or the file system does not support locks.
     """
     own = {
         "pid": os.getpid(),
@@ -52,13 +53,13 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
     path = FOLDER / f"{uuid.uuid4().hex}.json"
     with contextlib.ExitStack() as stack:
         with _turn(f"process {own['pid']} on {own['host']} ({own['command']})"):
-            living, dead = _claims()
-            for other in living:
+            active, ended = _claims()
+            for other in active:
                 _refuse(own, other)
-            for name in [*own["writes"], *(name for claim in dead for name in claim["writes"])]:
-                if not any(_overlap(name, other) for claim in living for other in claim["writes"]):
+            for name in [*own["writes"], *(name for claim in ended for name in claim["writes"])]:
+                if not any(_overlap(name, other) for claim in active for other in claim["writes"]):
                     files.clear_drafts(Path(name))
-            # Unbuffered: what a full disk refuses is known here, and not when the file is closed.
+            # Unbuffered: a full disk is an error here and not when the file is closed.
             stream = stack.enter_context(path.open("wb", buffering=0))
             stack.callback(path.unlink, missing_ok=True)
             fcntl.flock(stream, fcntl.LOCK_EX)
@@ -69,9 +70,9 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _turn(who: str) -> Iterator[None]:
-    """Wait for the moment in which one process at a time looks at the claims and adds its own."""
+    """Give processes their turns: one at a time reads the claims and adds its own."""
     path = FOLDER / "lock"
-    # Unbuffered: what a full disk refuses is known at once.
+    # Unbuffered: a full disk is an error at once.
     with path.open("ab+", buffering=0) as stream:
         ends = time.monotonic() + PATIENCE
         while True:
@@ -83,9 +84,9 @@ def _turn(who: str) -> Iterator[None]:
                     stream.seek(0)
                     holder = stream.read().decode(errors="replace") or "a process"
                     raise ValueError(
-                        f"{path}: held for {PATIENCE:.0f} s by {holder}, expected a moment; it clears away what a "
-                        "killed process left, or is stopped: wait, let it go on (kill -CONT) or end it (kill -KILL), "
-                        "and run again"
+                        f"{path}: held for {PATIENCE:.0f} s by {holder}, expected a moment; it is removing "
+                        "the leftovers of a killed process, or it is stopped: wait, resume it (kill -CONT) or end it "
+                        "(kill -KILL), and run again"
                     ) from error
             time.sleep(0.005)
         with files.naming(path):
@@ -109,31 +110,31 @@ def holding(writes: Paths, reads: Paths = lambda *_: ()) -> Callable[[Callable[.
 
 
 def _claims() -> tuple[list[dict], list[dict]]:
-    """Return the claims of the living and those of the dead, which are removed."""
-    living, dead = [], []
+    """Return the claims of running processes, and those of processes that have ended, which are removed."""
+    active, ended = [], []
     for path in sorted(FOLDER.glob("*.json")):
         with contextlib.suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                living.append(json.load(stream))
+                active.append(json.load(stream))
                 continue
-            # A process killed while it wrote its claim had not begun its work.
+            # A process that was killed while it wrote its claim had not started its work.
             with contextlib.suppress(ValueError):
-                dead.append(json.load(stream))
+                ended.append(json.load(stream))
             path.unlink()
-    return living, dead
+    return active, ended
 
 
 def _refuse(own: dict, other: dict) -> None:
-    """Raise ValueError when two claims cannot stand beside each other."""
+    """Raise ValueError if two claims conflict."""
     if own["rank"] is not None and (
         other["pid"] == os.getppid() or own["job"] == other["job"] and own["rank"] != other["rank"]
     ):
-        return  # the launcher of this process, or another one at the same job
-    pairs = [(mine, theirs, "writing") for mine in own["writes"] + own["reads"] for theirs in other["writes"]]
-    pairs += [(mine, theirs, "reading") for mine in own["writes"] for theirs in other["reads"]]
-    for mine, theirs, doing in pairs:
+        return  # the launcher of this process, or another process of the same job
+    conflicts = [(mine, theirs, "writing") for mine in own["writes"] + own["reads"] for theirs in other["writes"]]
+    conflicts += [(mine, theirs, "reading") for mine in own["writes"] for theirs in other["reads"]]
+    for mine, theirs, doing in conflicts:
         if _overlap(mine, theirs):
             where = "" if other["host"] == own["host"] else f" on {other['host']}"
             raise ValueError(
@@ -143,5 +144,5 @@ def _refuse(own: dict, other: dict) -> None:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether two paths are the same, or one lies in the other."""
+    """Say whether two paths are the same, or one lies in the other."""
     return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")

@@ -1,4 +1,4 @@
-"""Where a result came from: the code and data behind it, and what is not the same twice about a run.
+"""Where a result came from: the code behind it, and the time, hardware and commit of a training.
 
 Time, hardware and commit are kept apart from the pipeline's outputs, whose bytes must be the same for
 the same inputs.
@@ -59,8 +59,8 @@ def record(path: Path, settings: dict[str, Any], seconds: float, device: str) ->
 
 
 def find(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record of the training with these settings, without them, or None when there is none here."""
+    """Return the record of the training with these settings, without the settings, or None if there is none."""
     if not path.is_file():
         return None
-    found = reading.read_json(path, "train", Run)
-    return {key: found[key] for key in found if key != "settings"} if found.get("settings") == settings else None
+    stored = reading.read_json(path, "train", Run)
+    return {key: stored[key] for key in stored if key != "settings"} if stored.get("settings") == settings else None

@@ -1,4 +1,4 @@
-"""Reading files back: what is wrong with one is a line that names it, the place in it and what to do."""
+"""Reading files back. An error is one line that names the file, the place in it and what to do."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = re.compile(r"[-+]?([0-9]{1,99}\.?[0-9]*|\.[0-9]+)([eE](\+?[0-9]{1,2}|-[0-9]{1,3}))?")
 _FINITE_ROWS = 65536
 
-# In the place of the stage that makes a file, where none does.
+# Origins of files that no stage makes, given in place of the stage.
 COMMITTED, SAVED, GIVEN = "git", "Database.save", "you"
 _OTHER_REMEDIES = {
     COMMITTED: "restore it with `git checkout`",
@@ -27,9 +27,9 @@ _OTHER_REMEDIES = {
 
 
 def read_text(path: Path, made_by: str) -> str:
-    """Read a UTF-8 text file, as it stands. Errors name the file and `made_by`, the stage that writes it."""
+    """Read a UTF-8 text file unchanged. Errors name the file and `made_by`, the stage that writes it."""
     try:
-        # Not read_text, which would turn the line ends inside quoted cells into others.
+        # Not read_text, which would change the line ends inside quoted cells.
         return _require(path, made_by).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(_damaged(path, f"not UTF-8 text ({error.reason})", made_by)) from error
@@ -41,7 +41,7 @@ def read_json(path: Path, made_by: str, shape: Any = Any) -> Any:
     Args:
         path: of the file.
         made_by: the stage that writes it, for errors.
-        shape: the type of its value, such as a TypedDict: keys it names must be there, others may.
+        shape: the type of its value, such as a TypedDict: the keys it names are required, others are allowed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -120,7 +120,7 @@ def read_table(
 def read_array(path: Path, made_by: str, dimensions: int, *dtypes: type, finite: bool = False) -> np.ndarray:
     """Open a .npy as a read-only memory map; its dimensions must be these, its dtype one of these.
 
-    With `finite`, it is read through once, and a NaN or an infinity in it is an error too.
+    With `finite`, all of it is read once, and a NaN or an infinity in it is an error too.
     """
     _require(path, made_by)
     try:

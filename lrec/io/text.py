@@ -1,8 +1,8 @@
-"""Text from files on its way to a screen: no character that acts instead of being seen.
+"""Text from files made safe to display: control characters become visible.
 
 A class or file name may hold anything: escape sequences that repaint a terminal, line breaks that fake a line
-of a log, marks that turn the reading direction round. What people read shows such characters; what programs
-read keeps them.
+of a log, marks that reverse the reading direction. Text for people shows such characters; text for programs
+keeps them.
 """
 
 import re
@@ -12,7 +12,7 @@ HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u
 
 
 def escaped(text: str) -> str:
-    r"""Return text in which hidden characters are written out, for a terminal or a log.
+    r"""Return text in which hidden characters are replaced by their escape codes, for a terminal or a log.
 
     >>> print(escaped("red\x1b[31m, up\u202e, line\n"))
     red\x1b[31m, up\u202e, line\x0a
@@ -20,13 +20,13 @@ def escaped(text: str) -> str:
     return HIDDEN.sub(_code, text)
 
 
-def _code(found: re.Match[str]) -> str:
-    number = ord(found[0])
+def _code(match: re.Match[str]) -> str:
+    number = ord(match[0])
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
 
 
 def boxed(text: str) -> str:
-    r"""Return text with a sign in the place of every hidden character, for a page or a picture.
+    r"""Return text with a replacement character for every hidden character, for a page or a figure.
 
     >>> boxed("a\x1b[31m\u202eb")
     'a\ufffd[31m\ufffdb'

@@ -1,4 +1,7 @@
-"""Cutting a similarity matrix into blocks that fit in memory and parts that fit in cache, and counting in them."""
+"""Partition of a similarity matrix: into blocks that fit in memory, and of a block into tiles that fit in the cache.
+
+Rows and columns are sorted by class, so the pairs of one class lie near the diagonal.
+"""
 
 import math
 from collections.abc import Iterator
@@ -8,9 +11,8 @@ import torch
 
 from lrec.metrics.similarity import Rows
 
-_SIDE = 1024  # rows and columns of a piece on a CPU; elsewhere a block is one piece
-_LEAF = 1024  # rows of a block on the diagonal, half of which is computed in vain
-_STRIP = 2**20  # values compared at a time; a float32 count of so few is exact
+_TILE = 1024  # rows and columns of a tile on a CPU; on a GPU a block is one tile
+_LEAF = 1024  # rows of a block on the diagonal, half of which is computed needlessly
 
 
 def block_size(width: int, memory_bytes: int) -> int:
@@ -36,91 +38,69 @@ def triangle(start: int, stop: int, size: int) -> Iterator[tuple[slice, slice]]:
 
 def rectangle(rows: slice, columns: slice, size: int) -> Iterator[tuple[slice, slice]]:
     """Yield blocks with sides of at most `size` that cover two ranges."""
-    for part in split(rows, size):
-        for other in split(columns, size):
-            yield part, other
+    for some in split(rows, size):
+        for others in split(columns, size):
+            yield some, others
 
 
 def split(whole: slice, size: int) -> Iterator[slice]:
-    """Cut a range into parts of nearly equal length, at most `size`."""
+    """Cut a range into slices of nearly equal length, at most `size`."""
     length = whole.stop - whole.start
-    parts = -(-length // size)
-    for i in range(parts):
-        yield slice(whole.start + length * i // parts, whole.start + length * (i + 1) // parts)
+    number = -(-length // size)
+    for i in range(number):
+        yield slice(whole.start + length * i // number, whole.start + length * (i + 1) // number)
 
 
-def at_least(block: torch.Tensor, limits: torch.Tensor, axis: int) -> torch.Tensor:
-    """Count, for every line along an axis, the values at or above the line's own limit.
-
-    Args:
-        block: (n, m) floats.
-        limits: (n,) for rows, axis 0, or (m,) for columns, axis 1; compared in the block's dtype.
-        axis: 0 or 1.
-
-    Returns:
-        (n,) or (m,) int64. The comparison is written as floats, into a buffer that stays in the
-        processor's cache, and summed: several times as fast as booleans on a CPU.
-    """
-    height, width = block.shape
-    limits = limits.to(block.dtype).unsqueeze(1 - axis)
-    total = torch.zeros(limits.numel(), dtype=torch.int64, device=block.device)
-    size = max(1, _STRIP // width)
-    buffer = torch.empty(min(size, height), width, device=block.device)
-    for start in range(0, height, size):
-        rows = slice(start, min(start + size, height))
-        reached = buffer[: rows.stop - rows.start]
-        if axis == 0:
-            torch.ge(block[rows], limits[rows], out=reached)
-            total[rows] = reached.sum(1).long()
-        else:
-            torch.ge(block[rows], limits, out=reached)
-            total += reached.sum(0).long()
-    return total
-
-
-def batches(counts: torch.Tensor, limit: int) -> Iterator[slice]:
-    """Yield runs of lines whose counts add up to about `limit` at most; none if all counts are zero."""
+def slices_within(counts: torch.Tensor, limit: int) -> Iterator[slice]:
+    """Yield slices of consecutive rows whose counts add up to at most about `limit`; none if all counts are zero."""
     if counts.any():
         start = 0
-        run = counts.cumsum(0) // limit
-        for length in run.unique_consecutive(return_counts=True)[1].tolist():
+        group = counts.cumsum(0) // limit
+        for length in group.unique_consecutive(return_counts=True)[1].tolist():
             yield slice(start, start + length)
             start += length
 
 
 @dataclass(frozen=True)
-class Part:
-    """One side of a piece: n rows of a side of the block.
+class Segment:
+    """The rows along one edge of a tile.
 
     Attributes:
         numbers: (n,) int64, ascending row numbers.
-        codes: (n,) int64 class codes, ascending.
+        classes: (n,) int64 class numbers, ascending.
         values: (n, d) float32.
-        narrow: (n, d) bfloat16, the same rows rounded, or None.
+        rounded: (n, d) bfloat16, the same rows rounded, or None.
     """
 
     numbers: torch.Tensor
-    codes: torch.Tensor
+    classes: torch.Tensor
     values: torch.Tensor
-    narrow: torch.Tensor | None = None
+    rounded: torch.Tensor | None = None
 
-    def some(self, rows: torch.Tensor) -> "Part":
-        """Return some of the rows."""
-        return Part(self.numbers[rows], self.codes[rows], self.values[rows])
+    def select(self, places: torch.Tensor) -> "Segment":
+        """Return some of the rows, in float32 alone."""
+        return Segment(self.numbers[places], self.classes[places], self.values[places])
 
 
-def parts(rows: Rows, codes: torch.Tensor, place: slice, narrow: bool) -> list[Part]:
-    """Read the rows of one side of a block and cut them into parts; `narrow` says whether to round them too."""
-    values = rows.take(place, torch.float32)
-    numbers = torch.arange(place.start, place.stop, device=values.device)
-    rounded = values.bfloat16() if narrow else None
-    size = _SIDE if values.device.type == "cpu" else len(values)
+def segments(rows: Rows, classes: torch.Tensor, edge: slice, rounded: bool) -> list[Segment]:
+    """Read the rows along one edge of a block and cut them into the edges of its tiles.
+
+    Args:
+        rows: of the queries or of the gallery.
+        classes: (N,) int64, their class numbers.
+        edge: the rows to read.
+        rounded: whether to round them to bfloat16 as well.
+    """
+    values = rows.take(edge, torch.float32)
+    numbers = torch.arange(edge.start, edge.stop, device=values.device)
+    short = values.bfloat16() if rounded else None
+    size = _TILE if values.device.type == "cpu" else len(values)
     cuts = split(slice(0, len(values)), size)
-    return [Part(numbers[x], codes[place][x], values[x], rounded[x] if rounded is not None else None) for x in cuts]
+    return [Segment(numbers[x], classes[edge][x], values[x], None if short is None else short[x]) for x in cuts]
 
 
-def without_own(block: torch.Tensor, mine: Part, theirs: Part) -> torch.Tensor:
-    """Put -inf in a block of similarities where both items are of one class."""
-    if mine.codes[-1] >= theirs.codes[0] and mine.codes[0] <= theirs.codes[-1]:
-        block.masked_fill_(mine.codes[:, None] == theirs.codes, -math.inf)
-    return block
+def mask_same_class(tile: torch.Tensor, queries: Segment, items: Segment) -> torch.Tensor:
+    """Put -inf in a tile of similarities where the query and the item are of one class."""
+    if queries.classes[-1] >= items.classes[0] and queries.classes[0] <= items.classes[-1]:
+        tile.masked_fill_(queries.classes[:, None] == items.classes, -math.inf)
+    return tile

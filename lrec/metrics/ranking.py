@@ -1,13 +1,13 @@
 """Ranks of positives by counting: exact, without a sort and without the matrix of all similarities.
 
 The rank of a query's best positive is one more than the number of items of other classes that are at
-least as similar. Rows are sorted by class, so the positives of a query lie side by side; the others are
-counted block by block (`counting`), and in self-retrieval a block above the diagonal serves its rows and
-its columns. On a processor every thread counts blocks of its own; processes may share them as well.
+least as similar. Rows are sorted by class, so the positives of a query are neighbours; the others are
+counted block by block (`counting`). Where the query set is the gallery, a block above the diagonal serves its
+rows and its columns. On a CPU every thread counts blocks of its own.
 
-Exactness. What `counting` leaves in doubt even in float64, whose own error is far below the tie tolerance (a
-similarity would have to differ from the positive's by the tie tolerance itself, to 13 digits), is a query
-that is ranked once more by `ordered_products`, the definition.
+Exactness. A query that `counting` cannot decide even in float64 is ranked once more by `ordered_products`,
+the definition. That is rare: the error of float64 is far below the tolerance of a tie, so that a similarity
+would have to differ from the positive's by that very tolerance, to 13 digits.
 """
 
 import math
@@ -16,19 +16,18 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from torch import distributed
 
 from lrec.compute import threads
 from lrec.metrics import sieve
-from lrec.metrics.blocks import batches, block_size, rectangle, triangle
-from lrec.metrics.counting import Counter, Limits, Side
+from lrec.metrics.blocks import block_size, rectangle, slices_within, triangle
+from lrec.metrics.counting import BestThresholds, Counter, Labelled
 from lrec.metrics.similarity import exact_block, exact_pairs, full_precision
-from lrec.metrics.thresholds import Ladder
+from lrec.metrics.thresholds import Thresholds
 
-_TILE = 128  # queries whose positives are computed together
-_POSITIVE_BYTES = 256  # memory a positive takes in a ladder
+_QUERIES = 128  # whose positives are computed together
+_POSITIVE_BYTES = 256  # memory a positive takes while its threshold is counted at
 _SIDE = 1024  # of the blocks that a thread must have room for
-_TURNS = 8  # blocks along a side per thread, so that all end at about the same time
+_TURNS = 8  # blocks along a side per thread, so that all threads end at about the same time
 
 
 @dataclass(frozen=True)
@@ -46,158 +45,142 @@ class Ranks:
     r_precision: np.ndarray
 
 
-def rank(
-    queries: Side,
-    gallery: Side,
-    itself: bool,
-    precision: bool,
-    memory_bytes: int,
-    group: distributed.ProcessGroup | None = None,
-) -> Ranks:
+def rank(queries: Labelled, gallery: Labelled, leave_one_out: bool, precision: bool, memory_bytes: int) -> Ranks:
     """Rank the best positive of every query, and with `precision` all positives ranked R or better.
 
     Args:
         queries: Q rows.
-        gallery: G rows; the queries again in self-retrieval.
-        itself: self-retrieval; query i is not searched for item i.
+        gallery: G rows; with `leave_one_out` the queries again.
+        leave_one_out: query i is not compared with item i.
         precision: compute average precision and R-precision.
         memory_bytes: what blocks may take. Very large classes make several passes over the gallery if
             the similarities of all positives do not fit.
-        group: processes that all rank the same rows and share the blocks; each gets all ranks.
     """
-    memory_bytes = _least(memory_bytes, queries.codes.device, group)
     passes = []
     for rows in _passes(queries, gallery, precision, memory_bytes):
-        some = Side(queries.rows.part(rows), queries.codes[rows])
-        one = Pass(some, gallery, rows.start if itself else None, precision, memory_bytes)
-        one.set_limits()
-        first, step = (group.rank(), group.size()) if group else (0, 1)
-        one.count(one.blocks(_least(one.side(), queries.codes.device, group))[first::step])
-        passes.append(one.ranks(group))
+        some = Labelled(queries.rows.part(rows), queries.classes[rows])
+        one = Pass(some, gallery, rows.start if leave_one_out else None, precision, memory_bytes)
+        one.set_thresholds()
+        one.count(one.blocks())
+        passes.append(one.ranks())
     return Ranks(*(np.concatenate([getattr(x, field.name) for x in passes]) for field in fields(Ranks)))
 
 
-def _least(number: int, device: torch.device, group: distributed.ProcessGroup | None) -> int:
-    """Return the least of the processes' numbers, so that all cut the same blocks, whatever machines they run on."""
-    if not group:
-        return number
-    shared = torch.tensor([number], device=device)
-    distributed.all_reduce(shared, distributed.ReduceOp.MIN, group)
-    return int(shared)
-
-
-def _passes(queries: Side, gallery: Side, precision: bool, memory_bytes: int) -> Iterator[slice]:
-    """Yield runs of queries whose positives fit in memory together: nearly always all queries."""
+def _passes(queries: Labelled, gallery: Labelled, precision: bool, memory_bytes: int) -> Iterator[slice]:
+    """Yield slices of queries whose positives fit in memory together: nearly always one slice of all queries."""
     if not precision:
         return iter([slice(0, queries.rows.size)])
-    first = torch.searchsorted(gallery.codes, queries.codes)
-    last = torch.searchsorted(gallery.codes, queries.codes, right=True)
-    return batches(last - first + 1, max(1, memory_bytes // _POSITIVE_BYTES))
+    first = torch.searchsorted(gallery.classes, queries.classes)
+    last = torch.searchsorted(gallery.classes, queries.classes, right=True)
+    return slices_within(last - first + 1, max(1, memory_bytes // _POSITIVE_BYTES))
 
 
 class Pass:
-    """One pass of some queries over the gallery: limits first, then blocks, then the ranks."""
+    """One pass of some queries over the gallery: thresholds first, then blocks, then the ranks.
 
-    def __init__(self, queries: Side, gallery: Side, offset: int | None, precision: bool, memory_bytes: int) -> None:
-        # In self-retrieval query i is gallery item i + offset; otherwise the offset is None.
+    Args:
+        queries: of this pass.
+        gallery: all of it.
+        offset: with leave-one-out, query i is gallery item i + offset; else None.
+        precision: as of `rank`.
+        memory_bytes: as of `rank`.
+    """
+
+    def __init__(
+        self, queries: Labelled, gallery: Labelled, offset: int | None, precision: bool, memory_bytes: int
+    ) -> None:
         self.queries, self.gallery, self.offset = queries, gallery, offset
         self.mirrored = offset == 0 and queries.rows.size == gallery.rows.size
-        self.first = torch.searchsorted(gallery.codes, queries.codes)
-        self.last = torch.searchsorted(gallery.codes, queries.codes, right=True)
+        self.first = torch.searchsorted(gallery.classes, queries.classes)
+        self.last = torch.searchsorted(gallery.classes, queries.classes, right=True)
         self.positives = self.last - self.first - int(offset is not None)
-        self.limits = Limits.unset(queries.rows, gallery.rows)
-        self.ladder = Ladder.empty(self.positives, self.limits.slack) if precision else None
+        self.best = BestThresholds.unset(queries.rows, gallery.rows)
+        self.thresholds = Thresholds.empty(self.positives, self.best.float64_margin) if precision else None
         self.workers = self._number_of_workers(memory_bytes)
         self.memory = memory_bytes // self.workers
-        self.counter = self._counter(self.ladder)
+        self.counter = self._counter(self.thresholds)
 
     def _number_of_workers(self, memory_bytes: int) -> int:
         """Return how many threads can count at a time in this memory, each with blocks that are not too small."""
-        if self.queries.codes.device.type != "cpu":
+        if self.queries.classes.device.type != "cpu":
             return 1
         return max(1, min(torch.get_num_threads(), memory_bytes // (12 * _SIDE * (_SIDE + self.queries.rows.width))))
 
-    def _counter(self, ladder: Ladder | None) -> Counter:
-        return Counter(self.queries, self.gallery, self.limits, ladder, self.memory)
+    def _counter(self, thresholds: Thresholds | None) -> Counter:
+        return Counter(self.queries, self.gallery, self.best, thresholds, self.memory)
 
-    def set_limits(self) -> None:
+    def set_thresholds(self) -> None:
         """Find the similarity an item must have to count against a query's positives."""
-        threads.share(self._set_limits, self._tiles(), self.workers)
+        threads.distribute(self._set_thresholds, self._neighbours(), self.workers)
 
-    def _set_limits(self, tiles: Iterator[slice]) -> None:
-        with full_precision(self.limits.limit.device):
-            for rows in tiles:
-                self._set_limits_of(rows)
+    def _set_thresholds(self, slices: Iterator[slice]) -> None:
+        with full_precision(self.best.values.device):
+            for rows in slices:
+                self._set_thresholds_of(rows)
 
-    def _set_limits_of(self, rows: slice) -> None:
+    def _set_thresholds_of(self, rows: slice) -> None:
         columns = slice(int(self.first[rows].min()), int(self.last[rows].max()))
         if columns.start >= columns.stop:
             return
         items = torch.arange(columns.start, columns.stop, device=self.first.device)
-        tile = exact_block(self.queries.rows, self.gallery.rows, rows, items, self.memory)
-        same = self.queries.codes[rows, None] == self.gallery.codes[columns]
-        others = tile.masked_fill(same, -math.inf)
-        tile.masked_fill_(~same, -math.inf)
+        similar = exact_block(self.queries.rows, self.gallery.rows, rows, items, self.memory)
+        same = self.queries.classes[rows, None] == self.gallery.classes[columns]
+        others = similar.masked_fill(same, -math.inf)
+        similar.masked_fill_(~same, -math.inf)
         if self.offset is not None:
-            place = torch.arange(rows.start, rows.stop, device=tile.device)
-            tile[place - rows.start, place + self.offset - columns.start] = -math.inf
-        tolerance = self.limits.tolerance[rows]
-        self.limits.limit[rows] = torch.where(self.positives[rows] > 0, tile.amax(1) - tolerance, math.inf)
-        if self.ladder:
-            ordered = tile.sort(1, descending=True).values - tolerance[:, None]
-            self.ladder.fill(rows, ordered, others.sort(1, descending=True).values)
+            place = torch.arange(rows.start, rows.stop, device=similar.device)
+            similar[place - rows.start, place + self.offset - columns.start] = -math.inf
+        tolerance = self.best.tolerance[rows]
+        self.best.values[rows] = torch.where(self.positives[rows] > 0, similar.amax(1) - tolerance, math.inf)
+        if self.thresholds:
+            ordered = similar.sort(1, descending=True).values - tolerance[:, None]
+            self.thresholds.fill(rows, ordered, others.sort(1, descending=True).values)
 
-    def _tiles(self) -> Iterator[slice]:
-        """Yield runs of queries whose positives' similarities fit in memory."""
+    def _neighbours(self) -> Iterator[slice]:
+        """Yield slices of queries whose positives' similarities fit in memory."""
         start = 0
         while start < self.queries.rows.size:
-            stop = min(start + _TILE, self.queries.rows.size)
+            stop = min(start + _QUERIES, self.queries.rows.size)
             width = int(self.last[start:stop].max() - self.first[start:stop].min())
             fitting = max(1, self.memory // (64 * max(1, width)))
             stop = min(stop, start + fitting)
             yield slice(start, stop)
             start = stop
 
-    def side(self) -> int:
-        """Return the side that suits a block: in rows and columns."""
+    def blocks(self) -> list[tuple[slice, slice]]:
+        """Return blocks that cover all pairs, of a size that suits the memory and the number of threads."""
         # Half of the memory is for what sieving adds: rounded rows, copies of the rows that are left.
-        sieved = sieve.supported(self.limits.limit.device)
+        sieved = sieve.supported(self.best.values.device)
         size = block_size(self.queries.rows.width, self.memory // 2 if sieved else self.memory)
-        if self.workers > 1:
-            size = min(size, max(_SIDE, self.gallery.rows.size // (_TURNS * self.workers)))
-        return size
-
-    def blocks(self, side: int) -> list[tuple[slice, slice]]:
-        """Return the blocks, at most so large, that cover all pairs."""
         rows, columns = self.queries.rows.size, self.gallery.rows.size
+        if self.workers > 1:
+            size = min(size, max(_SIDE, columns // (_TURNS * self.workers)))
         if self.mirrored:
-            return list(triangle(0, rows, side))
-        return list(rectangle(slice(0, rows), slice(0, columns), side))
+            return list(triangle(0, rows, size))
+        return list(rectangle(slice(0, rows), slice(0, columns), size))
 
     def count(self, blocks: list[tuple[slice, slice]]) -> None:
         """Count the items of some blocks, on all threads."""
         workers = max(1, min(self.workers, len(blocks)))
-        ladders = [self.ladder.fresh() if self.ladder else None for _ in range(workers - 1)]
-        counters = [self.counter, *map(self._counter, ladders)]
+        copies = [self.thresholds.uncounted() if self.thresholds else None for _ in range(workers - 1)]
+        counters = [self.counter, *map(self._counter, copies)]
         free = iter(counters)
 
         def work(blocks: Iterator[tuple[slice, slice]]) -> None:
             counter = next(free)
-            with full_precision(self.limits.limit.device):
+            with full_precision(self.best.values.device):
                 for rows, columns in blocks:
                     counter.add(rows, columns, self.mirrored)
 
-        threads.share(work, blocks, workers)
+        threads.distribute(work, blocks, workers)
         self.counter.merge(counters[1:])
 
-    def ranks(self, group: distributed.ProcessGroup | None = None) -> Ranks:
-        """Return the ranks, once the processes of a group have counted all blocks together."""
-        if group:
-            self.counter.join(group)
+    def ranks(self) -> Ranks:
+        """Return the ranks, once all blocks have been counted."""
         best = torch.where(self.positives > 0, self.counter.count + 1, 0).cpu().numpy()
         zeros = np.zeros(len(best))
-        ranks = Ranks(best, *(self.ladder.scores() if self.ladder else (zeros, zeros)))
-        for query in self.counter.unclear.nonzero()[:, 0].tolist():
+        ranks = Ranks(best, *(self.thresholds.scores() if self.thresholds else (zeros, zeros)))
+        for query in self.counter.undecided.nonzero()[:, 0].tolist():
             self._rank_by_definition(query, ranks)
         return ranks
 
@@ -207,16 +190,16 @@ class Pass:
         value = exact_pairs(
             self.queries.rows, self.gallery.rows, torch.full_like(items, query), items, self.memory * self.workers
         )
-        same = self.gallery.codes == self.queries.codes[query]
+        same = self.gallery.classes == self.queries.classes[query]
         others = value[~same].sort().values
         if self.offset is not None:
             same[query + self.offset] = False
         positives = value[same].sort(descending=True).values
-        count = len(others) - torch.searchsorted(others, positives - self.limits.tolerance[query])
+        count = len(others) - torch.searchsorted(others, positives - self.best.tolerance[query])
         step = torch.arange(1, len(positives) + 1, device=count.device)
         precision = (step / (step + count).double())[step + count <= len(positives)].cpu().numpy()
         ranks.best[query] = int(count[0]) + 1
-        if self.ladder:
-            summed = np.append(0.0, precision).cumsum()[-1]  # in the ladder's order, to the last bit
+        if self.thresholds:
+            summed = np.append(0.0, precision).cumsum()[-1]  # in the order of `Thresholds.scores`, to the last bit
             ranks.average_precision[query] = summed / len(positives)
             ranks.r_precision[query] = len(precision) / len(positives)

@@ -56,10 +56,10 @@ def top(
     with full_precision(torch.device(device)):
         for start in range(0, len(queries), _QUERIES):
             some = slice(start, start + _QUERIES)
-            found = _search(queries[some], gallery, k, hidden[some], memory_bytes, device)
-            scores[some], rows[some] = (part.cpu().numpy() for part in found)
-    if len(strange := rows[~np.isfinite(scores)]):
-        raise ValueError(f"gallery: found a value that is not finite in row {strange.min()}, expected numbers")
+            best = _search(queries[some], gallery, k, hidden[some], memory_bytes, device)
+            scores[some], rows[some] = (part.cpu().numpy() for part in best)
+    if len(bad := rows[~np.isfinite(scores)]):
+        raise ValueError(f"gallery: found a value that is not finite in row {bad.min()}, expected numbers")
     return scores, rows
 
 
@@ -86,8 +86,8 @@ def _best(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k items most similar to each query, equal ones in the order of their places.
 
-    Where a product of matrices puts a row moves the last bits of its similarities, so it only chooses: all
-    items that its rounding error might keep from the first k are computed again, each pair by itself.
+    The last bits of a matrix product depend on the place of a row in it. So it only selects: all items that its
+    rounding error might keep out of the first k are computed again, each pair by itself.
 
     Args:
         queries: (Q, d) float32.
@@ -107,9 +107,9 @@ def _best(
     reached = reached.nextafter(torch.full_like(reached, -torch.inf))
     chosen = (similar >= reached[:, None]) | similar.isnan()
     query, place = chosen.nonzero(as_tuple=True)
-    pieces = max(1, PAIR_VALUES // queries.shape[1])
+    size = max(1, PAIR_VALUES // queries.shape[1])
     exact = torch.empty(len(query), dtype=torch.float64, device=query.device)
-    for out, some, other in zip(exact.split(pieces), query.split(pieces), place.split(pieces), strict=True):
+    for out, some, other in zip(exact.split(size), query.split(size), place.split(size), strict=True):
         out.copy_(ordered_products(queries[some].double(), items[other].double()))
     exact[similar[query, place] == -torch.inf] = -torch.inf
     order = exact.sort(descending=True, stable=True).indices

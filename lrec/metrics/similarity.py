@@ -13,9 +13,9 @@ import torch
 
 Embeddings: TypeAlias = np.ndarray | torch.Tensor
 
-# Long products are summed in chunks, because the error bound grows with the longest chunk.
-_CHUNK = 1024
-PAIR_VALUES = 2**19  # values multiplied at a time in single products: what a processor's cache holds
+# Long products are summed in sections, because the error bound grows with the longest section.
+_SECTION = 1024
+PAIR_VALUES = 2**19  # values multiplied at a time in single products: what a CPU's cache holds
 _DTYPES = ("float16", "float32", "float64")
 
 
@@ -47,11 +47,11 @@ class Rows:
             raise ValueError(f"{name}: found {kind} of shape {tuple(data.shape)}, expected (rows, d) of float16/32/64")
         self._data = data.detach() if isinstance(data, torch.Tensor) else data
         self._order, self._name, self._device = order, name, device
-        self._narrow = kind != "float64"
+        self._exact_in_float32 = kind != "float64"
         self._kept: torch.Tensor | None = None
         self._scale = 1.0
         self.size, self.width = data.shape
-        self.norms = self._measure()
+        self.norms = self._scan()
         if self.size * self.width * 4 <= keep_bytes:
             kept = torch.empty(self.size, self.width, device=device)
             for rows in self.blocks(4096):
@@ -77,8 +77,8 @@ class Rows:
             yield slice(start, min(start + size, self.size))
 
     def take(self, rows: slice | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows by their place in the order, as (n, d) on the device; float64 values are never narrowed first."""
-        if self._kept is not None and (self._narrow or dtype == torch.float32):
+        """Return rows by their place in the order, as (n, d) on the device; float64 values are never rounded first."""
+        if self._kept is not None and (self._exact_in_float32 or dtype == torch.float32):
             return self._kept[rows].to(dtype)
         values = self._read(rows)
         return values.to(dtype) if self._scale == 1.0 else (values.double() * self._scale).to(dtype)
@@ -89,7 +89,7 @@ class Rows:
             return self._data[torch.from_numpy(places).to(self._data.device)].to(self._device)
         return torch.from_numpy(np.asarray(self._data[places])).to(self._device)
 
-    def _measure(self) -> torch.Tensor:
+    def _scan(self) -> torch.Tensor:
         """Check that all values are finite; set the scale; return the lengths of the scaled rows."""
         norms = torch.empty(self.size, dtype=torch.float64, device=self._device)
         largest = 0.0
@@ -112,20 +112,20 @@ class Rows:
 
 def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return all dot products of (n, d) with (m, d) rows as (n, m), each within `rounding` of the true value."""
-    result = a[:, :_CHUNK] @ b[:, :_CHUNK].T
-    for start in range(_CHUNK, a.shape[1], _CHUNK):
-        result.addmm_(a[:, start : start + _CHUNK], b[:, start : start + _CHUNK].T)
+    result = a[:, :_SECTION] @ b[:, :_SECTION].T
+    for start in range(_SECTION, a.shape[1], _SECTION):
+        result.addmm_(a[:, start : start + _SECTION], b[:, start : start + _SECTION].T)
     return result
 
 
-def rounding(width: int, dtype: torch.dtype, lengths: torch.Tensor, chunk: int = _CHUNK) -> torch.Tensor:
+def rounding(width: int, dtype: torch.dtype, lengths: torch.Tensor, section: int = _SECTION) -> torch.Tensor:
     """Bound the error of `products` of d = `width` terms computed in `dtype`, whatever the order of summation.
 
     Args:
         width: d.
         dtype: float32 or float64.
         lengths: any shape, float64: for each bound, the product of the lengths of the two vectors.
-        chunk: how many terms are summed in one go.
+        section: how many terms are summed in one go.
 
     Returns:
         The bounds, float64, in the shape of `lengths`. A sum of n rounded terms errs by at most
@@ -134,7 +134,7 @@ def rounding(width: int, dtype: torch.dtype, lengths: torch.Tensor, chunk: int =
         roundings cover the casts of the vectors and of the value compared with; the last term covers
         underflow.
     """
-    terms = min(width, chunk) + -(-width // chunk) + 8
+    terms = min(width, section) + -(-width // section) + 8
     unit = terms * torch.finfo(dtype).eps / 2
     return unit / (1 - unit) * lengths + 8 * width * torch.finfo(dtype).tiny
 
@@ -169,19 +169,28 @@ def exact_pairs(
 def exact_block(
     queries: Rows, gallery: Rows, query: slice | torch.Tensor, items: torch.Tensor, memory_bytes: int
 ) -> torch.Tensor:
-    """Return the float64 similarities of (n,) queries to (m,) items as (n, m), reading the items in pieces."""
+    """Return the float64 similarities of (n,) queries to (m,) items as (n, m), reading the items in chunks."""
     rows = queries.take(query, torch.float64)
-    pieces = items.split(max(1, memory_bytes // (64 * rows.shape[1])))
-    return torch.cat([products(rows, gallery.take(piece, torch.float64)) for piece in pieces], dim=1)
+    chunks = items.split(max(1, memory_bytes // (64 * rows.shape[1])))
+    return torch.cat([products(rows, gallery.take(chunk, torch.float64)) for chunk in chunks], dim=1)
 
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute float32 products in float32, whatever TF32, bfloat16 or autocast settings the caller has."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    """Compute float32 products in float32, whatever TF32, bfloat16 or autocast settings the caller has.
+
+    The settings of the two backends are used, since `torch.get_float32_matmul_precision` raises an error once one
+    of them has been set. Blocks may be nested in threads: only the outermost one changes a setting.
+    """
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    changed = [(backend, backend.fp32_precision) for backend in backends if backend.fp32_precision != "ieee"]
+    for backend, _ in changed:
+        backend.fp32_precision = "ieee"
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for backend, before in changed:
+            backend.fp32_precision = "none"  # inherits what torch.backends.fp32_precision says
+            if backend.fp32_precision != before:
+                backend.fp32_precision = before

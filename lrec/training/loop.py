@@ -167,7 +167,7 @@ def _batches(images: Images, recipe: Recipe, state: State, smallest: int, machin
     wholes = shuffled(images.rows, recipe.batch_size, generator, smallest)
     changes = [augment.draw(generator, len(whole), recipe.flip, recipe.random_crop) for whole in wholes]
     start = state.step
-    own = [collective.share(len(whole)) if recipe.parallel == "data" else range(len(whole)) for whole in wholes]
+    own = [collective.shard(len(whole)) if recipe.parallel == "data" else range(len(whole)) for whole in wholes]
     selections = [whole[part.start : part.stop] for whole, part in zip(wholes, own, strict=True)]
     loaded = batches.gather(images.pixels, selections[start:], machine.device, machine.workers)
     for number, pixels in enumerate(loaded, start):

@@ -109,7 +109,7 @@ class Trainer:
                 if leaf.grad is not None:
                     gradient.add(number, leaf.grad)
 
-        threads.share(train, self.model.own, self.threads)
+        threads.distribute(train, self.model.own, self.threads)
         if maps.requires_grad:
             maps.backward(gradient.total)
             self._update("stem", due)
@@ -153,7 +153,7 @@ class _OrderedSum:
 
 def collect(model: Ensemble) -> None:
     """Bring all branches into rank 0's part of an ensemble, once the processes have trained theirs."""
-    owners = [rank for rank in range(collective.count()) for _ in collective.share(model.ensemble_size, rank)]
+    owners = [rank for rank in range(collective.count()) for _ in collective.shard(model.ensemble_size, rank)]
     for number, owner in enumerate(owners):
         if collective.rank() == 0 and owner > 0:
             model.branches[number] = deepcopy(model.branches[0])

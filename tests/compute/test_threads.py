@@ -24,7 +24,7 @@ def test_the_order_stays(size: int):
         assert torch.equal(forward(batch), batch * 2)
 
 
-def test_each_part_has_a_thread_of_its_own_with_nothing_to_share():
+def test_each_part_has_a_thread_of_its_own():
     seen = []
     ready = threading.Barrier(3, timeout=30)
 
@@ -67,7 +67,7 @@ def test_every_item_is_taken_once(workers: int):
         threads_used.add((threading.current_thread(), torch.get_num_threads()))
         taken.extend(items)
 
-    threads.share(work, range(500), workers)
+    threads.distribute(work, range(500), workers)
     assert sorted(taken) == list(range(500))
     assert {count for _, count in threads_used} == {3 // workers}
     assert torch.get_num_threads() == 3
@@ -86,7 +86,7 @@ def test_after_an_error_nobody_takes_another_item():
             failed.wait(30)
 
     with pytest.raises(ValueError, match="block 1"):
-        threads.share(work, range(10_000), 2)
+        threads.distribute(work, range(10_000), 2)
     assert len(taken) < 100
 
 

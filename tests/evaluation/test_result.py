@@ -60,6 +60,24 @@ def test_queries_search_the_gallery(tmp_path: Path):
     assert (found["queries"], found["gallery"]) == (4, 4)
 
 
+def test_a_metric_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    index = write(tmp_path, ["test"], VALUES)
+    before = figures(tmp_path, index, [1, 3])
+    assert list(before) == [
+        "recall",
+        "map_at_r",
+        "r_precision",
+        "mean_reciprocal_rank",
+        "macro_recall_at_1",
+        "recall_at_1_interval",
+        "queries",
+        "lone_queries",
+        "gallery",
+    ]
+    monkeypatch.setitem(result.METRICS, "median_rank", lambda retrieval: float(np.median(retrieval.best_rank)))
+    assert figures(tmp_path, index, [1, 3]) == before | {"median_rank": 1.5}
+
+
 def test_untrained_embeddings_may_be_absent(tmp_path: Path):
     index = write(tmp_path, ["test"], VALUES)
     assert figures(tmp_path, index, [1], "untrained_") is None

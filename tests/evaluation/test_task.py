@@ -73,7 +73,7 @@ def test_smaller_ensembles_are_columns():
     """Two branches of two columns: the first tells the classes apart, the second is the same for all."""
     branch = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
     task = Task(np.hstack([branch, np.ones_like(branch)]), np.array([5, 5, 9, 9]))
-    found = ensemble_size.measure(task, 2, 3)
+    found = ensemble_size.evaluate(task, 2, 3)
     assert found["members"].tolist() == ["0", "1", "0 1"]
     assert found["recall_at_1"].tolist() == [100, 0, 100]
     curve = ensemble_size.curve(found)
@@ -84,12 +84,12 @@ def test_smaller_ensembles_are_columns():
 
 def test_sets_of_branches_are_different_and_of_the_right_size():
     task = scattered(0, 12, None, width=16)
-    found = ensemble_size.measure(task, 8, 4)
+    found = ensemble_size.evaluate(task, 8, 4)
     assert found.groupby("branches").size().to_dict() == {1: 8, 2: 4, 4: 4, 8: 1}
     assert not found["members"].duplicated().any()
     assert [len(set(members.split())) for members in found["members"]] == found["branches"].tolist()
     assert found.iloc[-1]["recall_at_1"] == pytest.approx(100 * task.evaluate([1]).recall[1], abs=1e-4)
-    assert ensemble_size.measure(task, 8, 4).equals(found)
+    assert ensemble_size.evaluate(task, 8, 4).equals(found)
 
 
 def test_agreement_by_hand():
@@ -109,14 +109,14 @@ def test_agreement_by_hand():
     assert agreement(2) == 1
 
 
-def test_codes_by_hand():
+def test_formats_by_hand():
     train = np.array([[0.5, -0.25], [-0.5, 0.75]], np.float32)
-    found = {code.name: code for code in compression.codes(train, [2])}
-    assert {name: code.size for name, code in found.items()} == {"float32": 8, "float16": 4, "int8": 2, "signs": 1}
+    found = {each.name: each for each in compression.formats(train, [2])}
+    assert {name: each.size for name, each in found.items()} == {"float32": 8, "float16": 4, "int8": 2, "signs": 1}
     some = np.array([[0.1, 0.2], [0.9, 0.3]], np.float32)
-    assert found["int8"].decoded(some).tolist() == [[17, 34], [127, 51]]
-    assert found["signs"].decoded(some).tolist() == [[1, -1], [1, 1]]
-    np.testing.assert_array_equal(found["float16"].decoded(some), some.astype(np.float16))
+    assert found["int8"].restored(some).tolist() == [[17, 34], [127, 51]]
+    assert found["signs"].restored(some).tolist() == [[1, -1], [1, 1]]
+    np.testing.assert_array_equal(found["float16"].restored(some), some.astype(np.float16))
 
 
 @pytest.mark.parametrize("shape", [(50, 8), (8, 50)])
@@ -131,13 +131,13 @@ def test_principal_components_are_those_of_a_decomposition(shape: tuple[int, int
 
 def test_whitening_gives_every_direction_the_same_variance():
     train = np.random.default_rng(0).normal(size=(4000, 4)).astype(np.float32) * np.array([8, 4, 2, 1], np.float32)
-    codes = {code.name: code for code in compression.codes(train, [2, 4, 9])}
-    assert [name for name in codes if "pca" in name] == ["pca 2", "pca 2 whitened"]
-    plain, whitened = (codes[name].decoded(train) for name in ("pca 2", "pca 2 whitened"))
+    formats = {each.name: each for each in compression.formats(train, [2, 4, 9])}
+    assert [name for name in formats if "pca" in name] == ["pca 2", "pca 2 whitened"]
+    plain, whitened = (formats[name].restored(train) for name in ("pca 2", "pca 2 whitened"))
     np.testing.assert_allclose(np.linalg.norm(whitened, axis=1), 1, rtol=1e-5)
     assert np.var(plain[:, 0]) / np.var(plain[:, 1]) > 1.5
     assert np.var(whitened[:, 0]) / np.var(whitened[:, 1]) == pytest.approx(1, abs=0.05)
-    assert codes["pca 2"].size == codes["pca 2 whitened"].size == 8
+    assert formats["pca 2"].size == formats["pca 2 whitened"].size == 8
 
 
 def test_compression_keeps_what_is_far_apart():

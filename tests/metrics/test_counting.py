@@ -1,4 +1,4 @@
-"""What recall is counted with: every path to exactness, threads that share blocks, memory and error bounds."""
+"""Counting for recall: every path to exactness, blocks divided among threads, memory and error bounds."""
 
 import threading
 from fractions import Fraction
@@ -13,8 +13,8 @@ from lrec.metrics.recall import evaluate
 
 
 @pytest.fixture
-def share_small_blocks(monkeypatch):
-    """A function that lets three threads share even small blocks and returns the names of those that do."""
+def divide_small_blocks(monkeypatch):
+    """A function that divides even small blocks among three threads and returns the names of those that count."""
     before = torch.get_num_threads()
 
     def start():
@@ -29,31 +29,36 @@ def share_small_blocks(monkeypatch):
     torch.set_num_threads(before)
 
 
-def widen(monkeypatch, blur, slack):
+def widen(monkeypatch, float32_margin, float64_margin):
     """Put more similarities in doubt."""
-    true = counting.Limits.unset
+    true = counting.BestThresholds.unset
 
     def widened(*arguments):
-        limits = true(*arguments)
-        limits.blur.add_(blur)
-        limits.slack.add_(slack)
-        return limits
+        best = true(*arguments)
+        best.float32_margin.add_(float32_margin)
+        best.float64_margin.add_(float64_margin)
+        return best
 
-    monkeypatch.setattr(counting.Limits, "unset", widened)
+    monkeypatch.setattr(counting.BestThresholds, "unset", widened)
 
 
-@pytest.mark.parametrize(("blur", "slack", "dense"), [(0, 0, 1 / 64), (10, 0, 2), (10, 0, 0), (20, 10, 2), (20, 10, 0)])
+@pytest.mark.parametrize(
+    ("float32_margin", "float64_margin", "dense"),
+    [(0, 0, 1 / 64), (10, 0, 2), (10, 0, 0), (20, 10, 2), (20, 10, 0)],
+)
 @pytest.mark.parametrize("size", [3, 40])
-def test_every_path_to_exactness_equals_the_twin(monkeypatch, share_small_blocks, blur, slack, dense, size):
-    # A blur of 10 puts every similarity in doubt after float32, a slack of 10 after float64 as well.
-    widen(monkeypatch, blur, slack)
+def test_every_path_to_exactness_equals_the_twin(
+    monkeypatch, divide_small_blocks, float32_margin, float64_margin, dense, size
+):
+    # A margin of 10 puts every similarity in doubt: after float32, or after float64 as well.
+    widen(monkeypatch, float32_margin, float64_margin)
     monkeypatch.setattr(counting, "_DENSE", dense)
     query, code = classes(80, size, 8, 1.0)
     query[::7] = query[0]
     for memory in (3_000, 2**28):
         check(query, code, memory_bytes=memory)
         check(query[:30], code[:30], query[30:], code[30:], memory_bytes=memory)
-    seen = share_small_blocks()
+    seen = divide_small_blocks()
     check(query, code)
     check(query[:30], code[:30], query[30:], code[30:])
     assert len(seen) > 2
@@ -99,6 +104,41 @@ def test_float32_settings_of_the_caller_are_set_aside_and_restored():
         torch.set_float32_matmul_precision("highest")
 
 
+@pytest.fixture
+def switches():
+    """The switches of float32 products, each for one backend and the one for all; put back in the end."""
+    backends = torch.backends
+    some = {"cuda": backends.cuda.matmul, "cpu": backends.mkldnn.matmul, "all": backends}
+    yield some
+    for switch in some.values():
+        switch.fp32_precision = "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("cuda", "tf32"), ("cuda", "ieee"), ("cpu", "bf16"), ("cpu", "tf32"), ("all", "tf32")]
+)
+def test_precisions_set_per_backend_are_set_aside_and_restored(monkeypatch, switches, name, precision):
+    query, code = classes(400, 4, 64, 2.0)
+    expected = evaluate(query, code, [1]).best_rank
+    switches[name].fp32_precision = precision
+    before = {key: switch.fp32_precision for key, switch in switches.items()}
+    during = []
+    true = similarity.products
+
+    def watched(a, b):
+        during.append((switches["cuda"].fp32_precision, switches["cpu"].fp32_precision))
+        return true(a, b)
+
+    for module in (counting, similarity):
+        monkeypatch.setattr(module, "products", watched)
+    np.testing.assert_array_equal(evaluate(query, code, [1]).best_rank, expected)
+    assert set(during) == {("ieee", "ieee")}
+    assert {key: switch.fp32_precision for key, switch in switches.items()} == before
+    if name == "all":  # what a backend inherited is not pinned
+        switches["all"].fp32_precision = "none"
+        assert switches["cuda"].fp32_precision == switches["cpu"].fp32_precision == "none"
+
+
 def test_blocks_cover_every_pair_once_and_fit_in_memory():
     size = blocks.block_size(64, 3_000_000)
     assert 8 * 64 < size * size
@@ -119,7 +159,7 @@ def test_blocks_cover_every_pair_once_and_fit_in_memory():
     assert (seen == 1).all()
 
 
-def test_no_block_exceeds_the_memory_bound(monkeypatch, share_small_blocks):
+def test_no_block_exceeds_the_memory_bound(monkeypatch, divide_small_blocks):
     sizes = []
     true = similarity.products
 
@@ -134,7 +174,7 @@ def test_no_block_exceeds_the_memory_bound(monkeypatch, share_small_blocks):
     assert len(sizes) > 20
     assert max(sizes) <= 500_000
     sizes.clear()
-    seen = share_small_blocks()
+    seen = divide_small_blocks()
     evaluate(query[:300], code[:300], [1], memory_bytes=500_000)
     assert len(seen) > 1
     assert max(sizes) <= 500_000 // 3
@@ -142,14 +182,13 @@ def test_no_block_exceeds_the_memory_bound(monkeypatch, share_small_blocks):
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 8), (300, 2100), (600, 37)])
 def test_at_least_counts_lines(height, width):
-    block = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (height, width)).astype(np.float32))
+    tile = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (height, width)).astype(np.float32))
     for axis, length in enumerate((height, width)):
-        limits = torch.arange(length).double() % 5
-        expected = (block >= limits.unsqueeze(1 - axis)).sum(1 - axis)
-        assert torch.equal(blocks.at_least(block, limits, axis), expected)
-        assert torch.equal(
-            blocks.at_least(block, torch.zeros(length), axis), torch.full((length,), block.shape[1 - axis])
-        )
+        least = torch.arange(length).double() % 5
+        expected = (tile >= least.unsqueeze(1 - axis)).sum(1 - axis)
+        assert torch.equal(counting.at_least(tile, least, axis), expected)
+        everything = torch.full((length,), tile.shape[1 - axis])
+        assert torch.equal(counting.at_least(tile, torch.zeros(length), axis), everything)
 
 
 @pytest.mark.parametrize("width", [1, 7, 576, 3000])
@@ -171,7 +210,7 @@ def test_rounding_bounds_the_error_of_products(width):
 
 
 @pytest.mark.parametrize(("apart", "sides"), [(False, 1), (True, 2)])
-def test_copies_of_the_embeddings_take_their_share_of_the_memory(monkeypatch, apart, sides):
+def test_copies_of_the_embeddings_take_their_part_of_the_memory(monkeypatch, apart, sides):
     """Half of the memory is for copies, of one side or of both; blocks get what they leave."""
     left = []
     true = ranking.rank

@@ -1,4 +1,4 @@
-"""Rough products rule out only what cannot count, on any processor: they are forced on and off here."""
+"""Rough products rule out only what cannot count, on any CPU: they are forced on and off here."""
 
 import numpy as np
 import pytest
@@ -30,23 +30,23 @@ def test_error_bounds_rough_products(width: int, kind: str):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_nothing_that_reaches_its_limit_is_missed(axis: int):
+def test_nothing_that_reaches_its_least_value_is_missed(axis: int):
     generator = torch.Generator().manual_seed(0)
     sums = torch.randn(300, 200, generator=generator) * 0.1
-    block = sums.bfloat16()
-    limits = 0.25 + 0.1 * torch.randn(block.shape[axis], generator=generator).double()
-    limits[0], limits[1], limits[2] = 0.0, -0.5, torch.inf
-    limits[3] = sums.select(axis, 3).max()  # just reached, before the last rounding
-    reached = sums.double() >= limits.unsqueeze(1 - axis)
-    lines, places = sieve.reaching(block, limits, axis)
+    tile = sums.bfloat16()
+    least = 0.25 + 0.1 * torch.randn(tile.shape[axis], generator=generator).double()
+    least[0], least[1], least[2] = 0.0, -0.5, torch.inf
+    least[3] = sums.select(axis, 3).max()  # just reached, before the last rounding
+    reached = sums.double() >= least.unsqueeze(1 - axis)
+    lines, places = sieve.reaching(tile, least, axis)
     assert set(reached.any(1 - axis).nonzero()[:, 0].tolist()) <= set(lines.tolist())
     assert set(reached.any(axis).nonzero()[:, 0].tolist()) <= set(places.tolist())
     assert {0, 1, 3} <= set(lines.tolist())
     assert 2 not in lines
-    high = torch.full_like(limits, 0.25)
-    lines, places = sieve.reaching(block, high, axis)
-    assert torch.equal(lines, (block >= 0.25).any(1 - axis).nonzero()[:, 0])
-    assert torch.equal(places, (block >= 0.25).any(axis).nonzero()[:, 0])
+    high = torch.full_like(least, 0.25)
+    lines, places = sieve.reaching(tile, high, axis)
+    assert torch.equal(lines, (tile >= 0.25).any(1 - axis).nonzero()[:, 0])
+    assert torch.equal(places, (tile >= 0.25).any(axis).nonzero()[:, 0])
 
 
 def make(noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ def test_figures_are_those_of_float32_alone(monkeypatch: pytest.MonkeyPatch, sid
     monkeypatch.setattr(sieve, "supported", lambda device: False)
     expected = evaluate(*arguments)
     monkeypatch.setattr(sieve, "supported", lambda device: True)
-    monkeypatch.setattr(blocks, "_SIDE", side)
+    monkeypatch.setattr(blocks, "_TILE", side)
     sifted = []
     sift = sieve.Sieve.sift
     monkeypatch.setattr(sieve.Sieve, "sift", lambda *x: sifted.append(sift(*x)) or sifted[-1])
@@ -82,9 +82,9 @@ def test_figures_are_those_of_float32_alone(monkeypatch: pytest.MonkeyPatch, sid
     assert min(len(queries) * len(items) for queries, items in left) < side * side / 4
 
 
-def test_it_rests_where_everything_may_count(monkeypatch: pytest.MonkeyPatch):
+def test_it_skips_tiles_where_everything_may_count(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sieve, "supported", lambda device: True)
-    monkeypatch.setattr(blocks, "_SIDE", 32)
+    monkeypatch.setattr(blocks, "_TILE", 32)
     asked = []
     true = sieve.products
     monkeypatch.setattr(sieve, "products", lambda a, b: asked.append(1) or true(a, b))

@@ -39,14 +39,14 @@ from lrec.training.step import Trainer, collect
 folder, parallel, frozen = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "frozen"
 data = load_file(folder / "data.safetensors")
 with collective.together():
-    own = collective.share(3) if parallel == "ensemble" else None
+    own = collective.shard(3) if parallel == "ensemble" else None
     ensemble = Ensemble("resnet18", 3, 4, own=own).double()
     trainer = Trainer(ensemble, Recipe(epochs=1, parallel=parallel, freeze_batch_norm=frozen, accumulate=2))
     trainer.set_learning_rate(1e-3)
     trainer.start_epoch()
     losses = []
     for images, targets in zip(data["images"], data["targets"]):
-        part = collective.share(images.shape[0]) if parallel == "data" else range(images.shape[0])
+        part = collective.shard(images.shape[0]) if parallel == "data" else range(images.shape[0])
         some = slice(part.start, part.stop)
         losses.append(trainer.step(images[some], targets[:, some], part=len(part) / images.shape[0]))
     if parallel == "ensemble":
