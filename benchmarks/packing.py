@@ -34,7 +34,7 @@ def pack(folder: Path) -> None:
     """Read and pack the made set; print seconds and the peak memory of this process in MB."""
     import pandas as pd
 
-    from lrec import store
+    from lrec.data import store
     from lrec.datasets import reader
     from lrec.datasets.picture import crop_and_resize
 

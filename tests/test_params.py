@@ -1,6 +1,10 @@
 """params.yaml is read strictly: every slip is one line with the key's full path."""
 
+import importlib
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -33,8 +37,7 @@ def test_the_projects_file_is_valid(root: Path):
     assert settings.train.learning_rate == 1e-4
 
 
-def test_backbones_are_those_of_the_model():
-    assert set(get_args(params.BackboneName)) == set(BACKBONES)
+def test_shared_depths_are_those_of_the_model():
     (share,) = {get_args(params.Train.model_fields["share"].annotation)}
     assert share == SHARES
 
@@ -144,3 +147,51 @@ def test_dvc_reads_the_same_values(root: Path, tmp_path: Path):
 def test_blocks_come_back_as_they_stand(root: Path, name: str):
     settings = params.load(root / "params.yaml")
     assert settings.variant(name).model_dump() == yaml.safe_load((root / "params.yaml").read_text())["variants"][name]
+
+
+@pytest.mark.parametrize(("old", "new"), params.MOVED.items())
+def test_a_key_that_moved_is_refused_with_its_new_name(edited, old: str, new: str):
+    section, _, key = old.partition(".")
+    change = ("datasets: [glyphs]", "datasets: [glyphs]\npreprocess: {workers: 0}")
+    if key:
+        change = (f"{section}:\n", f"{section}:\n  {key}: 1\n")
+    with pytest.raises(ValueError, match=rf"^params\.yaml: {re.escape(old)}: moved; set {re.escape(new)} instead$"):
+        edited(*change)
+
+
+def test_a_variants_own_key_that_moved_is_refused(edited):
+    with pytest.raises(ValueError, match=r"variants\.glyphs\.train\.device: moved; set machine\.device instead"):
+        edited("train: {weights: none,", "train: {device: cpu, weights: none,")
+
+
+def test_new_names_of_moved_keys_exist():
+    assert {new.partition(".")[2] for new in params.MOVED.values()} <= set(params.Machine.model_fields)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_registered_backbone_is_accepted(edited, name: str):
+    assert edited("backbones: [resnet18]", f"backbones: [{name}]").backbones == [name]
+
+
+@pytest.mark.parametrize("name", ["layout", "backbone", "kind", "loss"])
+def test_a_new_entry_of_a_registry_is_accepted_by_the_schema(edited, monkeypatch: pytest.MonkeyPatch, name: str):
+    registry, (old, new) = {
+        "layout": ("lrec.datasets.reader.LAYOUTS", ("layout: glyphs", "layout: novel")),
+        "backbone": ("lrec.model.backbones.BACKBONES", ("backbones: [resnet18]", "backbones: [novel]")),
+        "kind": ("lrec.model.kinds.KINDS", ("kind: logits", "kind: novel")),
+        "loss": ("lrec.training.losses.LOSSES", ("loss: cross_entropy", "loss: novel")),
+    }[name]
+    with pytest.raises(ValueError, match="found 'novel', expected "):
+        edited(old, new)
+    known = importlib.import_module(registry.rpartition(".")[0]).__dict__[registry.rpartition(".")[2]]
+    monkeypatch.setattr(registry, dict.fromkeys([*known, "novel"]))
+    if name == "layout":
+        new = "layout: novel\n    folder: x"
+        old = "layout: glyphs # generated, no download\n    folder: null"
+    edited(old, new)
+
+
+def test_checking_the_file_loads_no_torch(root: Path):
+    """The stages before training start in a moment."""
+    code = "import sys; from lrec import params; params.load(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0

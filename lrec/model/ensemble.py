@@ -12,6 +12,7 @@ import torchvision.models
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from lrec.model import weights as starting_weights
 from lrec.model.backbones import BACKBONES, SHARE
 from lrec.model.kinds import KINDS
 
@@ -54,7 +55,7 @@ class Ensemble(nn.Module):
         self.own = range(ensemble_size) if own is None else own
         cut = BACKBONES[backbone]
         stem, branch = cut.split(share)
-        state = weights.load(backbone, weights)
+        state = starting_weights.load(backbone, weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = _build(backbone, meta_class_size, state, f"weights {weights} for {backbone}")

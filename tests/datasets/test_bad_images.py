@@ -205,7 +205,7 @@ def test_truncated(project: Path, capsys: pytest.CaptureFixture[str], kind: str,
 # A process that may not have more than 1.5 GB beyond what it has loaded; it answers in JSON, a bomb each.
 LIMITED = """
 import contextlib, io, json, pathlib, resource, sys
-from lrec import command
+from lrec.io import command
 from stages import preprocess
 own = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (own + 3 * 2**29,) * 2)

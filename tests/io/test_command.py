@@ -95,7 +95,7 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path: Path):
     program = textwrap.dedent("""
         import os, signal, sys
         from pathlib import Path
-        from lrec import files
+        from lrec.io import files
         with files.atomic_folder(Path(sys.argv[1])) as draft:
             (draft / "new").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -16,7 +16,7 @@ from lrec.io import files, locks
 HOLD = """
 import sys, time
 from pathlib import Path
-from lrec import files, locks
+from lrec.io import files, locks
 with locks.held(*([Path(p) for p in some.split(",") if p] for some in sys.argv[1:3])):
     with files.atomic_folder(Path("models/a")) as draft:
         (draft / "half").write_text("half")

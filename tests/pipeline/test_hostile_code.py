@@ -98,7 +98,7 @@ def test_nothing_runs_what_it_reads(root: Path, folder: str) -> None:
 def test_the_one_loader_of_yaml_is_a_safe_one() -> None:
     import yaml
 
-    from lrec import strict_yaml
+    from lrec.io import strict_yaml
 
     assert issubclass(strict_yaml.Loader, yaml.SafeLoader)
     assert not issubclass(strict_yaml.Loader, yaml.FullLoader | yaml.UnsafeLoader)
