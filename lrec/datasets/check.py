@@ -82,7 +82,7 @@ def archives(folders: list[Path]) -> Iterator[str]:
         for name, known in MD5.items():
             if (folder / name).is_file():
                 with (folder / name).open("rb") as stream:
-                    found = hashlib.file_hashing.of_file(stream, "md5").hexhashing.of_file()
+                    found = hashlib.file_digest(stream, "md5").hexdigest()
                 verdict = "as known" if found == known else f"note: found {found}, the original has {known}"
                 yield f"md5 of {folder / name}: {verdict}"
 
