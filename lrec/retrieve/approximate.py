@@ -4,7 +4,6 @@ Not needed for anything else: `lrec.metrics.search` is exact and takes memory fo
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,22 +84,6 @@ class Index:
         order = np.argsort(own, axis=1, kind="stable")[:, :k]
         scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
         return np.where(rows == search.NO_ROW, -np.inf, scores).astype(np.float32), rows
-
-    def save(self, path: Path) -> None:
-        """Write the index in faiss's own format."""
-        _faiss().write_index(self._index, str(path))
-
-    @classmethod
-    def load(cls, path: Path) -> "Index":
-        """Open an index that `save` wrote."""
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: not found, expected an index that Index.save wrote")
-        index = cls.__new__(cls)
-        try:
-            index._index = _faiss().read_index(str(path))
-        except RuntimeError as error:
-            raise ValueError(f"{path}: found no faiss index ({str(error)[:80]}); save it anew") from error
-        return index
 
 
 def agreement(exact: np.ndarray, found: np.ndarray) -> float:
