@@ -123,7 +123,7 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str = "lo
 def main() -> int:
     """Parse the command line, export, return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lrec.export", description=(__doc__ or "").split("\n\n")[1])
-    parser.add_argument("model", help="a trained combination, such as car_cropped/resnet18")
+    parser.add_argument("model", help="a trained run, such as car_cropped/resnet18")
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: onnx")
     parser.add_argument("--kind", choices=list(KINDS), default="logits", help="default: logits")
     parser.add_argument(
@@ -135,7 +135,7 @@ def main() -> int:
     def work() -> None:
         parts = Path(options.model).parts
         if len(parts) != 2:
-            raise ValueError(f"{options.model}: not a combination, expected <variant>/<backbone>")
+            raise ValueError(f"{options.model}: not a run, expected <variant>/<backbone>")
         source = paths.model(*parts)
         target = options.output or Path("exported", *source.parts[-2:], options.format)
         files.require_replaceable(target, WRITTEN)

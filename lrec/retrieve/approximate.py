@@ -1,4 +1,4 @@
-"""Approximate search with faiss, an extra (pip install faiss-cpu), for galleries beyond a million.
+"""Approximate search with faiss, an optional dependency (pip install faiss-cpu), for galleries beyond a million.
 
 Not needed for anything else: `lrec.metrics.search` is exact and takes memory for one block.
 """

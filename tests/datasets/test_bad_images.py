@@ -19,7 +19,7 @@ import tiny_pipeline as tiny
 from PIL import Image
 
 from lrec.data import store
-from lrec.datasets import picture
+from lrec.datasets import decoding
 from lrec.io import command
 
 PLACE = "train/ant/0"
@@ -298,7 +298,7 @@ def test_no_file(project: Path, capsys: pytest.CaptureFixture[str], name: str) -
 def failure(path: Path) -> str | None:
     """Return what is said of a file that is refused, None if it is a picture."""
     try:
-        picture.decode(path)
+        decoding.decode(path)
     except ValueError as error:
         return str(error)
     return None

@@ -75,7 +75,7 @@ def test_boxes_may_be_absent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pictures", ["Img/", ""])
 def test_large_images_have_no_boxes(tmp_path: Path, pictures: str) -> None:
     make(tmp_path, folders=("Eval/", "Anno/", pictures), images="img_highres")
-    dataset = isc.read(tmp_path, "img_highres")
+    dataset = isc.read(tmp_path, images="img_highres")
     assert dataset.samples[0].path == f"{pictures}img_highres/WOMEN/Dresses/id_00000002/02_1_front.jpg"
     assert {sample.box for sample in dataset.samples} == {None}
 
@@ -88,7 +88,7 @@ def test_missing_image_folder_names_the_other(tmp_path: Path) -> None:
 
 def test_unknown_image_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="images: found 'huge', expected one of img, img_highres"):
-        isc.read(make(tmp_path), "huge")
+        isc.read(make(tmp_path), images="huge")
 
 
 BAD_LINES = {

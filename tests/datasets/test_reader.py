@@ -154,13 +154,13 @@ def test_broken_link_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["9" * 400 + "/1.jpg", "a/" + "9" * 400, "a/" * 3000 + "1.jpg"])
 def test_a_name_longer_than_the_system_takes_is_missing(tmp_path: Path, path: str) -> None:
     touch(tmp_path, ["a/1.jpg"])
-    assert disk.missing(tmp_path, ["a/1.jpg", path]) == [path]
+    assert disk.present(tmp_path, ["a/1.jpg", path]) == {"a/1.jpg": "a/1.jpg"}
 
 
 def test_folder_in_the_place_of_an_image_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a/1.jpg").mkdir(parents=True)
     touch(tmp_path, ["a/2.jpg"])
-    assert disk.missing(tmp_path, ["a/1.jpg", "a/2.jpg", "b/1.jpg"]) == ["a/1.jpg", "b/1.jpg"]
+    assert disk.present(tmp_path, ["a/1.jpg", "a/2.jpg", "b/1.jpg"]) == {"a/2.jpg": "a/2.jpg"}
 
 
 def test_set_nested_too_deep_is_not_found(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_load_by_folder(database: Database):
 def test_search_takes_embeddings_tensors_and_images(database: Database):
     expected = database.search(np.array(database.parts[0][:2]), 3)
     assert expected[1][:, 0].tolist() == [0, 1]
-    pixels = np.stack([database.picture(0), database.picture(1)])
+    pixels = np.stack([database.image(0), database.image(1)])
     pictures = [Image.fromarray(p) for p in pixels]
     files = ["raw/pictures/16.png", Path("raw/pictures/17.png")]
     for queries in (torch.from_numpy(np.array(database.parts[0][:2])), pixels, pictures, files):
@@ -82,7 +82,7 @@ def test_add_and_save(database: Database, tmp_path: Path):
         scores, found = database.search("raw/pictures/0.png", 1)
         assert found.tolist() == [[24]]
         np.testing.assert_allclose(scores, 1, atol=1e-5)
-        np.testing.assert_array_equal(database.picture(24), np.asarray(Image.open("raw/pictures/0.png")))
+        np.testing.assert_array_equal(database.image(24), np.asarray(Image.open("raw/pictures/0.png")))
         np.testing.assert_array_equal(database.embedding(25), database.parts[-1][-1])
 
 
