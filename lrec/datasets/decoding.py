@@ -68,7 +68,11 @@ def convert(image: Image.Image) -> Image.Image:
         if frame := image.tell():
             raise ValueError(f"frame {frame} is selected, expected the first, 0, as of a file; pass image.copy()")
         _require_size(image)
-        return _to_rgb(ImageOps.exif_transpose(image))
+        try:
+            upright = ImageOps.exif_transpose(image)
+        except AssertionError as error:  # all that Pillow says of it
+            raise ValueError("its file was closed before its pixels were read; call image.load() first") from error
+        return _to_rgb(upright)
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ def require_classes(places: Mapping[str, str]) -> None:
     for name, place in places.items():
         if not name or name != name.strip():
             twin = next((other for other in places if other != name and _plain(other) == _plain(name)), None)
-            hint = f", it differs only in {_difference(name, twin)} from {twin!r:.120}" if twin else ""
+            hint = f" (it differs only in {_difference(name, twin)} from {twin!r:.120})" if twin else ""
             raise ValueError(
                 f"{place}: found {name!r:.80}, expected a class name without spaces around it{hint}; rename the class"
             )

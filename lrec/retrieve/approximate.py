@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from lrec.metrics import search
+from lrec.retrieve.storage import BLOCK
 
 KINDS = ("flat", "ivfpq", "hnsw")
 _TRAINING = 100_000  # rows that the lists and codes of ivfpq are learnt from
-_BLOCK = 65536
 
 
 def _faiss() -> Any:
@@ -48,8 +48,8 @@ class Index:
         else:
             raise ValueError(f"index: found {kind!r}, expected one of {', '.join(KINDS)}")
         for part in gallery:
-            for start in range(0, len(part), _BLOCK):
-                self._index.add(np.ascontiguousarray(part[start : start + _BLOCK], dtype=np.float32))
+            for start in range(0, len(part), BLOCK):
+                self._index.add(np.ascontiguousarray(part[start : start + BLOCK], dtype=np.float32))
 
     @staticmethod
     def _coded(faiss: Any, gallery: Sequence[np.ndarray], size: int, width: int) -> Any:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from retrieval_project import make
 
+from lrec.retrieve import Database, query
 from lrec.retrieve import __main__ as tool
 
 
@@ -94,6 +96,27 @@ def test_a_folder_a_glob_and_several(project: Path, capsys: pytest.CaptureFixtur
         "0.png"
     ]
     assert [q["query"] for q in ask(capsys, *arguments, names[0])["queries"]] == names[:1]
+
+
+def test_leftovers_are_no_queries(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
+    shutil.copy(project / "raw/pictures/1.png", tmp_path / "a.png")
+    for name in ("._a.png", ".b.png.1f.tmp", "Thumbs.db", "__MACOSX/a.png", ".cache/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"of a system")
+    for written in (tmp_path, tmp_path / "*", tmp_path / "**/*.png", tmp_path / "[_a.T]*"):
+        found = ask(capsys, "--num", "1", "--query", str(written))["queries"]
+        assert [q["query"] for q in found] == [str(tmp_path / "a.png")]
+    shutil.copy(project / "raw/pictures/1.png", tmp_path / ".cache/c.png")
+    for written in (".cache/c.png", ".cache", ".cache/*"):  # named by the user
+        assert len(ask(capsys, "--num", "1", "--query", str(tmp_path / written))["queries"]) == 1
+
+
+def test_an_accent_of_a_path_may_be_written_either_way(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
+    forms = [unicodedata.normalize(form, "café.png") for form in ("NFC", "NFD")]
+    for written, there in (forms, forms[::-1]):
+        database = Database.load("tiny/resnet18")
+        database.index.loc[0, "path"] = there
+        assert [q.row for q in query.Finder(database).find([written])] == [0]
 
 
 def test_query_and_gallery_splits(project: Path, capsys: pytest.CaptureFixture):
