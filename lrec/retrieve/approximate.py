@@ -12,7 +12,7 @@ from lrec.metrics import search
 from lrec.retrieve.storage import BLOCK
 
 KINDS = ("flat", "ivfpq", "hnsw")
-_TRAINING = 100_000  # rows that the lists and codes of ivfpq are learnt from
+_TRAINING = 100_000  # rows that the lists and codebooks of ivfpq are learnt from
 
 
 def _faiss() -> Any:
@@ -32,7 +32,7 @@ class Index:
         gallery: arrays of float32 or float16, memory maps for example; read block by block.
 
     Raises:
-        ValueError: unknown kind, faiss is not installed, or too few rows to learn codes from.
+        ValueError: unknown kind, faiss is not installed, or too few rows to learn codebooks from.
     """
 
     def __init__(self, kind: str, gallery: Sequence[np.ndarray]) -> None:

@@ -64,9 +64,9 @@ RETRIEVE: list[tuple[list[str], str]] = [
     (["--num", "2", "--index", "ivfpq"], "(expected at least 256|faiss: not installed)"),
 ]
 EXPORT: list[tuple[list[str], str]] = [
-    (["tiny"], "tiny: not a combination, expected <variant>/<backbone>"),
-    ([""], "not a combination"),
-    (["a/b/c"], "a/b/c: not a combination"),
+    (["tiny"], "tiny: not a run, expected <variant>/<backbone>"),
+    ([""], "not a run"),
+    (["a/b/c"], "a/b/c: not a run"),
     (["../models"], "'..': found no name of a variant or backbone"),
     (["tiny/.."], "'..': found no name of a variant or backbone"),
     (["tiny/a b"], "'a b': found no name of a variant or backbone"),

@@ -52,8 +52,8 @@ def test_no_argument_at_all(project: Path, capsys: pytest.CaptureFixture, monkey
     assert tool.main() == 0
     assert capsys.readouterr().out == first
     assert (project / "retrieval.png").read_bytes() == drawn
-    with Image.open(project / "retrieval.png") as picture:
-        assert picture.size[0] > 1200
+    with Image.open(project / "retrieval.png") as figure:
+        assert figure.size[0] > 1200
 
 
 def test_an_image_of_the_data_set_does_not_find_itself(project: Path, capsys: pytest.CaptureFixture):
@@ -138,8 +138,8 @@ def test_original_option_names(project: Path, capsys: pytest.CaptureFixture):
 
 def test_frames_are_green_and_red(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
     found = ask(capsys, "--query", "row:20", "--num", "23", "--output", str(tmp_path / "out/r.png"))
-    with Image.open(tmp_path / "out/r.png") as picture:
-        colours = {tuple(colour) for colour in np.unique(np.asarray(picture).reshape(-1, 3), axis=0)}
+    with Image.open(tmp_path / "out/r.png") as figure:
+        colours = {tuple(colour) for colour in np.unique(np.asarray(figure).reshape(-1, 3), axis=0)}
     rights = {r["right"] for r in found["queries"][0]["results"]}
     assert rights == {True, False}
     assert (0x1A, 0x7F, 0x37) in colours
@@ -172,7 +172,7 @@ def test_errors_are_one_line(
     arguments: list[str],
     message: str,
 ):
-    (project / "broken.png").write_bytes(b"no picture")
+    (project / "broken.png").write_bytes(b"no image")
     (project / "empty").mkdir(exist_ok=True)
     monkeypatch.setattr(sys, "argv", ["retrieve", *arguments])
     assert tool.main() == 1
@@ -182,7 +182,7 @@ def test_errors_are_one_line(
     assert message in error
 
 
-def test_the_picture_is_a_png(capsys: pytest.CaptureFixture):
+def test_the_figure_is_a_png(capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         tool.parser().parse_args(["--output", "found.jpg"])
     assert "found 'found.jpg', expected a file name that ends in .png" in capsys.readouterr().err
