@@ -23,7 +23,7 @@ from torchvision import datasets, transforms
 from lrec import params
 from lrec.data import batches, store
 from lrec.datasets import reader
-from lrec.datasets.picture import crop_and_resize
+from lrec.datasets.decoding import crop_and_resize
 
 GPU_DEMAND = 5000
 

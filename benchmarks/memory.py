@@ -77,10 +77,10 @@ def activations(backbone: str, batch_size: int, size: int) -> tuple[int, int]:
         images = torch.empty(batch_size, 3, size, size)
         targets = torch.empty(batch_size, dtype=torch.int64)
         with Activations(model) as saved:
-            trunk = model.stem(images)
-            first = cross_entropy(model.branches[0](trunk), targets)
+            maps = model.stem(images)
+            first = cross_entropy(model.branches[0](maps), targets)
             one = saved.now
-            second = cross_entropy(model.branches[1](trunk), targets)
+            second = cross_entropy(model.branches[1](maps), targets)
             more = saved.now - one
     del first, second
     return one, more

@@ -36,7 +36,7 @@ def pack(folder: Path) -> None:
 
     from lrec.data import store
     from lrec.datasets import reader
-    from lrec.datasets.picture import crop_and_resize
+    from lrec.datasets.decoding import crop_and_resize
 
     start = time.perf_counter()
     dataset = reader.read("folder", folder / "raw", "set", SIZE)

@@ -28,15 +28,20 @@ PARAMS_FILE = Path("params.yaml")
 DATA_VARIABLE = "LREC_DATA"
 
 
-def _registered(module: str, registry: str) -> AfterValidator:
-    """Accept the names that a registry has.
+def _registry(module: str, name: str) -> dict[str, Any]:
+    """A registry, looked up by name when a file is checked.
 
-    It is looked up by name when a file is checked: an import here would make every stage depend on every
-    reader and every network, so that a new one would make all of them run again.
+    An import here would make every stage depend on every reader and every network, so that a new one would make all
+    of them run again.
     """
+    return getattr(importlib.import_module(module), name)
+
+
+def _registered(module: str, registry: str) -> AfterValidator:
+    """Accept the names that a registry has."""
 
     def check(name: str) -> str:
-        known = getattr(importlib.import_module(module), registry)
+        known = _registry(module, registry)
         if name not in known:
             raise ValueError(" or ".join(repr(other) for other in known))
         return name
@@ -219,7 +224,7 @@ class Variant(Section):
 
     @model_validator(mode="after")
     def _needs_folder(self) -> Self:
-        if self.layout != "glyphs" and not self.folder:
+        if _registry("lrec.datasets.reader", "LAYOUTS")[self.layout].on_disk and not self.folder:
             raise ValueError(f"a folder inside data_root in the key folder, which layout {self.layout} needs")
         return self
 

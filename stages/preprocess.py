@@ -10,11 +10,11 @@ from lrec import params, paths
 from lrec.data import store
 from lrec.datasets import reader
 from lrec.datasets.dataset import Dataset, Sample
-from lrec.datasets.picture import crop_and_resize
+from lrec.datasets.decoding import crop_and_resize
 from lrec.io import command, locks
 
 
-def picture(dataset: Dataset, chosen: params.Variant, sample: Sample) -> np.ndarray:
+def image(dataset: Dataset, chosen: params.Variant, sample: Sample) -> np.ndarray:
     """Return one image as the store keeps it, (S, S, 3) uint8."""
     box = sample.box if chosen.crop == "box" else None
     if chosen.crop == "box" and box is None:
@@ -47,7 +47,7 @@ def main(variant: str) -> None:
     }
     store.pack(
         paths.store(variant),
-        [partial(picture, dataset, chosen, sample) for sample in dataset.samples],
+        [partial(image, dataset, chosen, sample) for sample in dataset.samples],
         pd.DataFrame([(s.path, s.class_name, s.split) for s in dataset.samples], columns=["path", "class", "split"]),
         chosen.image_size,
         facts,

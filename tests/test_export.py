@@ -46,7 +46,7 @@ def test_embeds_like_the_pipeline(kind: str, name: str, monkeypatch: pytest.Monk
     assert export.main() == 0
     assert f"exported/tiny/resnet18/{kind}: differs from the original by at most" in capsys.readouterr().out
     database = Database.load("tiny/resnet18")
-    pixels = np.stack([database.picture(row) for row in range(5)])
+    pixels = np.stack([database.image(row) for row in range(5)])
     images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / 255
     found = run(Path("exported/tiny/resnet18", kind, name), images)
     np.testing.assert_allclose(found, database.parts[0][:5], atol=1e-4)

@@ -5,7 +5,7 @@ came from. Labels number the classes of the whole store; training classes come f
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from lrec.io import files, progress, reading
+from lrec.io.splits import SPLITS, TRAIN
+from lrec.io.splits import tested as tested  # what is searched is asked of a store
 
 IMAGES, INDEX, DATASET = "images.npy", "index.csv", "dataset.json"
 COLUMNS = ("row", "path", "class", "label", "split")
-TRAIN = "train"
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-SPLITS = (TRAIN, "test", "query", "gallery")
 _CHUNK = 256
 
 _Sums = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3, max_length=3)]
@@ -79,15 +79,6 @@ class Store:
         if isinstance(choice, dict):
             return choice
         return IMAGENET if choice == "imagenet" else measured(self.dataset["train_pixels"])
-
-
-def tested(splits: Iterable[str]) -> list[str]:
-    """Return the splits that are searched and searched in: query and gallery, or else test.
-
-    >>> tested(["train", "test"]), tested(["train", "query", "gallery"])
-    (['test'], ['query', 'gallery'])
-    """
-    return ["query", "gallery"] if "query" in set(splits) else ["test"]
 
 
 def train_classes(index: pd.DataFrame) -> list[str]:

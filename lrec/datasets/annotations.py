@@ -48,7 +48,7 @@ class Row:
         return value
 
     def box(self, left: int, top: int, right: int, bottom: int) -> Box:
-        """Return a box after checking that it holds a pixel; whether it fits is for `picture.clip` to say."""
+        """Return a box after checking that it holds a pixel; whether it fits is for `decoding.clip` to say."""
         if right <= left or bottom <= top:
             self.fail(f"a box from ({left}, {top}) to ({right}, {bottom})", "its right and bottom beyond left and top")
         return left, top, right, bottom

@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 from lrec.datasets import disk, mat
 from lrec.datasets.dataset import Dataset, Sample
+from lrec.io import splits
 
 FOLDERS = ("CARS196", "cars196", "Cars196", "cars", "stanford_cars", "stanford-cars-dataset", "StanfordCars")
-OFFICIAL = {"train": (8054, 98), "test": (8131, 98)}
+OFFICIAL = {splits.TRAIN: (8054, 98), splits.TEST: (8131, 98)}
 CLASSES, TRAIN_CLASSES = 196, 98
 ALL = "cars_annos.mat"
 TRAIN = ("cars_train_annos.mat",)
@@ -57,7 +58,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
         FileNotFoundError: annotations or images are missing.
         ValueError: a .mat file is malformed; it is named, with the number of the annotation.
     """
-    root = disk.descend(root, [ALL, *(place + name for place in PLACES for name in TRAIN + TEST)])
+    root = disk.descend_to(root, [ALL, *(place + name for place in PLACES for name in TRAIN + TEST)])
     train, test = _find(root, TRAIN), _find(root, TEST)
     if (root / ALL).is_file():
         entries, names = _load(root / ALL, "relative_im_path")
@@ -145,7 +146,7 @@ def _assemble(
             Sample(
                 f"{top}/{entry.path}" if top in nested else entry.path,
                 f"{entry.class_id:03d} {names[entry.class_id - 1]}" if names else f"{entry.class_id:03d}",
-                "train" if entry.class_id <= TRAIN_CLASSES else "test",
+                splits.TRAIN if entry.class_id <= TRAIN_CLASSES else splits.TEST,
                 (x1 - 1, y1 - 1, x2, y2),
             )
         )

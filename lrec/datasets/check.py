@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lrec.datasets import picture, reader
+from lrec.datasets import decoding, reader
 from lrec.datasets.dataset import Dataset, Sample
 from lrec.io import hashing
 from lrec.io.text import escaped
@@ -48,7 +48,7 @@ def examine(dataset: Dataset, sample: Sample) -> Finding:
     try:
         width, height = dataset.load(sample).size
         if sample.box:
-            picture.clip(sample.box, width, height)
+            decoding.clip(sample.box, width, height)
         return Finding(sample, hashing.of_file(path), None, min(width, height) < SMALL)
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).removeprefix(f"{path}: ").split())
@@ -82,7 +82,7 @@ def archives(folders: list[Path]) -> Iterator[str]:
         for name, known in MD5.items():
             if (folder / name).is_file():
                 with (folder / name).open("rb") as stream:
-                    found = hashlib.file_hashing.of_file(stream, "md5").hexhashing.of_file()
+                    found = hashlib.file_digest(stream, "md5").hexdigest()
                 verdict = "as known" if found == known else f"note: found {found}, the original has {known}"
                 yield f"md5 of {folder / name}: {verdict}"
 
@@ -107,7 +107,7 @@ def run(
         layout: see `reader.read`, as are raw_root, folder and image_size.
         raw_root: folder of the raw data sets.
         folder: the set's folder inside it.
-        image_size: side of generated pictures, pixels.
+        image_size: side of generated images, pixels.
         allow_partial: take counts that differ from the official ones as a note.
         workers: threads, 0 = one per core.
 
@@ -119,7 +119,7 @@ def run(
     print(escaped(f"{name}: {dataset.found}"))
     for split, (images, classes) in dataset.counts().items():
         print(f"  {split}: {images:,} images of {classes:,} classes")
-    if layout == "glyphs":
+    if not reader.LAYOUTS[layout].on_disk:
         print("nothing on disk to check")
         return
     print(escaped(f"folder: {dataset.root}"))

@@ -9,9 +9,10 @@ from pathlib import Path
 from lrec.datasets import annotations, disk
 from lrec.datasets.annotations import Row
 from lrec.datasets.dataset import Box, Dataset, Sample
+from lrec.io.splits import TEST, TRAIN
 
 FOLDERS = ("CUB_200_2011", "CUB-200-2011", "CUB200", "cub200", "cub_200_2011")
-OFFICIAL = {"train": (5864, 100), "test": (5924, 100)}
+OFFICIAL = {TRAIN: (5864, 100), TEST: (5924, 100)}
 CLASSES, TRAIN_CLASSES = 200, 100
 
 
@@ -29,7 +30,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
         FileNotFoundError: an annotation file or an image is missing.
         ValueError: an annotation is malformed; file and line are named.
     """
-    root = disk.descend(root, ["images.txt"])
+    root = disk.descend_to(root, ["images.txt"])
     paths = _by_id(root / "images.txt", ("image_id", "path"))
     annotations.unique(((row, row.cells[1]) for row in paths.values()), "path")
     classes = _by_id(root / "classes.txt", ("class_id", "class_name"), CLASSES)
@@ -50,7 +51,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
         Sample(
             disk.inside(f"images/{row.cells[1]}", f"{row.file}, line {row.number}"),
             f"{class_ids[image]:03d}.{classes[class_ids[image]].cells[1].removeprefix(f'{class_ids[image]:03d}.')}",
-            "train" if class_ids[image] <= TRAIN_CLASSES else "test",
+            TRAIN if class_ids[image] <= TRAIN_CLASSES else TEST,
             _box(boxes[image]),
         )
         for image, row in paths.items()

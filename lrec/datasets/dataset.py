@@ -15,7 +15,7 @@ class Sample:
 
     path: relative to the data set's root, with forward slashes.
     class_name: unique over the data set.
-    split: "train", "test", or "query" and "gallery" where they are apart.
+    split: one of `lrec.io.splits.SPLITS`: train and test, or train, query and gallery.
     box: annotated box as left, top, right, bottom in pixels; right and bottom are outside.
     """
 

@@ -1,38 +1,90 @@
-"""Data sets as folders on disk: finding one, keeping paths inside it, noticing files that are missing."""
+"""Data sets as folders on disk: finding one, listing folders, keeping paths inside, noticing missing files."""
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from lrec.datasets import picture
+from lrec.datasets import decoding, names
 from lrec.datasets.dataset import Dataset, Sample
-from lrec.io.text import HIDDEN, escaped
+from lrec.io.splits import TRAIN
+from lrec.io.text import HIDDEN
 
-MAX_NAME = 1000
 DEPTH = 2  # levels of nesting that archives and mirrors add
 
 
-def locate(raw_root: Path, folder: str, aliases: Sequence[str]) -> Path:
-    """Return the folder of a data set: `folder` inside the raw root, else the first alias that is there.
+def locations(raw_root: Path, folder: str, aliases: Sequence[str]) -> list[Path]:
+    """Return the folders of a data set that are there: `folder` inside the raw root, then the other names.
 
     Raises:
-        FileNotFoundError: none of them is there.
         ValueError: `folder` is absolute or leaves the raw root.
     """
-    names = [inside(folder, f"folder in params.yaml, {folder!r}"), *(name for name in aliases if name != folder)]
-    for name in names:
-        if (raw_root / name).is_dir():
-            return raw_root / name
-    others = f" (nor {', '.join(names[1:])})" if names[1:] else ""
+    own = inside(folder, f"folder in params.yaml, {folder!r}")
+    found = [_on_disk(raw_root, name) for name in (own, *(name for name in aliases if name != folder))]
+    return [raw_root / name for name in found if name is not None]
+
+
+def locate(raw_root: Path, folder: str, aliases: Sequence[str]) -> Path:
+    """Return the folder of a data set, the first of its `locations`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: `folder` is absolute or leaves the raw root.
+    """
+    if there := locations(raw_root, folder, aliases):
+        return there[0]
+    others = ", ".join(name for name in aliases if name != folder)
     raise FileNotFoundError(
-        f"{raw_root}: no folder {names[0]}{others} in it; data_root in params.yaml or the environment variable "
-        "LREC_DATA sets where data sets are looked for, docs/datasets.md says where to get them"
+        f"{raw_root}: no folder {folder}{f' (nor {others})' if others else ''} in it; data_root in params.yaml or the "
+        "environment variable LREC_DATA sets where data sets are looked for, docs/datasets.md says where to get them"
     )
 
 
-def descend(root: Path, markers: Sequence[str]) -> Path:
-    """Return the folder that holds one of the marker files: `root`, or one nested in it, shallowest first.
+def listed(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of a folder's folders and of everything else, sorted; leftovers are left out."""
+    with os.scandir(folder) as scan:
+        entries = sorted((entry.name, entry.is_dir()) for entry in scan if not names.is_leftover(entry.name))
+    return [name for name, is_dir in entries if is_dir], [name for name, is_dir in entries if not is_dir]
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the image files of a folder and its subfolders, sorted; links to folders are not followed."""
+    folders, files = listed(folder)
+    found = [folder / name for name in files if decoding.is_image(name) and (folder / name).is_file()]
+    for name in folders:
+        if not (folder / name).is_symlink():
+            found += images_below(folder / name)
+    return sorted(found)
+
+
+def descend(root: Path, is_set: Callable[[Path], bool]) -> Path | None:
+    """Return the folder of a data set: `root`, or one nested in it down to `DEPTH` levels, shallowest first.
+
+    Args:
+        root: where to begin.
+        is_set: whether a folder is the one that is looked for.
+
+    Returns:
+        The folder, the first by name if a level has several; None if there is none.
+
+    Raises:
+        FileNotFoundError: there is no folder `root`.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; docs/datasets.md says where to get the data sets")
+    level = [root]
+    for _ in range(DEPTH + 1):
+        for candidate in level:
+            if is_set(candidate):
+                return candidate
+        children = [candidate / name for candidate in level for name in listed(candidate)[0]]
+        level = [child for child in children if not child.is_symlink()]
+    return None
+
+
+def descend_to(root: Path, markers: Sequence[str]) -> Path:
+    """Return the folder that holds one of the marker files, see `descend`.
 
     Args:
         root: where to begin.
@@ -41,24 +93,13 @@ def descend(root: Path, markers: Sequence[str]) -> Path:
     Raises:
         FileNotFoundError: no marker down to `DEPTH` levels.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; docs/datasets.md says where to get the data sets")
-    level = [root]
-    for _ in range(DEPTH + 1):
-        for candidate in level:
-            if any((candidate / marker).is_file() for marker in markers):
-                return candidate
-        level = [child for candidate in level for child in _subfolders(candidate)]
-    raise FileNotFoundError(
-        f"{root}: found none of {', '.join(markers)} in it or {DEPTH} levels below, expected one of them; "
-        "unpack the annotations there (docs/datasets.md)"
-    )
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
-    return [folder / name for name in sorted(names)]
+    found = descend(root, lambda folder: any((folder / marker).is_file() for marker in markers))
+    if found is None:
+        raise FileNotFoundError(
+            f"{root}: found none of {', '.join(markers)} in it or {DEPTH} levels below, expected one of them; "
+            "unpack the annotations there (docs/datasets.md)"
+        )
+    return found
 
 
 def inside(path: str, where: str) -> str:
@@ -83,38 +124,60 @@ def inside(path: str, where: str) -> str:
     return "/".join(parts)
 
 
-def missing(root: Path, paths: Iterable[str]) -> list[str]:
-    """Return the paths that are not files, in their order; each folder is listed once.
+def present(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Return the paths that are files, each with the spelling that the disk has; each folder is listed once.
 
     Args:
         root: the data set's folder (it may itself be a symbolic link).
-        paths: relative to it, as `inside` returns them.
+        paths: relative to it, as `inside` returns them. An accent may be written otherwise than on disk.
 
     Raises:
         ValueError: a symbolic link on the way leads out of the folder.
     """
-    wanted = list(paths)
     home = os.path.realpath(root)
-    present: dict[str, set[str]] = {}
-    for parent in dict.fromkeys(path.rpartition("/")[0] for path in wanted):
-        present[parent] = _files(root, home, parent)
-    return [path for path in wanted if path.rpartition("/")[2] not in present[path.rpartition("/")[0]]]
+    folders: dict[str, dict[str, str]] = {}
+    found = {}
+    for path in paths:
+        parent, _, name = path.rpartition("/")
+        if parent not in folders:
+            folders[parent] = _files(root, home, parent)
+        there = folders[parent].get(name) or folders[parent].get(names.composed(name))
+        if there is not None:
+            found[path] = there
+    return found
 
 
-def _files(root: Path, home: str, parent: str) -> set[str]:
-    """Names of the files of one folder; links that stay inside the data set count."""
-    folder = root / parent
-    if not os.path.isdir(folder):  # unlike Path.is_dir, no error where a name is longer than the system takes
-        return set()
-    _refuse_outside(folder, home)
-    names = set()
-    with os.scandir(folder) as entries:
-        for entry in entries:
+def _files(root: Path, home: str, parent: str) -> dict[str, str]:
+    """Paths of one folder's files by their names, on disk and composed; links that stay inside the data set count."""
+    folder = _on_disk(root, parent)
+    if folder is None:
+        return {}
+    _refuse_outside(root / folder, home)
+    found = {}
+    with os.scandir(root / folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_file():
-                names.add(entry.name)
                 if entry.is_symlink():
                     _refuse_outside(Path(entry.path), home)
-    return names
+                found[entry.name] = f"{folder}/{entry.name}".lstrip("/")
+    return {names.composed(name): path for name, path in found.items()} | found
+
+
+def _on_disk(root: Path, path: str) -> str | None:
+    """A folder's path in the spelling that the disk has; None where there is no such folder."""
+    # Unlike Path.is_dir, this raises no error where a name is longer than the system takes.
+    if os.path.isdir(root / path):
+        return path
+    if path.isascii():
+        return None
+    place = ""
+    for part in path.split("/"):
+        folders = listed(root / place)[0] if os.path.isdir(root / place) else []
+        same = [name for name in folders if names.composed(name) == names.composed(part)]
+        if not same:
+            return None
+        place = f"{place}/{same[0]}".lstrip("/")
+    return place
 
 
 def _refuse_outside(path: Path, home: str) -> None:
@@ -144,40 +207,30 @@ def assemble(
 
     Raises:
         FileNotFoundError: files are missing.
-        ValueError: a class is in the training split and in another, a link leaves the folder, or a name holds
-            hidden characters or is too long.
+        ValueError: a class is in the training split and in another, a link leaves the folder, or a name is against
+            the rules of `names`.
     """
-    _check_names(root, samples)
+    names.require_classes(dict.fromkeys((sample.class_name for sample in samples), str(root)))
+    for sample in samples:
+        if problem := names.fault(sample.path):
+            raise ValueError(f"{root}: {problem}")
+    samples = [replace(sample, class_name=names.composed(sample.class_name)) for sample in samples]
     shared = _classes(samples, train=True) & _classes(samples, train=False)
     if shared:
         raise ValueError(
             f"{root}: found {len(shared)} classes in train and in another split, the first is {min(shared)!r}, "
             "expected disjoint classes; retrieval is measured on classes that training has not seen"
         )
-    absent = missing(root, (sample.path for sample in samples))
+    there = present(root, (sample.path for sample in samples))
+    absent = [sample.path for sample in samples if sample.path not in there]
     if absent and not list_missing:
         raise FileNotFoundError(
             f"{root}: {len(absent):,} of {len(samples):,} images are missing, the first is {absent[0]}; "
             "unpack the images again, `python -m lrec.datasets check` with the variant's name lists them all"
         )
-    return Dataset(root, found, samples, official, lambda sample: picture.decode(root / sample.path), tuple(absent))
-
-
-def _check_names(root: Path, samples: list[Sample]) -> None:
-    """Names go into tables, pages and terminals: none may hold what would act there."""
-    for name in dict.fromkeys(name for sample in samples for name in (sample.class_name, sample.path)):
-        found = HIDDEN.search(name)
-        if found:
-            raise ValueError(
-                f"{root}: found the character {escaped(found[0])} in the name {name!r:.120}, expected visible ones; "
-                "rename the file or correct the class"
-            )
-        if len(name) > MAX_NAME or not name:
-            raise ValueError(
-                f"{root}: found a name of {len(name):,} characters, {name!r:.60}, expected 1 to {MAX_NAME:,}; "
-                "give it another"
-            )
+    samples = [replace(sample, path=there.get(sample.path, sample.path)) for sample in samples]
+    return Dataset(root, found, samples, official, lambda sample: decoding.decode(root / sample.path), tuple(absent))
 
 
 def _classes(samples: list[Sample], train: bool) -> set[str]:
-    return {sample.class_name for sample in samples if (sample.split == "train") == train}
+    return {sample.class_name for sample in samples if (sample.split == TRAIN) == train}

@@ -8,16 +8,15 @@ import csv
 import os
 from pathlib import Path
 
-from lrec.datasets import annotations, disk, picture
+from lrec.datasets import annotations, decoding, disk, names
 from lrec.datasets.annotations import Row
 from lrec.datasets.dataset import Dataset, Sample
+from lrec.io.splits import SPLITS, are_whole
 
-SPLITS = ("train", "test", "query", "gallery")
 TABLE = "images.csv"
 COLUMNS = ("path", "class", "split")
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
-# Files that systems leave anywhere, and documents that may lie beside the splits.
-IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
+# What may lie beside the splits.
 DOCUMENTS = ("readme", "license", "licence", "copying", "citation", "notice")
 DOCUMENT_SUFFIXES = ("", ".txt", ".md", ".cff", ".pdf")
 
@@ -31,35 +30,46 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
     image is an error.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder, or one with nothing else in it than the data set's folder.
         list_missing: return missing images of a table in `Dataset.missing` instead of raising.
 
     Raises:
         FileNotFoundError: there is no such folder, it has no splits, or images are missing.
         ValueError: an overlap of classes, an empty class, a file that is not an image, a malformed row.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; docs/datasets.md says what a set of your own looks like")
-    folders, files = _list(root)
-    splits = [name for name in SPLITS if name in folders]
-    tables = [name for name in files if name.lower().endswith(".csv")]
-    table = TABLE if TABLE in files else tables[0] if len(tables) == 1 and not splits else None
-    if table:
+    root = _descend(root)
+    folders, files = disk.listed(root)
+    if table := _table(folders, files):
         samples, found = _read_table(root / table), f"table {table}"
     else:
         _check_root(root, folders, files)
-        samples = [sample for split in splits for sample in _read_split(root, split)]
-        found = f"one folder per class under {', '.join(splits)}"
+        there = [name for name in SPLITS if name in folders]
+        samples = [sample for split in there for sample in _read_split(root, split)]
+        found = f"one folder per class under {', '.join(there)}"
     _check_splits(root, {sample.split for sample in samples})
     return disk.assemble(root, found, samples, None, list_missing)
 
 
-def _list(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of everything else, sorted, without hidden and system files."""
-    with os.scandir(folder) as scan:
-        entries = sorted((entry.name, entry.is_dir()) for entry in scan)
-    kept = [(name, is_dir) for name, is_dir in entries if name[0] != "." and name.lower() not in IGNORED]
-    return [name for name, is_dir in kept if is_dir], [name for name, is_dir in kept if not is_dir]
+def _descend(root: Path) -> Path:
+    """The data set's folder: `root`, or one nested in it, where nothing lies beside it that would go unread."""
+    found = disk.descend(root, _is_set) or root
+    for outer in list(found.parents)[: len(found.parts) - len(root.parts)]:
+        folders, files = disk.listed(outer)
+        if len(folders) > 1 or not all(map(_is_document, files)):
+            return root
+    return found
+
+
+def _is_set(folder: Path) -> bool:
+    folders, files = disk.listed(folder)
+    return _table(folders, files) is not None or are_whole(name for name in folders if name in SPLITS)
+
+
+def _table(folders: list[str], files: list[str]) -> str | None:
+    """The table that says what the images are; None where folders do."""
+    tables = [name for name in files if name.lower().endswith(".csv")]
+    only = tables[0] if len(tables) == 1 and not set(SPLITS).intersection(folders) else None
+    return TABLE if TABLE in files else only
 
 
 def _check_root(root: Path, folders: list[str], files: list[str]) -> None:
@@ -74,7 +84,7 @@ def _is_document(name: str) -> bool:
 
 
 def _check_splits(root: Path, splits: set[str]) -> None:
-    if splits not in ({"train", "test"}, {"train", "query", "gallery"}):
+    if not are_whole(splits):
         listed = ", ".join(split for split in SPLITS if split in splits) or "none"
         kind = ValueError if splits else FileNotFoundError
         raise kind(
@@ -83,29 +93,25 @@ def _check_splits(root: Path, splits: set[str]) -> None:
 
 
 def _read_split(root: Path, split: str) -> list[Sample]:
-    classes, strays = _list(root / split)
+    classes, strays = disk.listed(root / split)
     if strays:
         _refuse(root / split, strays, "one folder per class")
     samples = []
     for name in classes:
-        folders, files = _list(root / split / name)
-        strange = folders + [file for file in files if not _is_image(file)]
+        folders, files = disk.listed(root / split / name)
+        strange = folders + [file for file in files if not decoding.is_image(file)]
         if strange:
-            _refuse(root / split / name, strange, f"images ({' '.join(picture.SUFFIXES)})")
+            _refuse(root / split / name, strange, f"images ({' '.join(decoding.SUFFIXES)})")
         if not files:
             raise ValueError(f"{root / split / name}: found no images, expected at least one; remove the folder")
         samples += [Sample(disk.inside(f"{split}/{name}/{file}", str(root)), name, split) for file in files]
     return samples
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(picture.SUFFIXES)
-
-
 def _refuse(folder: Path, strange: list[str], expected: str) -> None:
     rest = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-    names = ", ".join(repr(name) for name in strange[:3])
-    raise ValueError(f"{folder}: found {names}{rest}, expected {expected}; move what does not belong there")
+    shown = ", ".join(repr(name) for name in strange[:3])
+    raise ValueError(f"{folder}: found {shown}{rest}, expected {expected}; move what does not belong there")
 
 
 def _read_table(file: Path) -> list[Sample]:
@@ -120,7 +126,12 @@ def _read_table(file: Path) -> list[Sample]:
     if header.cells not in (COLUMNS, COLUMNS + BOX_COLUMNS):
         header.fail(repr(",".join(header.cells)[:80]), f"the header {','.join(COLUMNS)!r}, or with ,x1,y1,x2,y2 after")
     samples = [_sample(row, header.cells) for row in rows]
-    annotations.unique(((row, sample.path) for row, sample in zip(rows, samples, strict=True)), "path")
+    paths = ((row, names.composed(sample.path)) for row, sample in zip(rows, samples, strict=True))
+    annotations.unique(paths, "path")
+    lines: dict[str, str] = {}
+    for row, sample in zip(rows, samples, strict=True):
+        lines.setdefault(sample.class_name, f"{row.file}, line {row.number}")
+    names.require_classes(lines)  # as for every layout, but with the lines
     return samples
 
 
@@ -128,11 +139,11 @@ def _sample(row: Row, columns: tuple[str, ...]) -> Sample:
     if len(row.cells) != len(columns):
         row.fail(f"{len(row.cells)} columns", f"{len(columns)}: {','.join(columns)}")
     path = disk.inside(row.cells[0], f"{row.file}, line {row.number}")
-    if not _is_image(path):
-        row.fail(repr(path[:80]), f"an image ({' '.join(picture.SUFFIXES)})")
+    if not decoding.is_image(path):
+        row.fail(repr(path[:80]), f"an image ({' '.join(decoding.SUFFIXES)})")
+    if any(map(names.is_leftover, path.split("/"))):
+        row.fail(repr(path[:80]), "an image that is neither hidden nor left by a system")
     class_name, split = row.cells[1:3]
-    if not class_name.strip() or class_name != class_name.strip():
-        row.fail(repr(class_name[:80]), "a class name without spaces around it")
     if split not in SPLITS:
         row.fail(repr(split[:80]), f"a split, one of {', '.join(SPLITS)}")
     box = row.box(*(row.integer(c, columns[c], 0) for c in range(3, 7))) if len(columns) > 3 else None

@@ -1,18 +1,20 @@
-"""The embedded default set: characters drawn with the fonts that ship inside matplotlib.
+"""The built-in set: characters drawn with the fonts that ship inside matplotlib.
 
 Nothing is downloaded. Each class is one character (Latin, Greek, Cyrillic, digits, signs), drawn in
-16 faces and `COPIES` times each, with random place, size, rotation, colours, clutter and noise.
+16 typefaces and `COPIES` times each, with random place, size, rotation, colours, clutter and noise.
 Train and test characters are disjoint, as in the benchmarks. The same seed gives the same pixels
 for the same versions of Pillow and matplotlib.
 """
 
+import importlib.util
+from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lrec.datasets.dataset import Dataset, Sample
+from lrec.io.splits import TEST, TRAIN
 
 # No two of them look alike: A stands for the Greek and the Cyrillic A too.
 CHARACTERS = "ABDEFGHJKLMNPQRTUWXYZabdefghknqrty23456789&@#$%?!€£§ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπρσφχψωБДЖЗИЛЦЧШЩЭЮЯбджзлцэюя"
@@ -28,43 +30,51 @@ SUPERSAMPLING = 3
 PAPER, INK = (150, 256), (0, 110)  # ranges of each colour channel
 
 
+@cache
+def font_file(face: str) -> Path:
+    """Return the file of one of matplotlib's typefaces; matplotlib itself, which is slow to import, stays out."""
+    found = importlib.util.find_spec("matplotlib")
+    assert found is not None, "requirements.txt has matplotlib"
+    assert found.origin is not None
+    return Path(found.origin).parent / "mpl-data/fonts/ttf" / f"{face}.ttf"
+
+
 def _colour(generator: np.random.Generator, low: int, high: int) -> tuple[int, int, int]:
     red, green, blue = generator.integers(low, high, 3)
     return int(red), int(green), int(blue)
 
 
 def draw(character: str, face: str, image_size: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw one picture of a character.
+    """Draw one image of a character.
 
     Args:
         character: what to draw.
         face: name of one of `FACES`.
         image_size: side S in pixels.
-        generator: source of everything random in the picture.
+        generator: source of everything random in the image.
 
     Returns:
         (S, S, 3) uint8, RGB.
     """
     side = image_size * SUPERSAMPLING
-    picture = Image.new("RGB", (side, side), _colour(generator, *PAPER))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (side, side), _colour(generator, *PAPER))
+    pen = ImageDraw.Draw(image)
     for _ in range(int(generator.integers(0, 3))):
         ends = [float(value) for value in generator.uniform(0, side, 4)]
         pen.line(ends, fill=_colour(generator, 0, 256), width=int(generator.integers(1, SUPERSAMPLING * 2)))
-    font_file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
-    font = ImageFont.truetype(font_file, size=int(side * generator.uniform(0.7, 0.95)))
+    font = ImageFont.truetype(font_file(face), size=int(side * generator.uniform(0.7, 0.95)))
     mask = Image.new("L", (side, side), 0)
     centre = tuple(side * generator.uniform(0.45, 0.55, 2))
     ImageDraw.Draw(mask).text(centre, character, fill=255, font=font, anchor="mm")
     mask = mask.rotate(float(generator.uniform(-12, 12)), Image.Resampling.BICUBIC)
-    picture.paste(Image.new("RGB", (side, side), _colour(generator, *INK)), mask=mask)
-    pixels = np.asarray(picture.resize((image_size, image_size), Image.Resampling.BOX), dtype=np.float64)
+    image.paste(Image.new("RGB", (side, side), _colour(generator, *INK)), mask=mask)
+    pixels = np.asarray(image.resize((image_size, image_size), Image.Resampling.BOX), dtype=np.float64)
     noisy = pixels + generator.normal(0, generator.uniform(4, 14), pixels.shape)
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
 def read(image_size: int) -> Dataset:
-    """Return the set at a picture side of `image_size` pixels; two characters of three are for training."""
+    """Return the set with images of `image_size` pixels a side; two characters of three are for training."""
 
     def load(sample: Sample) -> Image.Image:
         _, class_name, face, copy = sample.path.split("/")
@@ -74,7 +84,7 @@ def read(image_size: int) -> Dataset:
 
     samples = [
         Sample(f"glyphs/{_class_name(character)}/{face}/{copy}", _class_name(character), split)
-        for split, wanted in (("train", (0, 1)), ("test", (2,)))
+        for split, wanted in ((TRAIN, (0, 1)), (TEST, (2,)))
         for number, character in enumerate(CHARACTERS)
         if number % 3 in wanted
         for face in FACES

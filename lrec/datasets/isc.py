@@ -9,6 +9,7 @@ from pathlib import Path
 from lrec.datasets import annotations, disk
 from lrec.datasets.annotations import Row
 from lrec.datasets.dataset import Box, Dataset, Sample
+from lrec.io.splits import GALLERY, QUERY, TRAIN
 
 FOLDERS = (
     "In-shop Clothes Retrieval Benchmark",
@@ -18,13 +19,13 @@ FOLDERS = (
     "inshop",
     "in_shop",
 )
-OFFICIAL = {"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)}
+OFFICIAL = {TRAIN: (25882, 3997), QUERY: (14218, 3985), GALLERY: (12612, 3985)}
 IMAGES = ("img", "img_highres")
 PARTITION, PARTITION_COLUMNS = "list_eval_partition.txt", ("image_name", "item_id", "evaluation_status")
 BOXES, BOX_COLUMNS = "list_bbox_inshop.txt", ("image_name", "clothes_type", "pose_type", "x_1", "y_1", "x_2", "y_2")
 
 
-def read(root: Path, images: str = "img", list_missing: bool = False) -> Dataset:
+def read(root: Path, list_missing: bool = False, images: str = "img") -> Dataset:
     """Read the set from the folder that holds Eval/list_eval_partition.txt, or one nested in it.
 
     Boxes come from Anno/list_bbox_inshop.txt where it is there. Its corners are taken as they stand:
@@ -33,8 +34,8 @@ def read(root: Path, images: str = "img", list_missing: bool = False) -> Dataset
 
     Args:
         root: the data set's folder.
-        images: "img" (256x256 pixels) or "img_highres", the folder of the images, under Img/ or directly.
         list_missing: return missing images in `Dataset.missing` instead of raising.
+        images: "img" (256x256 pixels) or "img_highres", the folder of the images, under Img/ or directly.
 
     Raises:
         FileNotFoundError: an annotation file or an image is missing.
@@ -42,7 +43,7 @@ def read(root: Path, images: str = "img", list_missing: bool = False) -> Dataset
     """
     if images not in IMAGES:
         raise ValueError(f"images: found {images!r}, expected one of {', '.join(IMAGES)}")
-    root = disk.descend(root, [f"Eval/{PARTITION}", PARTITION])
+    root = disk.descend_to(root, [f"Eval/{PARTITION}", PARTITION])
     folder = _image_folder(root, images)
     partition = _either(root, "Eval", PARTITION)
     rows = annotations.rows(partition, PARTITION_COLUMNS, header=True, count=True)

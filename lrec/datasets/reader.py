@@ -1,19 +1,41 @@
-"""The way into every raw data set: `read` picks the layout's reader, `verify` compares the counts."""
+"""The way into every raw data set: the registry of layouts, `read`, and `verify`, which compares the counts.
 
+A new layout is one entry of `LAYOUTS` and the module that reads it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from lrec.datasets import car, cub, disk, glyphs, isc, sop
+from lrec.datasets import car, cub, disk, folder, glyphs, isc, sop
 from lrec.datasets.dataset import Dataset
-from lrec.datasets.folder import read as read_folder
 
-LAYOUTS = ("glyphs", "car", "cub", "sop", "isc", "isc_highres", "folder")
-ALIASES = {
-    "car": car.FOLDERS,
-    "cub": cub.FOLDERS,
-    "sop": sop.FOLDERS,
-    "isc": isc.FOLDERS,
-    "isc_highres": isc.FOLDERS,
-    "folder": (),
+
+@dataclass(frozen=True)
+class Layout:
+    """How the raw data of a layout are read.
+
+    Attributes:
+        read: of a set on disk: takes its folder, and whether to list missing images instead of raising. Of a
+            generated one: takes the side of its images in pixels.
+        folders: names that the set's folder usually has; they are tried after the one in params.yaml.
+        on_disk: whether there is anything to find and to check; else the images are generated.
+    """
+
+    read: Callable[..., Dataset]
+    folders: tuple[str, ...] = ()
+    on_disk: bool = True
+
+
+LAYOUTS = {
+    "glyphs": Layout(glyphs.read, on_disk=False),
+    "car": Layout(car.read, car.FOLDERS),
+    "cub": Layout(cub.read, cub.FOLDERS),
+    "sop": Layout(sop.read, sop.FOLDERS),
+    "isc": Layout(partial(isc.read, images="img"), isc.FOLDERS),
+    "isc_highres": Layout(partial(isc.read, images="img_highres"), isc.FOLDERS),
+    "folder": Layout(folder.read),
 }
 
 
@@ -31,24 +53,21 @@ def read(
         layout: one of `LAYOUTS`.
         raw_root: folder of the raw data sets.
         folder: the set's folder inside it; the usual names of a benchmark are tried after it.
-        image_size: side in pixels of the generated set's pictures; the others are not resized here.
+        image_size: side in pixels of generated images; the others are not resized here.
         list_missing: return missing images in `Dataset.missing` instead of raising.
 
     Raises:
         FileNotFoundError: the folder, an annotation file or an image is missing.
         ValueError: unknown layout, or malformed annotations.
     """
-    if layout == "glyphs":
-        return glyphs.read(image_size)
-    if layout not in ALIASES:
+    if layout not in LAYOUTS:
         raise ValueError(f"layout: found {layout!r}, expected one of {', '.join(LAYOUTS)}")
+    entry = LAYOUTS[layout]
+    if not entry.on_disk:
+        return entry.read(image_size)
     if not folder:
         raise ValueError(f"layout {layout}: found no folder, expected the name of one inside {raw_root}")
-    root = disk.locate(raw_root, folder, ALIASES[layout])
-    if layout in ("isc", "isc_highres"):
-        return isc.read(root, "img" if layout == "isc" else "img_highres", list_missing)
-    readers = {"car": car.read, "cub": cub.read, "sop": sop.read, "folder": read_folder}
-    return readers[layout](root, list_missing)
+    return entry.read(disk.locate(raw_root, folder, entry.folders), list_missing)
 
 
 def verify(dataset: Dataset, name: str, allow_partial: bool) -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 from lrec.datasets import annotations, disk
 from lrec.datasets.annotations import Row
 from lrec.datasets.dataset import Dataset, Sample
+from lrec.io.splits import TEST, TRAIN
 
 FOLDERS = ("Stanford_Online_Products", "SOP", "stanford_online_products", "online_products")
-OFFICIAL = {"train": (59551, 11318), "test": (60502, 11316)}
+OFFICIAL = {TRAIN: (59551, 11318), TEST: (60502, 11316)}
 COLUMNS = ("image_id", "class_id", "super_class_id", "path")
 SUPER_CLASSES = 12
 
@@ -26,7 +27,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
         FileNotFoundError: an annotation file or an image is missing.
         ValueError: an annotation is malformed; file and line are named.
     """
-    root = disk.descend(root, ["Ebay_train.txt", "Ebay_test.txt"])
+    root = disk.descend_to(root, ["Ebay_train.txt", "Ebay_test.txt"])
     rows = [
         (row, split) for split in OFFICIAL for row in annotations.rows(root / f"Ebay_{split}.txt", COLUMNS, header=True)
     ]

@@ -151,12 +151,6 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as .npy, atomically."""
-    with atomic(path) as stream:
-        np.save(stream, array, allow_pickle=False)
-
-
 def map_array(path: Path, dtype: str | np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     """Make a .npy of zeros and open it as a writable memory map, with its disk space allocated.
 

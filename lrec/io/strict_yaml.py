@@ -1,4 +1,9 @@
-"""A strict reader of YAML files: safe, every key once, and no larger in memory than a person would write."""
+"""A strict reader of YAML files: safe, every key once, and no larger in memory than a person would write.
+
+A scalar means what it means to DVC, which reads YAML 1.2 with ruamel.yaml: 010 is ten, `no` is a word, 1:30 too.
+PyYAML by itself reads YAML 1.1, so the rules that make numbers of plain scalars are replaced here by those of YAML
+1.2's core schema, with what ruamel.yaml adds to it (1_000, 0b11 and dates).
+"""
 
 import re
 from pathlib import Path
@@ -7,14 +12,42 @@ from typing import Any
 import yaml
 
 MAX_BYTES, MAX_NODES = 2**18, 10_000
+VERSION = (1, 2)
+_TAG = "tag:yaml.org,2002:"
+# Tag, what a plain scalar of it looks like, and the characters that it begins with ("": it may be empty). The first
+# that fits counts.
+_RESOLVERS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    (
+        "float",
+        r"[-+]?[0-9][0-9_]*(\.[0-9_]*([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)"
+        r"|[-+]?\.[0-9_]+([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("int", r"[-+]?(0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9_]+)", "-+0123456789"),
+    ("merge", r"<<", "<"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    (
+        "timestamp",
+        r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}"
+        r"(\.[0-9]*)?([ \t]*(Z|[-+][0-9]{1,2}(:[0-9]{2})?))?",
+        "0123456789",
+    ),
+    ("value", r"=", "="),
+)
+_BASES = {"0b": 2, "0o": 8, "0x": 16}
 
 
 class Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-4 as a number, as YAML 1.2 (and DVC) does, and refuses double keys."""
+    """SafeLoader with the scalars of YAML 1.2, which refuses double keys and what unfolds too far."""
+
+    yaml_implicit_resolvers: dict = {}  # its own, empty: not those of YAML 1.1
 
     def get_single_node(self) -> yaml.Node | None:
         """Compose the document, and refuse it if its aliases unfold to a size that nobody would write out."""
         node = super().get_single_node()
+        if self.yaml_version not in (None, VERSION):  # DVC reads the scalars of the version that a file names
+            raise yaml.YAMLError(f"found %YAML {'.'.join(map(str, self.yaml_version))}, expected 1.2; delete the line")
         sizes: dict[yaml.Node, int] = {}
 
         def unfolded(some: yaml.Node) -> int:
@@ -34,15 +67,28 @@ class Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
+                # As it is written and as it is meant: 1 and 01 are one key.
+                spellings = {key.value} if key.tag == f"{_TAG}merge" else {key.value, self.construct_object(key)}
+                if seen & spellings:
                     raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key {key.value!r:.80} given twice")
-                seen.add(key.value)
+                seen |= spellings
         return super().construct_mapping(node, deep)
 
+    def integer(self, node: yaml.ScalarNode) -> int:
+        """Return an integer; a leading 0 does not make it octal, 0o does."""
+        text = self.construct_scalar(node).replace("_", "")
+        return int(text, _BASES.get(text.lstrip("-+")[:2], 10))
 
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+    def decimal(self, node: yaml.ScalarNode) -> float:
+        """Return a floating-point number; a colon does not make it sexagesimal."""
+        text = self.construct_scalar(node).replace("_", "").lower()
+        return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+
+
+for _name, _pattern, _first in _RESOLVERS:
+    Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+Loader.add_constructor(f"{_TAG}int", Loader.integer)
+Loader.add_constructor(f"{_TAG}float", Loader.decimal)
 
 
 def read(path: Path) -> Any:

@@ -1,6 +1,6 @@
-"""Search with any image: a table of the most similar ones, and a picture of them.
+"""Search with any image: a table of the most similar ones, and a figure of them.
 
-Without arguments: a few images of the first combination that params.yaml lists, in all its others.
+Without arguments: a few images of the first run that params.yaml lists, in all its others.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--database", "--data_base", help="as car_cropped/resnet18, or a folder of Database.save")
     options.add_argument("--split", "--data_type", help="train, test, query or gallery; default: gallery, or else test")
     options.add_argument("--num", "--retrieval_num", type=int, default=8, help="results per query (default: 8)")
-    options.add_argument("--output", type=_png, default=Path("retrieval.png"), help="picture (default: retrieval.png)")
+    options.add_argument("--output", type=_png, default=Path("retrieval.png"), help="figure (default: retrieval.png)")
     options.add_argument("--json", action="store_true", help="print JSON in place of tables")
     options.add_argument("--index", choices=approximate.KINDS, help="search with faiss, and compare with exact search")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
@@ -117,14 +117,14 @@ def _named(name: str) -> str:
 
 
 def draw(database: Database, queries: list[query.Query], answers: list[dict[str, Any]], path: Path) -> None:
-    """Write the picture."""
+    """Write the figure."""
     contact_sheet.draw(
         path,
         [
             [
                 contact_sheet.Tile(asked.pixels(), asked.class_name),
                 *(
-                    contact_sheet.Tile(database.picture(r["row"]), r["class"], r["similarity"], r["right"])
+                    contact_sheet.Tile(database.image(r["row"]), r["class"], r["similarity"], r["right"])
                     for r in found["results"]
                 ),
             ]

@@ -1,19 +1,18 @@
-"""Approximate search with faiss, an extra (pip install faiss-cpu), for galleries beyond a million.
+"""Approximate search with faiss, an optional dependency (pip install faiss-cpu), for galleries beyond a million.
 
 Not needed for anything else: `lrec.metrics.search` is exact and takes memory for one block.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lrec.metrics import search
+from lrec.retrieve.storage import BLOCK
 
 KINDS = ("flat", "ivfpq", "hnsw")
-_TRAINING = 100_000  # rows that the lists and codes of ivfpq are learnt from
-_BLOCK = 65536
+_TRAINING = 100_000  # rows that the lists and codebooks of ivfpq are learnt from
 
 
 def _faiss() -> Any:
@@ -33,7 +32,7 @@ class Index:
         gallery: arrays of float32 or float16, memory maps for example; read block by block.
 
     Raises:
-        ValueError: unknown kind, faiss is not installed, or too few rows to learn codes from.
+        ValueError: unknown kind, faiss is not installed, or too few rows to learn codebooks from.
     """
 
     def __init__(self, kind: str, gallery: Sequence[np.ndarray]) -> None:
@@ -49,8 +48,8 @@ class Index:
         else:
             raise ValueError(f"index: found {kind!r}, expected one of {', '.join(KINDS)}")
         for part in gallery:
-            for start in range(0, len(part), _BLOCK):
-                self._index.add(np.ascontiguousarray(part[start : start + _BLOCK], dtype=np.float32))
+            for start in range(0, len(part), BLOCK):
+                self._index.add(np.ascontiguousarray(part[start : start + BLOCK], dtype=np.float32))
 
     @staticmethod
     def _coded(faiss: Any, gallery: Sequence[np.ndarray], size: int, width: int) -> Any:
@@ -85,22 +84,6 @@ class Index:
         order = np.argsort(own, axis=1, kind="stable")[:, :k]
         scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
         return np.where(rows == search.NO_ROW, -np.inf, scores).astype(np.float32), rows
-
-    def save(self, path: Path) -> None:
-        """Write the index in faiss's own format."""
-        _faiss().write_index(self._index, str(path))
-
-    @classmethod
-    def load(cls, path: Path) -> "Index":
-        """Open an index that `save` wrote."""
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: not found, expected an index that Index.save wrote")
-        index = cls.__new__(cls)
-        try:
-            index._index = _faiss().read_index(str(path))
-        except RuntimeError as error:
-            raise ValueError(f"{path}: found no faiss index ({str(error)[:80]}); save it anew") from error
-        return index
 
 
 def agreement(exact: np.ndarray, found: np.ndarray) -> float:

@@ -1,32 +1,32 @@
-"""The picture of a retrieval: each query and its results side by side, framed by right and wrong."""
+"""The figure of a retrieval: each query and its results side by side, framed by right and wrong."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lrec.class_names import readable
+from lrec.datasets.glyphs import font_file
 from lrec.io import files
 
 RIGHT, WRONG, UNKNOWN, QUERY = "#1a7f37", "#cf222e", "#8c959f", "#24292f"
 PAPER, EMPTY = "#ffffff", "#eaeef2"
-# Pixels: side of a picture, its frame, space around it, height of the caption, of the headline.
+# Pixels: side of an image, its frame, space around it, height of the caption, of the headline.
 _SIDE, _FRAME, _GAP, _CAPTION, _HEAD = 160, 6, 10, 52, 34
 _APART = 28  # between the query and its results
 _LONGEST = 200  # characters of a name that are considered at all
-_SMALL = 100  # pictures below this side are enlarged without blurring
+_SMALL = 100  # images below this side are enlarged without blurring
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture with its caption.
+    """One image with its caption.
 
     Attributes:
-        pixels: (H, W, 3) uint8, or None where there is no picture.
+        pixels: (H, W, 3) uint8, or None where there is no image.
         class_name: "" where unknown.
         similarity: None for the query itself.
         right: whether the class is the query's; None where either is unknown.
@@ -39,7 +39,7 @@ class Tile:
 
 
 def draw(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
-    """Write a picture with one row per query: the query, then its results by rank.
+    """Write a figure with one row per query: the query, then its results by rank.
 
     Args:
         path: of the .png; the same rows give the same bytes.
@@ -70,10 +70,10 @@ def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, left: i
     inner = (left + _FRAME, top + _FRAME)
     pen.rectangle((*inner, inner[0] + _SIDE - 1, inner[1] + _SIDE - 1), EMPTY)
     if tile.pixels is None:
-        pen.text((left + side // 2, top + side // 2), "no picture here", UNKNOWN, _font(14), anchor="mm")
+        pen.text((left + side // 2, top + side // 2), "no image here", UNKNOWN, _font(14), anchor="mm")
     else:
-        picture = fitted(tile.pixels, _SIDE)
-        sheet.paste(picture, (inner[0] + (_SIDE - picture.width) // 2, inner[1] + (_SIDE - picture.height) // 2))
+        image = fitted(tile.pixels, _SIDE)
+        sheet.paste(image, (inner[0] + (_SIDE - image.width) // 2, inner[1] + (_SIDE - image.height) // 2))
     # The sign says the same as the colour, for readers who do not tell green from red.
     mark = {True: "✓ ", False: "✗ ", None: ""}[tile.right]
     score = "" if tile.similarity is None else f"{mark}{tile.similarity:.3f}"
@@ -86,12 +86,12 @@ def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, left: i
 
 
 def fitted(pixels: np.ndarray, side: int) -> Image.Image:
-    """Return (H, W, 3) uint8 pixels as a picture whose longer side is `side` pixels; small ones are not blurred."""
-    picture = Image.fromarray(pixels)
-    scale = side / max(picture.size)
-    small = max(picture.size) < _SMALL
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+    """Return (H, W, 3) uint8 pixels as an image whose longer side is `side` pixels; small ones are not blurred."""
+    image = Image.fromarray(pixels)
+    scale = side / max(image.size)
+    small = max(image.size) < _SMALL
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
 
 
 def _trimmed(name: str, size: int, width: int) -> str:
@@ -109,4 +109,4 @@ def _trimmed(name: str, size: int, width: int) -> str:
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib and has Latin, Greek, Cyrillic and the signs."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
+    return ImageFont.truetype(font_file("DejaVuSans"), size)

@@ -10,14 +10,13 @@ import pandas as pd
 
 from lrec import params
 from lrec.data import store
-from lrec.datasets import picture, reader
+from lrec.datasets import decoding, disk, names, reader
 from lrec.metrics import search
 from lrec.retrieve.database import Database
 
 ROW = "row:"
 DEFAULT_QUERIES = 4
 _SEED = 0
-_NESTING = 2  # folders that archives add above a data set's own root
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Query:
     row: int
 
     def pixels(self) -> np.ndarray:
-        """Return the picture, (H, W, 3) uint8."""
-        return self.source if isinstance(self.source, np.ndarray) else np.asarray(picture.decode(self.source))
+        """Return the image, (H, W, 3) uint8."""
+        return self.source if isinstance(self.source, np.ndarray) else np.asarray(decoding.decode(self.source))
 
 
 class Finder:
@@ -57,15 +56,17 @@ class Finder:
             others = stored[~stored["row"].isin(table["row"])].assign(own=search.NO_ROW)
             table = pd.concat([table, others[list(table.columns)]], ignore_index=True)
         self._table = table
-        self._places = {path: place for place, path in enumerate(table["path"]) if path}
+        paths = [(path, place) for place, path in enumerate(table["path"]) if path]
+        self._places = {names.composed(path): place for path, place in paths} | dict(paths)
         self._raw = _raw_folders(folder.name)
 
     def default(self) -> list[Query]:
         """Return a few images, the same every time: of the query split if the gallery is searched, else its own."""
         searched = self._table["own"] != search.NO_ROW
         chosen = np.flatnonzero(searched & (self._table["path"] != ""))
-        if self._database.facts.get("split") == "gallery" and (self._table["split"] == "query").any():
-            chosen = np.flatnonzero(self._table["split"] == "query")
+        asking, searched_in = (tested := store.tested(self._table["split"]))[0], tested[-1]
+        if self._database.facts.get("split") == searched_in != asking:
+            chosen = np.flatnonzero(self._table["split"] == asking)
         if not len(chosen):
             raise ValueError("query: found none, and the database has no image of its own to take; add --query PATH")
         some = np.random.default_rng(_SEED).choice(chosen, min(DEFAULT_QUERIES, len(chosen)), replace=False)
@@ -85,23 +86,29 @@ class Finder:
             raise ValueError("query: found an empty one, expected a path of the data set's index, row:N or a file")
         if text.startswith(ROW):
             return [self._at(self._place(text))]
-        if text in self._places:
-            return [self._at(self._places[text])]
+        if (place := self._known(text)) is not None:
+            return [self._at(place)]
         path = Path(text)
         if path.is_file():
             return [self._of_file(path)]
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in picture.SUFFIXES and p.is_file())
+            found = disk.images_below(path)
             if not found:
-                raise FileNotFoundError(f"{text}: found no image in this folder, expected {' '.join(picture.SUFFIXES)}")
+                raise FileNotFoundError(
+                    f"{text}: found no image in this folder, expected {' '.join(decoding.SUFFIXES)}"
+                )
             return [self._of_file(p) for p in found]
-        found = sorted(Path(name) for name in glob.glob(text, recursive=True) if Path(name).is_file())
+        found = _matches(text)
         if not found:
             raise FileNotFoundError(
                 f"{text}: query not found, expected a path of the data set's index (such as "
                 f"{self._table['path'].iloc[0]}), row:N, or an image file, a folder or a glob"
             )
         return [self._of_file(p) for p in found]
+
+    def _known(self, path: str) -> int | None:
+        """The place of an image of the data set, however its accents are written."""
+        return self._places.get(path, self._places.get(names.composed(path)))
 
     def _place(self, text: str) -> int:
         rows = self._table["row"].to_numpy()
@@ -125,11 +132,17 @@ class Finder:
         for raw in self._raw:
             if path.resolve().is_relative_to(raw):
                 parts = path.resolve().relative_to(raw).parts
-                for skipped in range(_NESTING + 1):
-                    name = "/".join(parts[skipped:])
-                    if name in self._places:
-                        return self._at(self._places[name])
+                for skipped in range(disk.DEPTH + 1):
+                    if (place := self._known("/".join(parts[skipped:]))) is not None:
+                        return self._at(place)
         return Query(str(path), "", path, search.NO_ROW)
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The files that a glob stands for, without leftovers that only its wildcards take in."""
+    written = set(Path(pattern).parts)
+    found = [Path(name) for name in glob.glob(pattern, recursive=True)]
+    return sorted(p for p in found if p.is_file() and not any(map(names.is_leftover, set(p.parts) - written)))
 
 
 def _raw_folders(variant: str) -> list[Path]:
@@ -139,11 +152,11 @@ def _raw_folders(variant: str) -> list[Path]:
     settings = params.load()
     if variant not in settings.variants or not (folder := settings.variants[variant].folder):
         return []
-    names = [folder, *reader.ALIASES.get(settings.variants[variant].layout, ())]
-    return [(settings.raw_root() / name).resolve() for name in names if (settings.raw_root() / name).is_dir()]
+    usual = reader.LAYOUTS[settings.variants[variant].layout].folders
+    return [place.resolve() for place in disk.locations(settings.raw_root(), folder, usual)]
 
 
 def default_database() -> str:
-    """Return the first combination that params.yaml lists."""
+    """Return the first run that params.yaml lists."""
     settings = params.load()
     return f"{settings.datasets[0]}/{settings.backbones[0]}"

@@ -19,7 +19,7 @@ import tiny_pipeline as tiny
 from PIL import Image
 
 from lrec.data import store
-from lrec.datasets import picture
+from lrec.datasets import decoding
 from lrec.io import command
 
 PLACE = "train/ant/0"
@@ -57,7 +57,7 @@ def clear_palette() -> bytes:
     return encoded(image, "PNG", transparency=bytes([0, 128] + [255] * 14))
 
 
-# Legitimate: name, bytes, and the colour of the middle of the stored picture where it is certain.
+# Legitimate: name, bytes, and the colour of the middle of the stored image where it is certain.
 SOUND: dict[str, tuple[str, bytes, tuple[int, int, int] | None]] = {
     "cmyk": (".jpg", encoded(Image.new("CMYK", (30, 30), (0, 255, 255, 0)), "JPEG"), (254, 0, 0)),
     "16 bit grey": (".png", encoded(grey16(), "PNG"), None),
@@ -129,7 +129,7 @@ BROKEN: dict[str, tuple[str, bytes]] = {
     "empty": (".jpg", b""),
     "zeros": (".jpg", bytes(4000)),
     "a page of html": (".jpg", b"<html>404 Not Found</html>"),
-    "text": (".png", b"not a picture"),
+    "text": (".png", b"not an image"),
     "postscript": (".jpg", encoded(Image.new("RGB", (9, 9)), "EPS")),
     "pdf": (".jpg", photo("PDF")),
     "svg": (".png", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
@@ -163,7 +163,7 @@ UPTO = "preprocess"  # the last stage that these tests need
 
 
 def put(project: Path, suffix: str, content: bytes) -> Path:
-    """Put a file in the place of the first training picture."""
+    """Put a file in the place of the first training image."""
     (project / tiny.RAW / f"{PLACE}.png").unlink()
     path = project / tiny.RAW / f"{PLACE}{suffix}"
     path.write_bytes(content)
@@ -296,16 +296,16 @@ def test_no_file(project: Path, capsys: pytest.CaptureFixture[str], name: str) -
 
 
 def failure(path: Path) -> str | None:
-    """Return what is said of a file that is refused, None if it is a picture."""
+    """Return what is said of a file that is refused, None if it is an image."""
     try:
-        picture.decode(path)
+        decoding.decode(path)
     except ValueError as error:
         return str(error)
     return None
 
 
 def test_damaged_anywhere(project: Path) -> None:
-    """Bytes changed at random: a ValueError of one line that names the file, or a picture; nothing else."""
+    """Bytes changed at random: a ValueError of one line that names the file, or an image; nothing else."""
     generator, refusals = np.random.default_rng(1), 0
     path = project / "a.jpg"
     for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM"):

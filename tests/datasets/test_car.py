@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 from made_sets import RED, RED_BOX, draw_marked, save_mat, shared, touch
 
-from lrec.datasets import car, picture, reader
+from lrec.datasets import car, decoding, reader
 
 NAMES = [f"Maker Model {number}" for number in range(1, 197)]
 # Corners of RED_BOX as the official files count them: from 1, inclusive.
@@ -56,7 +56,7 @@ def test_real_half_set_opens() -> None:
     dataset = car.read(shared("car"))
     assert dataset.counts() == {"train": (4052, 98), "test": (4092, 98)}
     for sample in dataset.samples[:: len(dataset.samples) // 20]:
-        pixels = picture.crop_and_resize(dataset.load(sample), sample.box, 32, "squash")
+        pixels = decoding.crop_and_resize(dataset.load(sample), sample.box, 32, "squash")
         assert pixels.std() > 0
 
 

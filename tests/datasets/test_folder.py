@@ -8,7 +8,7 @@ import yaml
 from made_sets import RED, RED_BOX, draw_marked, shared, touch, write
 
 from lrec import params
-from lrec.datasets import folder, picture
+from lrec.datasets import decoding, folder
 
 TREE = ["train/b/2.JPG", "train/b/1.png", "train/a/x.jpeg", "test/c/1.jpg", "test/c/2.webp", "test/d/1.tif"]
 
@@ -17,9 +17,9 @@ def test_real_folders() -> None:
     dataset = folder.read(shared("omniglot"))
     assert dataset.official is None
     assert dataset.counts() == {"train": (2720, 136), "test": (2120, 106)}
-    picture = np.asarray(dataset.load(dataset.samples[0]))
-    assert picture.shape == (105, 105, 3)
-    assert set(np.unique(picture)) == {0, 255}
+    image = np.asarray(dataset.load(dataset.samples[0]))
+    assert image.shape == (105, 105, 3)
+    assert set(np.unique(image)) == {0, 255}
 
 
 def test_folders_in_sorted_order(tmp_path: Path) -> None:
@@ -218,4 +218,4 @@ def test_documentation_holds(tmp_path: Path) -> None:
     write(tmp_path / "images.csv", "\n".join(["path,class,split", *rows]))
     assert folder.read(tmp_path, list_missing=True).counts() == {"train": (1, 1), "test": (1, 1)}
     listed = text.partition("Images are ")[2].partition(". Hidden")[0].split()
-    assert tuple(listed) == picture.SUFFIXES
+    assert tuple(listed) == decoding.SUFFIXES

@@ -29,13 +29,13 @@ def make(
     count: str | None = None,
     images: str = "img",
 ) -> Path:
-    evaluation, annotation, pictures = folders
+    evaluation, annotation, place = folders
     lines = [count or str(len(partition)), PARTITION_HEADER, *partition]
     write(root / f"{evaluation}list_eval_partition.txt", "\n".join(lines) + "\n")
     if boxes is not None:
         lines = [str(len(boxes)), BOX_HEADER, *boxes]
         write(root / f"{annotation}list_bbox_inshop.txt", "\n".join(lines) + "\n")
-    touch(root / f"{pictures}{images}", [name.removeprefix("img/") for name in IMAGES])
+    touch(root / f"{place}{images}", [name.removeprefix("img/") for name in IMAGES])
     return root
 
 
@@ -72,11 +72,11 @@ def test_boxes_may_be_absent(tmp_path: Path) -> None:
     assert [sample.box for sample in dataset.samples] == [None] * 4
 
 
-@pytest.mark.parametrize("pictures", ["Img/", ""])
-def test_large_images_have_no_boxes(tmp_path: Path, pictures: str) -> None:
-    make(tmp_path, folders=("Eval/", "Anno/", pictures), images="img_highres")
-    dataset = isc.read(tmp_path, "img_highres")
-    assert dataset.samples[0].path == f"{pictures}img_highres/WOMEN/Dresses/id_00000002/02_1_front.jpg"
+@pytest.mark.parametrize("place", ["Img/", ""])
+def test_large_images_have_no_boxes(tmp_path: Path, place: str) -> None:
+    make(tmp_path, folders=("Eval/", "Anno/", place), images="img_highres")
+    dataset = isc.read(tmp_path, images="img_highres")
+    assert dataset.samples[0].path == f"{place}img_highres/WOMEN/Dresses/id_00000002/02_1_front.jpg"
     assert {sample.box for sample in dataset.samples} == {None}
 
 
@@ -88,7 +88,7 @@ def test_missing_image_folder_names_the_other(tmp_path: Path) -> None:
 
 def test_unknown_image_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="images: found 'huge', expected one of img, img_highres"):
-        isc.read(make(tmp_path), "huge")
+        isc.read(make(tmp_path), images="huge")
 
 
 BAD_LINES = {

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_sets import touch, write
+from made_sets import draw_marked, touch, write
 
-from lrec.datasets import disk, reader
+from lrec.datasets import check, disk, glyphs, reader
 from lrec.datasets.dataset import Dataset, Sample
 
 TREE = ["train/a/1.jpg", "test/b/1.jpg"]
@@ -66,9 +66,39 @@ def test_glyphs_need_no_folder(tmp_path: Path) -> None:
     assert dataset.load(dataset.samples[0]).size == (32, 32)
 
 
-def test_readers_do_not_load_torch() -> None:
-    code = "import sys, lrec.datasets.reader as r; sys.exit('torch' in sys.modules or 'lrec.params' in sys.modules)"
+@pytest.mark.parametrize("heavy", ["torch", "matplotlib", "lrec.params"])
+def test_readers_load_nothing_heavy(heavy: str) -> None:
+    """Not even the set that is drawn with matplotlib's fonts."""
+    code = (
+        "import sys; from pathlib import Path; from lrec.datasets import reader; "
+        "d = reader.read('glyphs', Path(), None, 32); d.load(d.samples[0]); "
+        f"sys.exit({heavy!r} in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def test_fonts_are_those_of_matplotlib() -> None:
+    import matplotlib
+
+    for face in glyphs.FACES:
+        assert glyphs.font_file(face) == Path(matplotlib.get_data_path()) / "fonts/ttf" / f"{face}.ttf"
+        assert glyphs.font_file(face).is_file()
+
+
+def test_a_new_layout_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found under its other name, read, checked."""
+
+    def read(root: Path, list_missing: bool = False) -> Dataset:
+        samples = [Sample("1.png", "a", "train"), Sample("2.png", "b", "test")]
+        return disk.assemble(root, "flat", samples, None, list_missing)
+
+    monkeypatch.setitem(reader.LAYOUTS, "flat", reader.Layout(read, ("flat_images",)))
+    for name in ("1.png", "2.png"):
+        draw_marked(tmp_path / "flat_images" / name)
+    assert reader.read("flat", tmp_path, "mine", 32).root == tmp_path / "flat_images"
+    check.run("mine", "flat", tmp_path, "mine", 32)
+    with pytest.raises(ValueError, match=r"found 'flatter', expected one of glyphs, .*folder, flat$"):
+        reader.read("flatter", tmp_path, "mine", 32)
 
 
 def made(official: dict[str, tuple[int, int]] | None) -> Dataset:
@@ -154,13 +184,13 @@ def test_broken_link_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["9" * 400 + "/1.jpg", "a/" + "9" * 400, "a/" * 3000 + "1.jpg"])
 def test_a_name_longer_than_the_system_takes_is_missing(tmp_path: Path, path: str) -> None:
     touch(tmp_path, ["a/1.jpg"])
-    assert disk.missing(tmp_path, ["a/1.jpg", path]) == [path]
+    assert disk.present(tmp_path, ["a/1.jpg", path]) == {"a/1.jpg": "a/1.jpg"}
 
 
 def test_folder_in_the_place_of_an_image_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a/1.jpg").mkdir(parents=True)
     touch(tmp_path, ["a/2.jpg"])
-    assert disk.missing(tmp_path, ["a/1.jpg", "a/2.jpg", "b/1.jpg"]) == ["a/1.jpg", "b/1.jpg"]
+    assert disk.present(tmp_path, ["a/1.jpg", "a/2.jpg", "b/1.jpg"]) == {"a/2.jpg": "a/2.jpg"}
 
 
 def test_set_nested_too_deep_is_not_found(tmp_path: Path) -> None:

@@ -210,15 +210,15 @@ def test_query_that_is_no_picture(
 
 def test_a_folder_is_not_decoded_at_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand photos of a camera are 36 GB of pixels."""
-    from lrec.datasets import picture
+    from lrec.datasets import decoding
     from lrec.retrieve import query
 
     (project / "mine").mkdir()
     for number in range(5):
         shutil.copy(project / "photo.png", project / f"mine/{number}.png")
     decoded: list[Path] = []
-    whole = picture.decode
-    monkeypatch.setattr(picture, "decode", lambda path: decoded.append(path) or whole(path))
+    whole = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda path: decoded.append(path) or whole(path))
     found = query.Finder(Database.load(NAME)).find(["mine"])
     assert len(found) == 5
     assert decoded == []

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from retrieval_project import make
 
+from lrec.retrieve import Database, query
 from lrec.retrieve import __main__ as tool
 
 
@@ -50,8 +52,8 @@ def test_no_argument_at_all(project: Path, capsys: pytest.CaptureFixture, monkey
     assert tool.main() == 0
     assert capsys.readouterr().out == first
     assert (project / "retrieval.png").read_bytes() == drawn
-    with Image.open(project / "retrieval.png") as picture:
-        assert picture.size[0] > 1200
+    with Image.open(project / "retrieval.png") as figure:
+        assert figure.size[0] > 1200
 
 
 def test_an_image_of_the_data_set_does_not_find_itself(project: Path, capsys: pytest.CaptureFixture):
@@ -96,6 +98,27 @@ def test_a_folder_a_glob_and_several(project: Path, capsys: pytest.CaptureFixtur
     assert [q["query"] for q in ask(capsys, *arguments, names[0])["queries"]] == names[:1]
 
 
+def test_leftovers_are_no_queries(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
+    shutil.copy(project / "raw/pictures/1.png", tmp_path / "a.png")
+    for name in ("._a.png", ".b.png.1f.tmp", "Thumbs.db", "__MACOSX/a.png", ".cache/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"of a system")
+    for written in (tmp_path, tmp_path / "*", tmp_path / "**/*.png", tmp_path / "[_a.T]*"):
+        found = ask(capsys, "--num", "1", "--query", str(written))["queries"]
+        assert [q["query"] for q in found] == [str(tmp_path / "a.png")]
+    shutil.copy(project / "raw/pictures/1.png", tmp_path / ".cache/c.png")
+    for written in (".cache/c.png", ".cache", ".cache/*"):  # named by the user
+        assert len(ask(capsys, "--num", "1", "--query", str(tmp_path / written))["queries"]) == 1
+
+
+def test_an_accent_of_a_path_may_be_written_either_way(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
+    forms = [unicodedata.normalize(form, "café.png") for form in ("NFC", "NFD")]
+    for written, there in (forms, forms[::-1]):
+        database = Database.load("tiny/resnet18")
+        database.index.loc[0, "path"] = there
+        assert [q.row for q in query.Finder(database).find([written])] == [0]
+
+
 def test_query_and_gallery_splits(project: Path, capsys: pytest.CaptureFixture):
     found = ask(capsys, "--database", "shop/resnet18", "--num", "24")
     assert found["split"] == "gallery"
@@ -115,8 +138,8 @@ def test_original_option_names(project: Path, capsys: pytest.CaptureFixture):
 
 def test_frames_are_green_and_red(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
     found = ask(capsys, "--query", "row:20", "--num", "23", "--output", str(tmp_path / "out/r.png"))
-    with Image.open(tmp_path / "out/r.png") as picture:
-        colours = {tuple(colour) for colour in np.unique(np.asarray(picture).reshape(-1, 3), axis=0)}
+    with Image.open(tmp_path / "out/r.png") as figure:
+        colours = {tuple(colour) for colour in np.unique(np.asarray(figure).reshape(-1, 3), axis=0)}
     rights = {r["right"] for r in found["queries"][0]["results"]}
     assert rights == {True, False}
     assert (0x1A, 0x7F, 0x37) in colours
@@ -149,7 +172,7 @@ def test_errors_are_one_line(
     arguments: list[str],
     message: str,
 ):
-    (project / "broken.png").write_bytes(b"no picture")
+    (project / "broken.png").write_bytes(b"no image")
     (project / "empty").mkdir(exist_ok=True)
     monkeypatch.setattr(sys, "argv", ["retrieve", *arguments])
     assert tool.main() == 1
@@ -159,7 +182,7 @@ def test_errors_are_one_line(
     assert message in error
 
 
-def test_the_picture_is_a_png(capsys: pytest.CaptureFixture):
+def test_the_figure_is_a_png(capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         tool.parser().parse_args(["--output", "found.jpg"])
     assert "found 'found.jpg', expected a file name that ends in .png" in capsys.readouterr().err

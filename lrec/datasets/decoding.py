@@ -1,6 +1,9 @@
-"""From an image file to pixels: one rule for decoding, one for cropping and resizing."""
+"""From an image to pixels: one rule for decoding files and opened images, one for cropping and resizing."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,6 +17,12 @@ MAX_PIXELS = 80_000_000
 BOX_TOLERANCE = 2
 DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
+Resize = Literal["squash", "crop"]
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file of this name is read as an image."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def decode(path: Path) -> Image.Image:
@@ -27,7 +36,7 @@ def decode(path: Path) -> Image.Image:
         path: a JPEG, PNG, BMP, GIF, WebP, TIFF or PPM file of at most `MAX_PIXELS` pixels.
 
     Returns:
-        The picture, mode RGB, fully decoded.
+        The image, mode RGB, fully decoded.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -35,19 +44,53 @@ def decode(path: Path) -> Image.Image:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: image not found; unpack the data set again (docs/datasets.md)")
+    with _naming(str(path)), Image.open(path, formats=FORMATS) as image:
+        _require_size(image)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # a copy of a large one would take as much memory again
+        return _to_rgb(image)
+
+
+def convert(image: Image.Image) -> Image.Image:
+    """Convert an image that a caller has opened with Pillow by the rule of `decode`, so to the same pixels.
+
+    Args:
+        image: of any mode; it stays as it is. Its EXIF orientation counts for as long as it has one, which
+            `ImageOps.exif_transpose` removes and other ways to turn it do not.
+
+    Returns:
+        The image, mode RGB.
+
+    Raises:
+        ValueError: as `decode`, or another frame than the first is selected; names the file it was opened from.
+    """
+    with _naming(str(getattr(image, "filename", "") or "opened image")):
+        if frame := image.tell():
+            raise ValueError(f"frame {frame} is selected, expected the first, 0, as of a file; pass image.copy()")
+        _require_size(image)
+        try:
+            upright = ImageOps.exif_transpose(image)
+        except AssertionError as error:  # all that Pillow says of it
+            raise ValueError("its file was closed before its pixels were read; call image.load() first") from error
+        return _to_rgb(upright)
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Make an error of whatever is done to an image one line with its name."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS:,} in all")
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # a copy of a large one would take as much memory again
-            return _to_rgb(image)
+        yield
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file can raise nearly anything inside Pillow
-        if isinstance(error, MemoryError):
-            raise
-        reason = " ".join(str(error).replace(str(path), "the file").replace(repr(str(path)), "the file").split())
-        raise ValueError(f"{path}: not readable as an image: {reason or type(error).__name__}; replace it") from error
+        reason = " ".join(str(error).replace(name, "the file").replace(repr(name), "the file").split())
+        raise ValueError(f"{name}: not readable as an image: {reason or type(error).__name__}; replace it") from error
+
+
+def _require_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS:,} in all")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -56,8 +99,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels, expected 8 or 16 bits; convert the image")
     if image.mode in ALPHA or "transparency" in image.info:
-        picture = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        layered = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -93,7 +136,7 @@ def clip(box: Box, width: int, height: int) -> Box:
     return fitted
 
 
-def crop_and_resize(image: Image.Image, box: Box | None, image_size: int, resize: str) -> np.ndarray:
+def crop_and_resize(image: Image.Image, box: Box | None, image_size: int, resize: Resize) -> np.ndarray:
     """Cut out the box and bring it to a square, as torchvision's transforms do with a PIL image.
 
     Args:

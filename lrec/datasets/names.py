@@ -1,0 +1,88 @@
+"""The rules about names, for every way in: folders, tables, annotations, queries and classes given in Python.
+
+Names go into tables, pages and terminals, so none holds what would act there. Two names are one if Unicode holds them
+for the same, whichever way their accents are written; they are never two classes if a reader could not tell them
+apart.
+"""
+
+import unicodedata
+from collections.abc import Mapping
+
+from lrec.io.text import HIDDEN, escaped
+
+MAX_NAME = 1000
+# Files and folders that systems leave anywhere.
+LEFTOVERS = ("thumbs.db", "desktop.ini", "__macosx")
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether a file or folder is hidden, half-written or left by a system, so that no listing shows it.
+
+    >>> [name for name in ("a.png", ".a.png", "Thumbs.db", "__MACOSX") if not is_leftover(name)]
+    ['a.png']
+    """
+    return name.startswith(".") or name.lower() in LEFTOVERS
+
+
+def composed(name: str) -> str:
+    r"""Return a name in Unicode's form NFC, in which names are compared: macOS writes accents as signs of their own.
+
+    >>> composed("cafe\u0301") == "caf\u00e9"
+    True
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def fault(name: str) -> str | None:
+    """Return what is wrong with the name of a class or an image, as found, expected and remedy; None if nothing."""
+    if found := HIDDEN.search(name):
+        return (
+            f"found the character {escaped(found[0])} in the name {name!r:.120}, expected visible ones; rename the "
+            "file or correct the class"
+        )
+    if len(name) > MAX_NAME or not name:
+        return f"found a name of {len(name):,} characters, {name!r:.60}, expected 1 to {MAX_NAME:,}; give it another"
+    return None
+
+
+def require_classes(places: Mapping[str, str]) -> None:
+    """Check the names of classes: each by itself, and that no two of them look alike.
+
+    Args:
+        places: each name with the place where it stands, for the error.
+
+    Raises:
+        ValueError: a name is empty, too long, holds hidden characters or has blanks at its ends; or it differs from
+            another only in case or in such blanks.
+    """
+    for name, place in places.items():
+        if name and (problem := fault(name)):
+            raise ValueError(f"{place}: {problem}")
+    for name, place in places.items():
+        if not name or name != name.strip():
+            twin = next((other for other in places if other != name and _plain(other) == _plain(name)), None)
+            hint = f" (it differs only in {_difference(name, twin)} from {twin!r:.120})" if twin else ""
+            raise ValueError(
+                f"{place}: found {name!r:.80}, expected a class name without spaces around it{hint}; rename the class"
+            )
+    first: dict[str, str] = {}
+    for name, place in places.items():
+        other = first.setdefault(_plain(name), name)
+        if composed(other) != composed(name):
+            elsewhere = f" ({places[other]})" if places[other] != place else ""
+            raise ValueError(
+                f"{place}: found the class {name!r:.120}, which differs only in {_difference(name, other)} from "
+                f"{other!r:.120}{elsewhere}, expected names that a reader can tell apart; rename one of them"
+            )
+
+
+def _plain(name: str) -> str:
+    """What a reader sees of a name at first sight."""
+    return composed(name).strip().lower()
+
+
+def _difference(name: str, other: str) -> str:
+    """In what two names with the same plain form differ."""
+    blanks = composed(name).lower() != composed(other).lower()
+    case = composed(name).strip() != composed(other).strip()
+    return " and ".join(["case"] * case + ["blanks at its ends"] * blanks)

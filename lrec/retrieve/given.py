@@ -1,0 +1,70 @@
+"""What a caller gives in Python: one image or several, each a file, opened or pixels; or their embeddings."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lrec.datasets import decoding
+
+# A file, an image opened with Pillow, or (H, W, 3) uint8 pixels.
+OneImage: TypeAlias = str | Path | Image.Image | np.ndarray
+# One of them or several, such as (N, H, W, 3) uint8.
+SomeImages: TypeAlias = OneImage | torch.Tensor | Iterable[OneImage]
+
+
+def images(given: SomeImages) -> list[OneImage]:
+    """Return one image or several as a list.
+
+    Raises:
+        ValueError: neither an image nor several of something.
+    """
+    given = _without_torch(given)
+    if isinstance(given, str | Path | Image.Image):
+        return [given]
+    if isinstance(given, np.ndarray):
+        if given.dtype.kind in "OU":  # of names of files
+            return list(given.ravel())
+        return list(given) if given.ndim > 3 else [given]
+    if not isinstance(given, Iterable):
+        raise ValueError(f"image: found {type(given).__name__}, expected a file, an opened image or (H, W, 3) uint8")
+    return [_without_torch(one) for one in given]
+
+
+def opened(image: OneImage) -> Image.Image:
+    """Return an image as RGB; by one rule, however it is given.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file cannot be decoded, or an array is not (H, W, 3) uint8.
+    """
+    if isinstance(image, str | Path):
+        return decoding.decode(Path(image))
+    if isinstance(image, Image.Image):
+        return decoding.convert(image)
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"image: found {type(image).__name__}, expected a file, an opened image or (H, W, 3) uint8")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image: found {image.dtype} of shape {image.shape}, expected (H, W, 3) uint8")
+    return Image.fromarray(image)
+
+
+def embeddings(given: SomeImages) -> np.ndarray | None:
+    """Return embeddings, one (d,) or several (N, d) of floats, as an array (N, d); None if images are given."""
+    given = _without_torch(given)
+    if isinstance(given, list | tuple) and given:
+        parts = [_without_torch(one) for one in given]
+        if all(isinstance(part, np.ndarray) and part.ndim == 1 and part.dtype.kind == "f" for part in parts):
+            given = np.stack(parts)
+    if not isinstance(given, np.ndarray) or given.dtype.kind != "f":
+        return None
+    return np.atleast_2d(given)
+
+
+def _without_torch(given: SomeImages) -> SomeImages:
+    if not isinstance(given, torch.Tensor):
+        return given
+    return (given.float() if given.is_floating_point() else given).detach().cpu().numpy()
