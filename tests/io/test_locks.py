@@ -64,7 +64,7 @@ def test_the_holder_is_named(holder: Holder, writes: list[str], reads: list[str]
 
 
 def test_one_that_is_stopped_while_it_makes_its_claim_is_named(holder: Holder, monkeypatch: pytest.MonkeyPatch):
-    """Nobody can know whether it would write what others want to; they say so and do not wait for ever."""
+    """Its claim is not known yet, so others are refused after a time; they do not wait for ever."""
     other = holder("models/a")
     with (locks.FOLDER / "lock").open("r+") as door:
         assert door.read().startswith(f"process {other.pid} on ")
@@ -91,7 +91,7 @@ def test_claims_that_were_cleared_away_meanwhile(tmp_path: Path, monkeypatch: py
     assert not locks.FOLDER.exists()
 
 
-def test_what_is_apart_goes_on(holder: Holder):
+def test_work_on_other_paths_goes_on(holder: Holder):
     holder("models/a", "data/x")
     with locks.held([Path("models/ab"), Path("models/b")], [Path("data/x")]):
         assert len(list(locks.FOLDER.glob("*.json"))) == 2
@@ -119,11 +119,11 @@ def test_a_folder_killed_between_its_two_renames_comes_back(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_the_living_keep_their_drafts(holder: Holder):
+def test_running_processes_keep_their_drafts(holder: Holder):
     holder("models/a", RANK="0", MASTER_PORT="1")
-    dead = holder("models/a", RANK="1", MASTER_PORT="1")
-    dead.kill()
-    dead.wait()
+    killed = holder("models/a", RANK="1", MASTER_PORT="1")
+    killed.kill()
+    killed.wait()
     with locks.held([Path("elsewhere")]):
         assert len(list(Path("models").glob(".a.*.tmp"))) == 2
 
@@ -141,7 +141,7 @@ def test_processes_of_one_torchrun_share_a_claim_and_keep_others_out(holder: Hol
             pytest.fail("both are in")
 
 
-def test_a_launcher_and_the_processes_it_starts_are_at_one_job(holder: Holder):
+def test_a_launcher_and_the_processes_it_starts_share_one_job(holder: Holder):
     with locks.held([Path("models/a")]):
         holder("models/a", RANK="0", MASTER_PORT="1")
         assert len(list(locks.FOLDER.glob("*.json"))) == 2
