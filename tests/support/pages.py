@@ -1,0 +1,6 @@
+"""The pages that people read, relative to the repository's root."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "tests/README.md", "metrics/benchmarks.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
