@@ -1,4 +1,4 @@
-"""What README, docs/ and tests/README.md name is there: links, files, modules, parameters, and CI's command."""
+"""What the pages name is there: links, files, modules, parameters, and CI's command."""
 
 import importlib
 import re
@@ -36,9 +36,8 @@ def test_modules_that_are_run_exist(page: tuple[Path, str], root: Path):
 
 
 def test_files_that_are_named_exist(page: tuple[Path, str], root: Path):
-    for name in re.findall(
-        r"(?<![\w/.<])((?:lrec|stages|tests|benchmarks|docs|metrics)/[\w./*-]*[\w*])(?![\w<])", page[1]
-    ):
+    folders = "lrec|stages|tests|benchmarks|docs|metrics"
+    for name in re.findall(rf"(?<![\w/.<])((?:{folders})/[\w./*-]*[\w*])(?![\w<])", page[1]):
         assert list(root.glob(name)), f"{page[0].name}: {name}"
 
 

@@ -1,4 +1,4 @@
-"""README, docs/ and the other pages in a browser, at the width of GitHub's text column: nothing is cut off, every image is there."""
+"""The pages in a browser, at the width of GitHub's text column: nothing is cut off, every image is there."""
 
 from pathlib import Path
 
