@@ -1,6 +1,6 @@
-"""Images per second of extraction against the plain loop: same model, same images, in turns.
+"""Images per second of extraction against the baseline loop: same model, same images, in turns.
 
-The plain loop is what one would write first: the ensemble in evaluation mode and without gradients, on
+The baseline loop is what one would write first: the ensemble in evaluation mode and without gradients, on
 contiguous float batches. Ours is `lrec.embedding.extract.extract` on the folded model. Both fill a memory map
 on disk, each in a process of its own. Weights, batch-norm statistics and images are random; how long a convolution
 takes does not depend on them. A large float32 matrix product, timed in the same turns, shows how fast the machine can
@@ -47,8 +47,8 @@ def ensemble(backbone: str, branches: int) -> Ensemble:
     return made
 
 
-def plain(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -> Callable[[], None]:
-    """Return the plain loop: batch by batch, contiguous and unfolded."""
+def baseline(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -> Callable[[], None]:
+    """Return the baseline loop: batch by batch, contiguous and unfolded."""
     network = ensemble(options.backbones[0], options.ensembles[0]).to(options.device)
     mean, std = (torch.tensor(store.IMAGENET[key], device=options.device)[:, None, None] for key in ("mean", "std"))
 
@@ -71,7 +71,7 @@ def ours(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -> Ca
     return lambda: extract.extract(folded, chosen, out, extract.Options(**settings, workers=1))
 
 
-METHODS = {"plain": plain, "ours": ours}
+METHODS = {"baseline": baseline, "ours": ours}
 
 
 def work(options: argparse.Namespace) -> None:
@@ -105,9 +105,9 @@ def compare(options: argparse.Namespace, backbone: str, precision: str, branches
                 seconds[name] += found if turn else []
         for worker in workers.values():
             worker.end()
-        difference = float(np.abs(np.load(files["ours"]) - np.load(files["plain"])).max())
+        difference = float(np.abs(np.load(files["ours"]) - np.load(files["baseline"])).max())
     rates = {name: options.images / statistics.median(times) for name, times in seconds.items()}
-    ratio = rates["ours"] / rates["plain"]
+    ratio = rates["ours"] / rates["baseline"]
     macs = model_size.count_macs(backbone, branches, META_CLASSES, size)
     shares = {name: rate * macs / statistics.median(limits) for name, rate in rates.items()}
     speeds = (f"{rates[name]:.1f} | {shares[name]:.0%}" for name in METHODS)
@@ -143,7 +143,8 @@ def main() -> None:
     print(f"{options.rounds} rounds in turns, {device.describe(options.device)}\n")
     shared = "share of the product"
     print(
-        f"| backbone | ours in | M | px | plain, images/s | {shared} | ours, images/s | {shared} | ratio | difference |"
+        f"| backbone | ours in | M | px | baseline loop, images/s | {shared} | ours, images/s | {shared} "
+        "| ratio | difference |"
     )
     print("|---" * 10 + "|")
     for case in product(options.backbones, options.precisions, options.ensembles, options.size):

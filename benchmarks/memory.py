@@ -1,8 +1,8 @@
-"""Bytes that a training at the paper's size takes: computed on the meta device, which holds none of them.
+"""Bytes that a training at the original's size takes: computed on the meta device, which holds none of them.
 
-Weights and Adam's two averages are needed either way. The plain loop keeps the gradients and the activations
-(what the backward pass needs) of all branches; streamed training those of one, beside the stem's activations.
-What a library takes for its own work, and intermediate results that are gone at once, come on top.
+Weights and Adam's two averages are needed either way. The baseline loop keeps the gradients and the activations
+(what the backward pass needs) of all branches; branch-wise backpropagation keeps those of one, and the stem's
+activations. The workspace of libraries and short-lived intermediate results come on top.
 
     python -m benchmarks.memory
 """
@@ -87,16 +87,17 @@ def activations(backbone: str, batch_size: int, size: int) -> tuple[int, int]:
 
 
 def row(backbone: str, branches: int, batch_size: int, size: int) -> str:
-    """Return a line of the table, in GB."""
+    """Return a line of the table, in GB; where the two ways differ, baseline loop / branch-wise."""
     with torch.device("meta"):
         model = Ensemble(backbone, 1, META_CLASSES)
     stem, branch = (4 * sum(value.numel() for value in part.parameters()) for part in (model.stem, model.branches))
     weights = stem + branches * branch
     one, more = activations(backbone, batch_size, size)
-    plain = 4 * weights + one + (branches - 1) * more
-    ours = 3 * weights + max(stem, branch) + one
-    cells = [weights, 2 * weights, weights, max(stem, branch), one + (branches - 1) * more, one, plain, ours]
-    return f"| {backbone} | {batch_size} | " + " | ".join(f"{cell / 1e9:.2f}" for cell in cells) + " |"
+    gradients, kept = (weights, max(stem, branch)), (one + (branches - 1) * more, one)
+    total = [3 * weights + sum(way) for way in zip(gradients, kept, strict=True)]
+    cells = [[weights], [2 * weights], gradients, kept, total]
+    shown = (" / ".join(f"{number / 1e9:.2f}" for number in cell) for cell in cells)
+    return f"| {backbone} | {batch_size} | " + " | ".join(shown) + " |"
 
 
 def main() -> None:
@@ -106,9 +107,10 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[10, 64])
     parser.add_argument("--size", type=int, default=256, help="side of the images, pixels")
     options = parser.parse_args()
-    print(f"GB at M = {options.branches}, D = {META_CLASSES}, {options.size} px, float32\n")
-    print("| | batch | weights | Adam | gradients, plain | streamed | activations, plain | streamed ", end="")
-    print("| sum, plain | streamed |\n|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        f"GB at M = {options.branches}, D = {META_CLASSES}, {options.size} px, float32; baseline loop / branch-wise\n"
+    )
+    print("| | batch | weights | Adam | gradients | activations | sum |\n|---|---|---|---|---|---|---|")
     for backbone in BACKBONES:
         for batch_size in options.batch_sizes:
             print(row(backbone, options.branches, batch_size, options.size), flush=True)

@@ -1,6 +1,6 @@
-"""Step time and peak memory of streamed training against the plain loop over all branches.
+"""Step time and peak memory of branch-wise backpropagation against the baseline loop over all branches.
 
-The plain loop is what one would write first: every branch forward, one loss, one backward pass and one step of
+The baseline loop is what one would write first: every branch forward, one loss, one backward pass and one step of
 torch.optim.Adam over all parameters. Ours is the training of the stage train, with the settings that the stage
 makes for its process, and again in several processes that share the branches. Each way runs apart, so that neither's
 memory or settings touch the other's; they take their steps in turns while the others wait.
@@ -29,8 +29,8 @@ from lrec.training.step import Trainer
 META_CLASSES = 12
 
 
-def plain(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch.Tensor, torch.Tensor], object]:
-    """Return a step of the plain loop."""
+def baseline(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch.Tensor, torch.Tensor], object]:
+    """Return a step of the baseline loop."""
     ensemble = ensemble.to(options.device).train()
     optimizer = torch.optim.Adam(ensemble.parameters(), lr=1e-4)
 
@@ -44,7 +44,7 @@ def plain(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch.Te
     return step
 
 
-def streamed(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch.Tensor, torch.Tensor], object]:
+def branch_wise(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch.Tensor, torch.Tensor], object]:
     """Return a step of this project's training."""
     trainer = Trainer(
         ensemble,
@@ -57,7 +57,7 @@ def streamed(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch
     return trainer.step
 
 
-METHODS = {"plain": plain, "streamed": streamed, "processes": streamed}
+METHODS = {"baseline": baseline, "branch-wise": branch_wise, "processes": branch_wise}
 
 
 def work(options: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def work(options: argparse.Namespace) -> None:
     Of several processes rank 0 reads and answers, for all of them.
     """
     (branches,), (batch_size,) = options.branches, options.batch_sizes
-    if options.method != "plain":
+    if options.method != "baseline":
         allocator.keep_freed_memory()
     where = collective.device(options.device)
     torch.manual_seed(0)
@@ -113,7 +113,7 @@ def arguments(options: argparse.Namespace, method: str, branches: int, batch_siz
 
 
 def compare(options: argparse.Namespace, branches: int, batch_size: int) -> str:
-    """Return a line of the table: medians of steps in turns, their ratios to the first, and the last peaks."""
+    """Return a line of the table: medians of steps in turns, with the speed-up over the first, and the last peaks."""
     names = list(METHODS)[: 2 + (options.processes > 1)]
     workers = {name: Worker(arguments(options, name, branches, batch_size)) for name in names}
     found: dict[str, list[list[float]]] = {name: [] for name in names}
@@ -123,8 +123,7 @@ def compare(options: argparse.Namespace, branches: int, batch_size: int) -> str:
     for worker in workers.values():
         worker.end()
     medians = [statistics.median(ms for ms, _ in found[name][options.warmup :]) for name in names]
-    cells = [f"{median:,.0f}" for median in medians]
-    cells += [f"{medians[0] / median:.2f}x" for median in medians[1:]]
+    cells = [f"{medians[0]:,.0f}", *(f"{median:,.0f} ({medians[0] / median:.2f}x)" for median in medians[1:])]
     cells += [f"{found[name][-1][1]:,.0f}" for name in names]
     return f"| {branches} | {batch_size} | " + " | ".join(cells) + " |"
 
@@ -142,18 +141,15 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of ours")
     parser.add_argument("--tf32", action="store_true", help="for both, on a GPU")
     parser.add_argument("--compile", action="store_true", help="ours")
-    parser.add_argument(
-        "--branches-at-once", type=int, default=4, help="ours, on a processor: threads with a branch each"
-    )
-    parser.add_argument("--processes", type=int, default=1, help="also streamed in so many processes")
+    parser.add_argument("--branches-at-once", type=int, default=4, help="ours, on a CPU: threads with a branch each")
+    parser.add_argument("--processes", type=int, default=1, help="also branch-wise in so many processes")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.method:
         return work(options)
     print(f"{options.backbone}, {options.size} px, {device.describe(options.device)}\n")
-    ways = ["plain", "streamed", *([f"{options.processes} processes"] if options.processes > 1 else [])]
-    header = ["M", "batch", *(f"{way}, ms" for way in ways), *(f"{way}, speed" for way in ways[1:])]
-    header += [f"{way}, MB" for way in ways]
+    ways = ["baseline loop", "branch-wise", *([f"{options.processes} processes"] if options.processes > 1 else [])]
+    header = ["M", "batch", *(f"{way}, {unit}" for unit in ("ms", "MB") for way in ways)]
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for branches in options.branches:
         for batch_size in options.batch_sizes:

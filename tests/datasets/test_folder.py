@@ -209,10 +209,10 @@ def test_missing_image_of_a_table(tmp_path: Path) -> None:
 
 
 def test_documentation_holds(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs/datasets.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs/own-photos.md").read_text(encoding="utf-8")
     block = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
-    variant = params.Variant.model_validate(block["my_shoes"])
-    assert (variant.layout, variant.folder) == ("folder", "my_shoes")
+    variant = params.Variant.model_validate(block["photos"])
+    assert (variant.layout, variant.folder) == ("folder", "photos")
     example = text.partition("    path,class,split\n")[2].partition("\n\n")[0]
     rows = [line.strip() for line in example.splitlines()]
     write(tmp_path / "images.csv", "\n".join(["path,class,split", *rows]))

@@ -1,12 +1,14 @@
-"""What the README and docs/ name is there: links, modules, parameters, and the command that CI runs."""
+"""What the pages name is there: links, files, modules, parameters, and CI's command."""
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from pages import PAGES
 
-PAGES = ["README.md", *(f"docs/{path.name}" for path in (Path(__file__).parents[2] / "docs").glob("*.md"))]
+LONGEST_README = 260  # lines
 
 
 @pytest.fixture(params=PAGES)
@@ -33,13 +35,48 @@ def test_modules_that_are_run_exist(page: tuple[Path, str], root: Path):
         assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), name
 
 
+def test_files_that_are_named_exist(page: tuple[Path, str], root: Path):
+    folders = "lrec|stages|tests|benchmarks|docs|metrics"
+    for name in re.findall(rf"(?<![\w/.<])((?:{folders})/[\w./*-]*[\w*])(?![\w<])", page[1]):
+        assert list(root.glob(name)), f"{page[0].name}: {name}"
+
+
+def test_what_is_named_in_the_library_is_there(page: tuple[Path, str]):
+    for name in re.findall(r"(?<![\w/.])(lrec\.[\w.]*\w)", page[1]):
+        parts, value = name.split(".")[1:], importlib.import_module("lrec")
+        for number, part in enumerate(parts, start=1):
+            if not hasattr(value, part):
+                assert importlib.util.find_spec(".".join(["lrec", *parts[:number]])), f"{page[0].name}: {name}"
+                importlib.import_module(".".join(["lrec", *parts[:number]]))
+            value = getattr(value, part)
+
+
+def settings(root: Path) -> dict:
+    return yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+
+
+def exists(key: str, value: object) -> bool:
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
 def test_parameters_that_are_set_exist(page: tuple[Path, str], root: Path):
-    settings = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     for key in re.findall(r"-S '?([a-z][\w.]*)=", page[1]):
-        value = settings
-        for part in key.split("."):
-            assert part in value, f"{page[0].name}: {key}"
-            value = value[part]
+        assert exists(key, settings(root)), f"{page[0].name}: {key}"
+
+
+def test_parameters_that_are_named_exist(page: tuple[Path, str], root: Path):
+    sections = "preprocess|meta_classes|train|embed|evaluate|machine"
+    for key in re.findall(rf"`((?:{sections})\.[a-z_]+)(?![\w(/])", page[1]):
+        assert exists(key, settings(root)), f"{page[0].name}: {key}"
+
+
+def test_the_readme_is_read_to_its_end(root: Path):
+    lines = len((root / "README.md").read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST_README
 
 
 def test_ci_runs_the_readmes_command(root: Path):

@@ -1,35 +1,19 @@
 """The report's page: complete, self-contained, escaped, deterministic; and opened in a real browser."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import Tags, open_page
 from retrieval_project import make
 
 from lrec import paths, reference
 from lrec.data import store
 from lrec.evaluation import examples, task
 from lrec.report import benchmarks, figures, ledger, page
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# Runs after the page has loaded; its findings end up in the title, which --dump-dom prints.
-PROBE = """<script>
-window.found = [];
-window.addEventListener("error", e => found.push("error: " + (e.message || e.target.src || e.target.href)), true);
-window.addEventListener("load", () => {
-  for (const i of document.images) if (!i.complete || !i.naturalWidth) found.push("missing image: " + i.alt);
-  const wide = document.documentElement.scrollWidth, room = document.documentElement.clientWidth;
-  if (wide > room) found.push(`overflow: ${wide} in ${room}`);
-  document.title = JSON.stringify({images: document.images.length, room, found});
-});
-</script>"""
 
 
 @pytest.fixture(scope="module")
@@ -73,22 +57,6 @@ def rendered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         once, again = (page.render([shown], known, tables, [folder / "sop.png"]) for _ in range(2))
     assert once == again
     return once
-
-
-class Tags(HTMLParser):
-    """Every tag with its attributes, and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
 
 
 def test_nothing_is_loaded_from_elsewhere(rendered: str):
@@ -165,31 +133,3 @@ def test_the_browser_test_can_fail(tmp_path: Path):
     broken = "<!doctype html><body style='margin:0'><div style='width:3000px'>x</div><img alt=gone src=nowhere.png>"
     found = open_page(f"{broken}<script>nothing.at.all()</script></body>", tmp_path, 390)["found"]
     assert [text.split(":")[0] for text in found] == ["error", "error", "missing image", "overflow"]
-
-
-def open_page(text: str, folder: Path, width: int) -> dict:
-    """Open a page in headless Chromium and return what the probe found.
-
-    The page is framed, because a headless window is never narrower than about 500 pixels.
-    """
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    doctype = "<!doctype html>"
-    (folder / "page.html").write_text(doctype + PROBE + text.removeprefix(doctype), encoding="utf-8")
-    relay = "document.body.dataset.found = document.querySelector('iframe').contentDocument.title"
-    frame = f'<iframe src="page.html" style="border:0;width:{width}px;height:900px" onload="{relay}"></iframe>'
-    (folder / "frame.html").write_text(f"<!doctype html><body>{frame}</body>", encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    options += [f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", "--hide-scrollbars"]
-    options += ["--allow-file-access-from-files", "--virtual-time-budget=20000", "--dump-dom"]
-    done = subprocess.run(
-        [browser, *options, (folder / "frame.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "HOME": str(folder)},
-    )
-    body = next((attributes for tag, attributes in Tags(done.stdout).tags if tag == "body"), {})
-    assert body.get("data-found"), f"{browser}: status {done.returncode}\n{done.stderr[-2000:]}"
-    return json.loads(body["data-found"])

@@ -1,0 +1,76 @@
+"""A page opened in headless Chromium: what failed to load, and what does not fit into the column."""
+
+import json
+import os
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# Runs after the page has loaded; its findings end up in the title, which --dump-dom prints.
+PROBE = """<script>
+window.found = [];
+window.addEventListener("error", e => found.push("error: " + (e.message || e.target.src || e.target.href)), true);
+window.addEventListener("load", () => {
+  for (const i of document.images) if (!i.complete || !i.naturalWidth) found.push("missing image: " + i.alt);
+  const wide = document.documentElement.scrollWidth, room = document.documentElement.clientWidth;
+  if (wide > room) found.push(`overflow: ${wide} in ${room}`);
+  for (const e of document.querySelectorAll("SELECTOR")) if (e.scrollWidth > e.clientWidth)
+    found.push(`cut off: ${e.scrollWidth} in ${e.clientWidth}: ${e.innerText.slice(0, 80)}`);
+  document.title = JSON.stringify({images: document.images.length, room, found});
+});
+</script>"""
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def open_page(text: str, folder: Path, width: int, whole: str = "nothing") -> dict:
+    """Open a page in headless Chromium and return what the probe found; skip the test where there is no browser.
+
+    The page is framed, because a headless window is never narrower than about 500 pixels.
+
+    Args:
+        text: of the page, beginning with its doctype.
+        folder: for files of the test.
+        width: of the frame, in pixels.
+        whole: CSS selector of elements that must not have to be scrolled sideways.
+    """
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    doctype = "<!doctype html>"
+    probe = PROBE.replace("SELECTOR", whole)
+    (folder / "page.html").write_text(doctype + probe + text.removeprefix(doctype), encoding="utf-8")
+    relay = "document.body.dataset.found = document.querySelector('iframe').contentDocument.title"
+    frame = f'<iframe src="page.html" style="border:0;width:{width}px;height:900px" onload="{relay}"></iframe>'
+    (folder / "frame.html").write_text(f"<!doctype html><body>{frame}</body>", encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    options += [f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", "--hide-scrollbars"]
+    options += ["--allow-file-access-from-files", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run(
+        [browser, *options, (folder / "frame.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "HOME": str(folder)},
+    )
+    body = next((attributes for tag, attributes in Tags(done.stdout).tags if tag == "body"), {})
+    assert body.get("data-found"), f"{browser}: status {done.returncode}\n{done.stderr[-2000:]}"
+    return json.loads(body["data-found"])
