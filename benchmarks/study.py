@@ -60,7 +60,6 @@ def command(study: dict[str, Any], kind: str, run: dict[str, Any], weights: str)
         *target,
         "-n",
         f"study-{run['name']}",
-        "--force-name",
         *(x for c in changes for x in ("-S", c)),
     ]
 
@@ -127,6 +126,7 @@ def main() -> None:
                 continue
             if is_done:
                 continue
+            subprocess.run(["git", "checkout", "--quiet", "--", "params.yaml", "dvc.lock"], check=True)
             subprocess.run(command(study, kind, run, options.weights), check=True)
             done = pd.concat([done, pd.DataFrame([row(study, kind, run)])], ignore_index=True)
             files.write_table(options.table, done)
