@@ -128,10 +128,14 @@ class Train(Section):
     far the stem reaches. batch_size: images. accumulate: batches per optimiser step. learning_rate: of
     Adam. schedule: "multistep" multiplies it by gamma at the milestones, shares of the epochs (0-1);
     "cosine" brings it to 0. warmup_epochs: linear growth first. weight_decay: decoupled, per step.
-    loss: of each branch. label_smoothing: share of the target. freeze_batch_norm: normalise by the statistics of
-    the start. flip: random horizontal flip. random_crop: smallest share of the area cut out, 1 for none.
-    validation_share: of the training classes, held out to validate on after each epoch (0-1). patience:
-    epochs without a better validation that end the training; the best one is kept.
+    classifier: of each branch, "linear", the original's, or "cosine": features and weights normalised, cosines
+    multiplied by scale. loss: of each branch; those of pytorch-metric-learning learn an embedding of embedding_size
+    numbers in the place of logits, and what they learn beside it has the rate loss_learning_rate. images_per_class:
+    batches hold so many of each class in them; 0 draws images at random. label_smoothing: share of the target.
+    freeze_batch_norm: normalise by the statistics of the start. flip: random horizontal flip. random_crop: smallest
+    share of the area cut out, 1 for none. validation_share: of the training classes, held out to validate on after
+    each epoch (0-1). validation_kind: of embedding, whose recall that is. patience: epochs without a better
+    validation that end the training; the best one is kept.
 
     precision: of the forward pass. tf32: let a GPU round the factors of float32 products. compile: generate
     kernels first. parallel: processes share the branches ("ensemble") or the images of a batch ("data").
@@ -147,12 +151,18 @@ class Train(Section):
     gamma: Annotated[float, Field(gt=0)]
     warmup_epochs: Annotated[float, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
+    classifier: Literal["linear", "cosine"]
+    scale: Annotated[float, Field(gt=0)]
     loss: LossName
+    embedding_size: Annotated[int, Field(ge=2, le=10**5)]
+    loss_learning_rate: Annotated[float, Field(gt=0)]
+    images_per_class: Natural
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     freeze_batch_norm: bool
     flip: bool
     random_crop: Annotated[float, Field(gt=0, le=1)]
     validation_share: Annotated[float, Field(ge=0, lt=1)]
+    validation_kind: KindName
     patience: Count
     seed: Seed
     precision: Precision
@@ -193,13 +203,21 @@ class Evaluate(Section):
     pca_dimensions: list[Count]
 
 
+def _meta_class_size(value: Any) -> Any:
+    number = isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 10**6
+    if not (number or isinstance(value, float) and 0 < value < 1 or value == "all"):
+        raise ValueError("2 to 1,000,000 meta classes, a share of the training classes between 0 and 1, or all")
+    return value
+
+
 class Variant(Section):
     """A data set with its settings.
 
     layout: which reader. folder: inside data_root. crop: "box" is the annotated bounding box.
     resize: "squash" to a square, or "crop" the middle out. image_size: side in pixels after it.
     normalize: mean and std, "dataset" measures the training images.
-    ensemble_size: M branches. meta_class_size: D meta classes per branch. recall_at: cut-offs K.
+    ensemble_size: M branches. meta_class_size: D meta classes per branch, as a number, as a share of the training
+    classes (0-1), or all of them. recall_at: cut-offs K.
     train: keys of the section `train` with values of this variant's own.
     """
 
@@ -210,7 +228,7 @@ class Variant(Section):
     image_size: Annotated[int, Field(ge=32, le=4096)]
     normalize: Normalize
     ensemble_size: Annotated[int, Field(ge=1, le=10_000)]
-    meta_class_size: Annotated[int, Field(ge=2, le=10**6)]
+    meta_class_size: Annotated[Any, AfterValidator(_meta_class_size)]
     epochs: Annotated[int, Field(ge=1, le=10**6)]
     recall_at: Annotated[list[Count], Field(min_length=1)]
     train: dict[str, Any]

@@ -59,7 +59,8 @@ def main(variant: str, backbone: str) -> None:
         yield "", trained, splits
         if settings.untrained:
             size = trained.ensemble_size, trained.meta_class_size
-            start = Ensemble(backbone, *size, recipe.weights, seed=config["seed"], share=config["share"])
+            options = {"seed": config["seed"], "share": config["share"], "classifier": saved.classifier(config)}
+            start = Ensemble(backbone, *size, recipe.weights, **options)
             yield "untrained_", start, tested
 
     unfinished_work = paths.unfinished("embed", variant, backbone)

@@ -16,7 +16,7 @@ def main(variant: str) -> None:
     settings = params.load()
     chosen = settings.variant(variant)
     classes = store.train_classes(store.read_index(paths.store(variant) / store.INDEX))
-    size, branches = chosen.meta_class_size, chosen.ensemble_size
+    size, branches = meta_classes.size(chosen.meta_class_size, len(classes)), chosen.ensemble_size
     reuse = settings.meta_classes.load_ids
     if reuse:
         groups = meta_classes.read(Path(reuse), classes, size, branches, reading.GIVEN)

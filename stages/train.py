@@ -12,9 +12,11 @@ from lrec.data import meta_classes, store
 from lrec.data.batches import Images
 from lrec.io import command, files, hashing, locks, provenance
 from lrec.model import saved, weights
+from lrec.model.classifiers import Classifier
 from lrec.model.ensemble import Ensemble
 from lrec.training import checkpoint, validation
 from lrec.training.loop import Machine, fit
+from lrec.training.losses import LOSSES
 from lrec.training.recipe import Recipe
 from lrec.training.state import kept_epoch
 from lrec.training.step import collect
@@ -33,8 +35,9 @@ def main(variant: str, backbone: str) -> None:
     settings = params.load()
     chosen, recipe, machine = settings.variant(variant), settings.train_of(variant), settings.machine
     packed = store.open_store(paths.store(variant))
-    shape = chosen.meta_class_size, chosen.ensemble_size
-    groups = meta_classes.read(paths.meta_classes(variant), packed.train_classes(), *shape)
+    classes = packed.train_classes()
+    shape = meta_classes.size(chosen.meta_class_size, len(classes)), chosen.ensemble_size
+    groups = meta_classes.read(paths.meta_classes(variant), classes, *shape)
     processes = launch.number(machine.processes)
     if processes > 1 and not collective.started():
         launch.run("stages.train", [variant, backbone], processes)
@@ -73,8 +76,10 @@ def main(variant: str, backbone: str) -> None:
     name = hashing.of_value([shape, groups.tolist(), used, torch.__version__])
     with collective.together(where), device.arithmetic(where, recipe.tf32, machine.deterministic):
         progress = checkpoint.Checkpoint(folder / name, machine.checkpoint_minutes)
-        size = chosen.ensemble_size, chosen.meta_class_size
-        ensemble = Ensemble(backbone, *size, recipe.weights, seed=recipe.seed, share=recipe.share, own=own)
+        outputs = recipe.embedding_size if LOSSES[recipe.loss].is_metric else shape[0]
+        classifier = Classifier(recipe.classifier, recipe.scale)
+        options = {"seed": recipe.seed, "share": recipe.share, "own": own, "classifier": classifier}
+        ensemble = Ensemble(backbone, chosen.ensemble_size, outputs, recipe.weights, **options)
         history = fit(
             ensemble,
             images.some(~out),

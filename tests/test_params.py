@@ -75,7 +75,7 @@ def test_paper_settings(root: Path):
             "train.warmup_epochs: found 7, expected less than the 7 epochs of variants.glyphs",
         ),
         ("datasets: [glyphs]", "datasets: [glyfs]", "unknown variant 'glyfs', expected one of glyphs, car_uncropped"),
-        ("kind: logits", "kind: logit", "embed.kind: found 'logit', expected 'logits' or 'features'"),
+        ("\n  kind: logits", "\n  kind: logit", "embed.kind: found 'logit', expected 'logits' or 'features'"),
         ("audit_tolerance: 0.0001", "audit_tolerance: 0.0", "evaluate.audit_tolerance: found 0.0, expected greater"),
         ("datasets: [glyphs]", "datasets: []", "datasets: found []"),
         ("datasets: [glyphs]", "datasets: [glyphs, glyphs]", "expected no entry twice"),
@@ -178,7 +178,7 @@ def test_a_new_entry_of_a_registry_is_accepted_by_the_schema(edited, monkeypatch
     registry, (old, new) = {
         "layout": ("lrec.datasets.reader.LAYOUTS", ("layout: glyphs", "layout: novel")),
         "backbone": ("lrec.model.backbones.BACKBONES", ("backbones: [resnet18]", "backbones: [novel]")),
-        "kind": ("lrec.model.kinds.KINDS", ("kind: logits", "kind: novel")),
+        "kind": ("lrec.model.kinds.KINDS", ("\n  kind: logits", "\n  kind: novel")),
         "loss": ("lrec.training.losses.LOSSES", ("loss: cross_entropy", "loss: novel")),
     }[name]
     with pytest.raises(ValueError, match="found 'novel', expected "):

@@ -14,6 +14,17 @@ from lrec.io import files, reading
 _DRAWS = 100
 
 
+def size(choice: int | float | str, num_classes: int) -> int:
+    """Return D for a choice of it: a number, a share of the C classes between 0 and 1, or "all" of them.
+
+    >>> [size(choice, 98) for choice in (12, 0.125, 0.5, "all")]
+    [12, 12, 49, 98]
+    """
+    if choice == "all":
+        return num_classes
+    return max(2, round(choice * num_classes)) if isinstance(choice, float) else int(choice)
+
+
 def assign(num_classes: int, meta_class_size: int, ensemble_size: int, seed: int) -> np.ndarray:
     """Deal C classes into D balanced meta classes, independently for each of M branches.
 

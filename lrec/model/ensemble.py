@@ -14,7 +14,10 @@ from torch.nn.functional import normalize
 
 from lrec.model import weights as starting_weights
 from lrec.model.backbones import BACKBONES, SHARE
+from lrec.model.classifiers import Classifier
 from lrec.model.kinds import KINDS
+
+LINEAR = Classifier()
 
 
 class Ensemble(nn.Module):
@@ -23,7 +26,7 @@ class Ensemble(nn.Module):
     Args:
         backbone: a key of `lrec.model.backbones.BACKBONES`.
         ensemble_size: M, branches.
-        meta_class_size: D, logits per branch.
+        meta_class_size: D, outputs per branch.
         weights: see `lrec.model.weights.load`. From a file or ImageNet every branch starts alike; without
             weights every branch starts at random on its own. Classifiers always differ.
         seed: of everything random in the start; the same seed gives the same bytes.
@@ -31,6 +34,7 @@ class Ensemble(nn.Module):
             their own, as in DREML, "layer4" M classifiers on one network.
         own: the branches to hold, of several processes' each; by default all. The others are empty, and
             every branch starts with the same bytes whoever holds it.
+        classifier: of the branches.
 
     Raises:
         ValueError: unknown backbone or share, or weights that do not fit.
@@ -46,24 +50,25 @@ class Ensemble(nn.Module):
         seed: int = 0,
         share: str = SHARE,
         own: range | None = None,
+        classifier: Classifier = LINEAR,
     ) -> None:
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {backbone!r}, expected one of {', '.join(BACKBONES)}")
         self.backbone, self.ensemble_size, self.meta_class_size = backbone, ensemble_size, meta_class_size
-        self.share = share
+        self.share, self.classifier = share, classifier
         self.own = range(ensemble_size) if own is None else own
         cut = BACKBONES[backbone]
         stem, branch = cut.split(share)
         state = starting_weights.load(backbone, weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = _build(backbone, meta_class_size, state, f"weights {weights} for {backbone}")
+            network = _build(backbone, meta_class_size, classifier, state, f"weights {weights} for {backbone}")
             self.stem = nn.Sequential(_named(network, stem))
             self.branches = nn.ModuleList()
             for number in range(ensemble_size):
                 if number:
-                    network = _restart(backbone, network, state)
+                    network = _restart(backbone, network, classifier, state)
                 parts = _named(network, branch)
                 parts["pool"] = nn.AdaptiveAvgPool2d(1)
                 if cut.normalized:
@@ -104,7 +109,9 @@ def _named(network: nn.Module, names: tuple[str, ...]) -> OrderedDict[str, nn.Mo
     return OrderedDict((name.replace(".", "_"), network.get_submodule(name)) for name in names)
 
 
-def _build(backbone: str, meta_class_size: int, state: dict[str, Tensor] | None, what: str) -> nn.Module:
+def _build(
+    backbone: str, meta_class_size: int, classifier: Classifier, state: dict[str, Tensor] | None, what: str
+) -> nn.Module:
     """Build one whole network with a classifier of D outputs; `state` gives all but the classifier."""
     cut = BACKBONES[backbone]
     network = torchvision.models.get_model(backbone, weights=None, **cut.options)
@@ -123,18 +130,18 @@ def _build(backbone: str, meta_class_size: int, state: dict[str, Tensor] | None,
             )
         network.load_state_dict({k: state[k] for k in found}, strict=False)
     width = network.get_submodule(cut.classifier).in_features
-    network.set_submodule(cut.classifier, nn.Linear(width, meta_class_size))
+    network.set_submodule(cut.classifier, classifier.build(width, meta_class_size))
     return network
 
 
-def _restart(backbone: str, network: nn.Module, state: dict[str, Tensor] | None) -> nn.Module:
+def _restart(backbone: str, network: nn.Module, classifier: Classifier, state: dict[str, Tensor] | None) -> nn.Module:
     """Return the start of the next branch: the same weights and a new classifier, or all of it new."""
     cut = BACKBONES[backbone]
-    classifier = network.get_submodule(cut.classifier)
+    last = network.get_submodule(cut.classifier)
     if state is None:
-        return _build(backbone, classifier.out_features, None, "")
+        return _build(backbone, last.out_features, classifier, None, "")
     copy = deepcopy(network)
-    copy.set_submodule(cut.classifier, nn.Linear(classifier.in_features, classifier.out_features))
+    copy.set_submodule(cut.classifier, classifier.build(last.in_features, last.out_features))
     return copy
 
 

@@ -1,7 +1,7 @@
 """A trained ensemble on disk: model.safetensors and config.json."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 import safetensors.torch
 from pydantic import Field
@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from lrec.io import files, reading
 from lrec.model import weights as starting_weights
 from lrec.model.backbones import BACKBONES, SHARES
+from lrec.model.classifiers import Classifier
 from lrec.model.ensemble import Ensemble
 
 MODEL, CONFIG = "model.safetensors", "config.json"
@@ -34,6 +35,8 @@ class Config(TypedDict):
     meta_class_size: Size
     share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
     image_size: Size
+    classifier: NotRequired[Annotated[str, Field(pattern="^(linear|cosine)$")]]
+    scale: NotRequired[Annotated[float, Field(gt=0)]]
     normalization: Normalization
     seed: int
 
@@ -41,7 +44,7 @@ class Config(TypedDict):
 def save(model: Ensemble, folder: Path, settings: dict) -> dict:
     """Write a folder of model.safetensors and config.json, both or neither; return the config: shape and `settings`."""
     config = {key: getattr(model, key) for key in SHAPE}
-    config |= settings
+    config |= {"classifier": model.classifier.kind, "scale": model.classifier.scale} | settings
     with files.atomic_folder(folder) as draft:
         with files.atomic(draft / MODEL) as stream:
             stream.write(safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}))
@@ -52,6 +55,11 @@ def save(model: Ensemble, folder: Path, settings: dict) -> dict:
 def read_config(folder: Path) -> dict:
     """Read the config of a saved ensemble: at least what `Config` says."""
     return reading.read_json(folder / CONFIG, "train", Config)
+
+
+def classifier(config: dict) -> Classifier:
+    """Return the classifier that a config names; one from before there was a choice is linear."""
+    return Classifier(*(config[key] for key in ("classifier", "scale") if key in config))
 
 
 def load(folder: Path) -> tuple[Ensemble, dict]:
@@ -69,10 +77,11 @@ def load(folder: Path) -> tuple[Ensemble, dict]:
         # Before a network is built by the config, which may ask for any size.
         with safe_open(path, "pt") as stream:
             branches = {key.split(".")[1] for key in stream.keys() if key.startswith("branches.")}  # noqa: SIM118
-            found = len(branches), stream.get_slice("branches.0.classifier.bias").get_shape()[0] if branches else 0
+            found = len(branches), stream.get_slice("branches.0.classifier.weight").get_shape()[0] if branches else 0
         if found != (config["ensemble_size"], config["meta_class_size"]):
-            raise RuntimeError(f"found {found[0]} branches of {found[1]} meta classes")
-        model = Ensemble(config["backbone"], config["ensemble_size"], config["meta_class_size"], share=config["share"])
+            raise RuntimeError(f"found {found[0]} branches of {found[1]} outputs")
+        size = config["ensemble_size"], config["meta_class_size"]
+        model = Ensemble(config["backbone"], *size, share=config["share"], classifier=classifier(config))
         state = safetensors.torch.load_file(path)
         starting_weights.require_usable(state, path)
         model.load_state_dict(state)

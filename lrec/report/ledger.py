@@ -46,6 +46,8 @@ class Settings(TypedDict):
     batch_size: Size
     weights: Annotated[str, Field(min_length=1)]
     share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
+    classifier: NotRequired[Literal["linear", "cosine"]]
+    loss: NotRequired[Annotated[str, Field(pattern="^[a-z_]+$")]]
 
 
 class BranchSet(TypedDict):
@@ -155,12 +157,16 @@ def name(entry: dict[str, Any]) -> str:
     >>> other = {"ensemble_size": 1, "meta_class_size": 98, "share": "none"}
     >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "features", "settings": other})
     'resnet18 (M=1, D=98, share none, features)'
+    >>> other |= {"meta_class_size": 12, "share": "layer1", "classifier": "cosine"}
+    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": other})
+    'resnet18 (M=1, cosine)'
     """
     used, (dataset, _) = entry["settings"], reference.VARIANTS.get(entry["variant"], ("", ""))
     groups = reference.META_CLASS_SIZE.get(dataset, used["meta_class_size"])
     differs = [f"M={used['ensemble_size']}"] if used["ensemble_size"] != reference.ENSEMBLE_SIZE else []
     differs += [f"D={used['meta_class_size']}"] if used["meta_class_size"] != groups else []
     differs += [f"share {used['share']}"] if used["share"] != reference.SHARE else []
+    differs += [used[key] for key, original in reference.LEARNED.items() if used.get(key, original) != original]
     differs += [entry["kind"]] if entry["kind"] != reference.KIND else []
     return entry["backbone"] + (f" ({', '.join(differs)})" if differs else "")
 
@@ -170,7 +176,8 @@ def is_full_size(variant: str, entry: dict[str, Any]) -> bool:
     used, size = entry["settings"], reference.META_CLASS_SIZE[reference.VARIANTS[variant][0]]
     found = used["ensemble_size"], used["meta_class_size"], used["image_size"], used["share"]
     original = reference.ENSEMBLE_SIZE, size, reference.IMAGE_SIZE, reference.SHARE
-    return not entry["partial"] and entry["kind"] == reference.KIND and found == original
+    learned = all(used.get(key, value) == value for key, value in reference.LEARNED.items())
+    return not entry["partial"] and entry["kind"] == reference.KIND and found == original and learned
 
 
 def metric(entry: dict[str, Any]) -> str:

@@ -6,14 +6,17 @@ import warnings
 import torch
 
 from lrec.model.backbones import SHARE
-from lrec.model.ensemble import Ensemble
+from lrec.model.classifiers import Classifier
+from lrec.model.ensemble import LINEAR, Ensemble
 
 
 @functools.cache
-def count_parameters(backbone: str, ensemble_size: int, meta_class_size: int, share: str = SHARE) -> int:
+def count_parameters(
+    backbone: str, ensemble_size: int, meta_class_size: int, share: str = SHARE, classifier: Classifier = LINEAR
+) -> int:
     """Return the number of parameters, counted on the meta device, which allocates no memory for them."""
     with torch.device("meta"):
-        model = Ensemble(backbone, 1, meta_class_size, share=share)
+        model = Ensemble(backbone, 1, meta_class_size, share=share, classifier=classifier)
     stem, branch = (sum(p.numel() for p in part.parameters()) for part in (model.stem, model.branches))
     return stem + ensemble_size * branch
 

@@ -18,11 +18,10 @@ import safetensors.torch
 import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrec.compute import collective
 from lrec.io import files, reading
-from lrec.model.ensemble import Ensemble
 from lrec.training.state import State
 
 PROGRESS = "progress.json"
@@ -62,7 +61,7 @@ class Checkpoint:
 
     def save(
         self,
-        model: Ensemble,
+        learned: nn.Module,
         optimizers: Optimizers,
         progress: State,
         best: Mapping[str, Tensor] | None = None,
@@ -71,8 +70,8 @@ class Checkpoint:
         """Write the state of a training; an earlier one goes once this one is whole.
 
         Args:
-            model: with `optimizers`, one per part of it: "stem", or a branch's number.
-            optimizers: see model.
+            learned: stem, branches and losses, see `lrec.training.step.Trainer`.
+            optimizers: one for each part of it that has parameters.
             progress: how far it is.
             best: tensors of the model at an earlier epoch, kept as well.
             shared: whether other processes hold other branches; if not, rank 0 writes all there is.
@@ -83,7 +82,7 @@ class Checkpoint:
         state = self.folder / f"{progress.epoch:05d}-{progress.step:07d}"
         first = collective.rank() == 0
         if first or shared:
-            tensors = _tensors(model, optimizers, best or {}, stem=first)
+            tensors = _tensors(learned, optimizers, best or {}, stem=first)
             try:
                 with files.atomic_path(state / f"{collective.rank()}.safetensors") as draft:
                     safetensors.torch.save_file(tensors, draft)
@@ -102,8 +101,8 @@ class Checkpoint:
         collective.wait()
         self.last = time.monotonic()
 
-    def load(self, model: Ensemble, optimizers: Optimizers) -> tuple[State, dict[str, Tensor]] | None:
-        """Put the newest state into model and optimisers; None if there is none.
+    def load(self, learned: nn.Module, optimizers: Optimizers) -> tuple[State, dict[str, Tensor]] | None:
+        """Put the newest state into modules and optimisers; None if there is none.
 
         Returns:
             The progress, and the tensors of this process's part of the best model, if any were kept.
@@ -114,7 +113,7 @@ class Checkpoint:
         states = sorted(path.parent for path in self.folder.glob(f"*/{PROGRESS}"))
         if not states:
             return None
-        wanted = model.state_dict().keys()
+        wanted = learned.state_dict().keys()
         try:
             with ExitStack() as stack:
                 sources = {}
@@ -126,7 +125,7 @@ class Checkpoint:
                     keys = [key for key in sources if key.startswith(prefix)]
                     return {key.removeprefix(prefix): sources[key].get_tensor(key) for key in keys}
 
-                model.load_state_dict({key: sources[f"model.{key}"].get_tensor(f"model.{key}") for key in wanted})
+                learned.load_state_dict({key: sources[f"model.{key}"].get_tensor(f"model.{key}") for key in wanted})
                 for name, optimizer in optimizers.items():
                     _restore(optimizer, take(f"optimizer.{name}."))
                 best = {
@@ -149,9 +148,9 @@ def _clear(paths: Iterator[Path]) -> None:
         files.remove(path)
 
 
-def _tensors(model: Ensemble, optimizers: Optimizers, best: Mapping[str, Tensor], stem: bool) -> dict[str, Tensor]:
+def _tensors(learned: nn.Module, optimizers: Optimizers, best: Mapping[str, Tensor], stem: bool) -> dict[str, Tensor]:
     """Return what one process writes; the stem, which all of them have, only if asked for."""
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors = {f"model.{key}": value for key, value in learned.state_dict().items()}
     tensors |= {f"best.{key}": value for key, value in best.items()}
     for name, optimizer in optimizers.items():
         for number, state in optimizer.state_dict()["state"].items():

@@ -40,13 +40,33 @@ class Machine:
 ALONE = Machine()
 
 
+def balanced(rows: np.ndarray, classes: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Put rows into a random order in which runs of `count` are of one class; what is left of a class comes together.
+
+    Args:
+        rows: (R,).
+        classes: (R,) int64, theirs.
+        count: images of a class that follow one another.
+        generator: source of the randomness.
+    """
+    order = generator.permutation(len(rows))
+    order = order[np.argsort(classes[order], kind="stable")]
+    starts = np.flatnonzero(np.diff(classes[order], prepend=classes[order][0] - 1))
+    runs = [run[at : at + count] for run in np.split(order, starts[1:]) for at in range(0, len(run), count)]
+    return rows[np.concatenate([runs[place] for place in generator.permutation(len(runs))])]
+
+
 def shuffled(rows: np.ndarray, batch_size: int, generator: np.random.Generator, smallest: int = 2) -> list[np.ndarray]:
     """Split rows at random into batches; every row is in one of them.
 
     A last batch of fewer than `smallest` images joins the batch before: one image gives batch norm nothing
     to average, and data-parallel processes need two each.
     """
-    order = generator.permutation(rows)
+    return cut(generator.permutation(rows), batch_size, smallest)
+
+
+def cut(order: np.ndarray, batch_size: int, smallest: int) -> list[np.ndarray]:
+    """Cut rows into batches as they come, see `shuffled`."""
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     if len(parts) > 1 and len(parts[-1]) < smallest:
         parts[-2:] = [np.concatenate(parts[-2:])]
@@ -90,7 +110,7 @@ def fit(
         ConnectionError: another of the processes is gone.
     """
     device = machine.device
-    trainer = Trainer(model, recipe, device, machine.branches_at_once)
+    trainer = Trainer(model, recipe, device, machine.branches_at_once, int(targets.max()) + 1)
     divided = recipe.parallel == "data"
     smallest = 2 * collective.count() if divided else 2
     if min(len(images), recipe.batch_size) < smallest:
@@ -99,25 +119,26 @@ def fit(
             f"for each of {collective.count()} processes; raise it, or set train.parallel to ensemble"
         )
     state, best = State(), {}
-    if checkpoint and (found := checkpoint.load(model, trainer.optimizers)):
+    if checkpoint and (found := checkpoint.load(trainer.learned, trainer.optimizers)):
         state, best = found
         if collective.rank() == 0:
             print(f"going on from a checkpoint: epoch {state.epoch + 1}, step {state.step + 1}")
 
     def save() -> None:
         if checkpoint:
-            checkpoint.save(model, trainer.optimizers, state, best, shared=not divided)
+            checkpoint.save(trainer.learned, trainer.optimizers, state, best, shared=not divided)
 
     meta_classes = torch.from_numpy(targets).to(device)
     position = np.zeros(len(images.pixels), dtype=np.int64)
     position[images.rows] = np.arange(len(images))
+    classes = np.unique(targets, axis=1, return_inverse=True)[1].reshape(-1)  # a class is the tuple of its meta classes
     late = int(torch.device(device).type == "cuda")
     while state.epoch < recipe.epochs and not state.stopped_early(recipe.patience):
         trainer.start_epoch()
         label = f"epoch {state.epoch + 1}/{recipe.epochs}"
         with progress.bar(len(images), label, quiet=collective.rank() > 0) as bar:
             tally = Tally(state, bar, late)
-            for batch in _batches(images, recipe, state, smallest, machine):
+            for batch in _batches(images, classes, recipe, state, smallest, machine):
                 trainer.set_learning_rate(batch.rate)
                 meta = meta_classes[:, position[batch.rows]]
                 tally.add(batch.size, *_step(trainer, batch, meta))
@@ -161,10 +182,16 @@ class Batch:
     last: bool
 
 
-def _batches(images: Images, recipe: Recipe, state: State, smallest: int, machine: Machine) -> Iterator[Batch]:
-    """Yield the rest of an epoch."""
+def _batches(
+    images: Images, classes: np.ndarray, recipe: Recipe, state: State, smallest: int, machine: Machine
+) -> Iterator[Batch]:
+    """Yield the rest of an epoch; `classes` are the R images' own."""
     generator = np.random.default_rng([recipe.seed, state.epoch])
-    wholes = shuffled(images.rows, recipe.batch_size, generator, smallest)
+    if recipe.images_per_class:
+        order = balanced(images.rows, classes, recipe.images_per_class, generator)
+        wholes = cut(order, recipe.batch_size, smallest)
+    else:
+        wholes = shuffled(images.rows, recipe.batch_size, generator, smallest)
     changes = [augment.draw(generator, len(whole), recipe.flip, recipe.random_crop) for whole in wholes]
     start = state.step
     own = [collective.shard(len(whole)) if recipe.parallel == "data" else range(len(whole)) for whole in wholes]

@@ -1,19 +1,80 @@
-"""The losses of a branch; a new one is one entry of `LOSSES`."""
+"""The losses of a branch; a new one is one entry of `LOSSES`.
+
+Cross entropy takes one logit per meta class. The others learn an embedding; pytorch-metric-learning, an optional
+dependency, computes them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+# torch is imported where a loss is made: the schema of params.yaml reads the names, and needs no torch.
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    """Return the mean cross entropy of (B, D) logits against (B,) int64 meta classes, a scalar."""
-    from torch.nn import functional  # here: the schema of params.yaml reads the names, and needs no torch
+@dataclass(frozen=True)
+class Loss:
+    """A loss.
 
-    return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    Attributes:
+        make: from D meta classes, the outputs of a branch and the share of label smoothing to a module that maps
+            (B, outputs) and (B,) int64 meta classes to a scalar. What it learns are its parameters.
+        is_metric: whether the outputs are an embedding and not one logit per meta class.
+    """
+
+    make: Callable[[int, int, float], nn.Module]
+    is_metric: bool = True
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"cross_entropy": cross_entropy}
+def _cross_entropy(classes: int, outputs: int, label_smoothing: float) -> nn.Module:
+    from torch import nn
+
+    return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
+
+def _proxy_anchor(classes: int, outputs: int, label_smoothing: float) -> nn.Module:
+    """Kim et al., Proxy Anchor Loss for Deep Metric Learning, CVPR 2020; margin and scale are theirs."""
+    return _library().ProxyAnchorLoss(classes, outputs, margin=0.1, alpha=32)
+
+
+def _norm_softmax(classes: int, outputs: int, label_smoothing: float) -> nn.Module:
+    """Zhai and Wu, Classification is a Strong Baseline for Deep Metric Learning, BMVC 2019; temperature theirs."""
+    return _library().NormalizedSoftmaxLoss(classes, outputs, temperature=0.05)
+
+
+def _multi_similarity(classes: int, outputs: int, label_smoothing: float) -> nn.Module:
+    """Wang et al., Multi-Similarity Loss with General Pair Weighting, CVPR 2019; without its miner."""
+    return _library().MultiSimilarityLoss(alpha=2, beta=50, base=0.5)
+
+
+def _library():  # noqa: ANN202 (a module)
+    try:
+        from pytorch_metric_learning import losses
+    except ImportError as error:
+        raise ValueError(f"train.loss: {error}; pip install pytorch-metric-learning") from error
+    return losses
+
+
+LOSSES = {
+    "cross_entropy": Loss(_cross_entropy, is_metric=False),
+    "proxy_anchor": Loss(_proxy_anchor),
+    "norm_softmax": Loss(_norm_softmax),
+    "multi_similarity": Loss(_multi_similarity),
+}
+
+
+def right_ones(outputs: Tensor, targets: Tensor, is_metric: bool) -> Tensor:
+    """Count the images of a batch that are classified right.
+
+    Args:
+        outputs: (B, D) logits, or (B, n) embeddings.
+        targets: (B,) int64 meta classes.
+        is_metric: of an embedding, an image counts when the most similar other image of the batch is of its class.
+    """
+    if not is_metric:
+        return (outputs.argmax(1) == targets).sum()
+    directions = outputs.float() / outputs.float().norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return (targets[(directions @ directions.T).fill_diagonal_(-2).argmax(1)] == targets).sum()

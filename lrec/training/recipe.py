@@ -19,6 +19,9 @@ class Recipe:
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     loss: str = "cross_entropy"
+    loss_learning_rate: float = 0.01
+    images_per_class: int = 0
+    validation_kind: str = "logits"
     label_smoothing: float = 0.0
     flip: bool = True
     random_crop: float = 1.0

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lrec.compute import collective, threads
 from lrec.compute.device import autocast
 from lrec.model.ensemble import Ensemble, memory_format
-from lrec.training.losses import LOSSES
+from lrec.training.losses import LOSSES, right_ones
 from lrec.training.recipe import Recipe
 
 
@@ -35,25 +35,32 @@ class Trainer:
         recipe: how to train. With `accumulate` above 1 the gradients of all branches are kept. `compile`
             generates kernels for stem and branch with torch.compile, once for all branches.
         device: where to train.
+        classes: D, meta classes per branch, where the outputs of a branch are others than D logits.
         branches_at_once: on a CPU, at most so many threads have a branch each, and torch's threads are divided
             among them. Compiled branches, and those of data-parallel processes, whose messages must come in
             order, are taken one by one. The sums do not depend on which thread is first.
 
     Attributes:
+        learned: all that has parameters: the stem, the branches, and the losses that learn.
         steps: optimiser steps so far.
         sent: bytes of gradients that this process has given to be added up in them.
     """
 
-    def __init__(self, model: Ensemble, recipe: Recipe, device: str = "cpu", branches_at_once: int = 1) -> None:
+    def __init__(
+        self, model: Ensemble, recipe: Recipe, device: str = "cpu", branches_at_once: int = 1, classes: int = 0
+    ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
         self.format = memory_format(model.backbone, device)
         model.to(device, memory_format=self.format)
         self.parts = {"stem": model.stem} | {str(number): model.branches[number] for number in model.own}
+        self.losses = _losses(model, recipe, classes or model.meta_class_size).to(device)
+        learning = {f"loss.{number}": loss for number, loss in self.losses.items()}
         self.optimizers = {
             name: torch.optim.AdamW(part.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
-            for name, part in self.parts.items()
+            for name, part in (self.parts | learning).items()
             if any(True for _ in part.parameters())
         }
+        self.learned = nn.ModuleDict({"stem": model.stem, "branches": model.branches, "losses": self.losses})
         in_order = recipe.compile or (recipe.parallel == "data" and collective.count() > 1)
         one_by_one = in_order or torch.device(device).type != "cpu"
         self.threads = 1 if one_by_one else min(branches_at_once, torch.get_num_threads(), len(model.own))
@@ -62,9 +69,10 @@ class Trainer:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate of the next steps."""
-        for optimizer in self.optimizers.values():
+        factor = self.recipe.loss_learning_rate / self.recipe.learning_rate
+        for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * (factor if name.startswith("loss.") else 1)
 
     def start_epoch(self) -> None:
         """Put the model into training mode, batch norms apart where they are frozen."""
@@ -87,7 +95,7 @@ class Trainer:
             (M,) cross entropies of the batch, and (M,) counts of right meta classes in it; of all
             processes, but for the branches' gradients.
         """
-        recipe, loss_of = self.recipe, LOSSES[self.recipe.loss]
+        recipe, is_metric = self.recipe, LOSSES[self.recipe.loss].is_metric
         self.waiting += 1
         due = last or self.waiting == recipe.accumulate
         with autocast(self.device, recipe.precision):
@@ -101,11 +109,12 @@ class Trainer:
                 leaf = maps.detach().requires_grad_(maps.requires_grad)
                 with autocast(self.device, recipe.precision):
                     logits = self._forward(self.model.branches[number], leaf)
-                    loss = loss_of(logits, targets[number], recipe.label_smoothing) * part
+                    loss = self.losses[str(number)](logits, targets[number]) * part
                 (loss / len(targets) / recipe.accumulate).backward()
                 self._update(str(number), due)
+                self._update(f"loss.{number}", due)
                 losses[number] = loss.detach()
-                right[number] = (logits.detach().argmax(1) == targets[number]).sum()
+                right[number] = right_ones(logits.detach(), targets[number], is_metric)
                 if leaf.grad is not None:
                     gradient.add(number, leaf.grad)
 
@@ -121,11 +130,22 @@ class Trainer:
 
     def _update(self, part: str, due: bool) -> None:
         """Step a part's optimiser and let its gradients go."""
-        if due:
+        if due and part in self.optimizers:
             if part == "stem" or self.recipe.parallel == "data":
-                self.sent += collective.add_up([value.grad for value in self.parts[part].parameters()])
+                held = [value for group in self.optimizers[part].param_groups for value in group["params"]]
+                self.sent += collective.add_up([value.grad for value in held])
             self.optimizers[part].step()
             self.optimizers[part].zero_grad()
+
+
+def _losses(model: Ensemble, recipe: Recipe, classes: int) -> nn.ModuleDict:
+    """Return the loss of each branch that this process holds; what one learns starts from the seed and its number."""
+    made = nn.ModuleDict()
+    for number in model.own:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed + number)
+            made[str(number)] = LOSSES[recipe.loss].make(classes, model.meta_class_size, recipe.label_smoothing)
+    return made
 
 
 class _OrderedSum:

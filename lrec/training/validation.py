@@ -89,19 +89,21 @@ def measure(model: Ensemble, held: Held, recipe: Recipe, device: str) -> float:
     Args:
         model: this process's part of the ensemble; it is left in evaluation mode.
         held: the images, and their classes.
-        recipe: of the training, for its batch size, precision and parallelism.
+        recipe: of the training, for its batch size, precision, parallelism and the kind of embedding to validate.
         device: where.
     """
     model.eval()
-    size, count = model.meta_class_size, len(held.images)
-    embeddings = torch.zeros(count, model.width(), device=device)
+    kind, count = recipe.validation_kind, len(held.images)
+    width = model.width(kind)
+    size = width // model.ensemble_size
+    embeddings = torch.zeros(count, width, device=device)
     if recipe.parallel == "ensemble" or collective.rank() == 0:
         spans = [slice(start, start + recipe.batch_size) for start in range(0, count, recipe.batch_size)]
         loaded = batches.gather(held.images.pixels, [held.images.rows[span] for span in spans], device, 0)
         with torch.no_grad():
             for span, pixels in zip(spans, loaded, strict=True):
                 with autocast(device, recipe.precision):
-                    part = model.embed(held.images.normalize(pixels))
+                    part = model.embed(held.images.normalize(pixels), kind)
                 embeddings[span, model.own.start * size : model.own.stop * size] = part.float()
     collective.add_up([embeddings])
     return recall_at_1(embeddings, torch.from_numpy(held.labels).to(device))

@@ -113,6 +113,7 @@ def test_save_and_load(tmp_path: Path):
     config = saved.save(ensemble, tmp_path, SETTINGS)
     loaded, found = saved.load(tmp_path)
     shape = {"backbone": "resnet18", "ensemble_size": 2, "meta_class_size": 5, "share": "layer1"}
+    shape |= {"classifier": "linear", "scale": 20.0}
     assert found == config == shape | SETTINGS
     for key, value in ensemble.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value)

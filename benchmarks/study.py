@@ -1,0 +1,136 @@
+"""What the ensemble is worth: the runs of benchmarks/study.yaml, each a DVC experiment, at equal training compute.
+
+    python -m benchmarks.study --list                       # which runs are done, and what is left
+    LREC_DATA=/a/folder python -m benchmarks.study --weights /a/mobilenet_v2.pth
+
+Settings are chosen by runs that hold out training classes (`choices`): only they are trained, and their recall on the
+held-out classes is read. What was chosen is trained on all training classes (`finalists`), and the recall on the test
+classes is read once. A budget of 1 is the training compute of one network's six epochs; the epochs of an ensemble
+follow from its multiply-accumulates, three times those of a forward pass per image. A run that was stopped resumes;
+one that is in metrics/study.csv is not run again. Run it in a clone of its own: experiments change the working tree.
+"""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from lrec import params, paths
+from lrec.io import files, strict_yaml
+from lrec.report import model_size
+
+RUNS, TABLE = Path("benchmarks/study.yaml"), Path("metrics/study.csv")
+EPOCHS = 6  # of one network at a budget of 1
+WHITENED = 512
+
+
+def settings_of(study: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that a run sets, with the epochs that its budget allows."""
+    variant, backbone = study["variant"], study["backbone"]
+    found = {**study["common"], **run.get("set", {})}
+    prefix = f"variants.{variant}"
+    size = found[f"{prefix}.image_size"]
+
+    def macs(branches: int, share: str) -> int:
+        return model_size.count_macs(backbone, branches, 2, size, share)
+
+    one, whole = macs(1, "layer1"), macs(found[f"{prefix}.ensemble_size"], found.get("train.share", "layer1"))
+    found[f"{prefix}.epochs"] = max(1, round(EPOCHS * run["budget"] * one / whole))
+    return found
+
+
+def command(study: dict[str, Any], kind: str, run: dict[str, Any], weights: str) -> list[str]:
+    """Return the DVC command of a run."""
+    variant, backbone = study["variant"], study["backbone"]
+    target = [f"train@{variant}-{backbone}"] if kind == "choices" else []
+    found = settings_of(study, run) | {"train.weights": weights, "datasets": [variant], "backbones": [backbone]}
+    if kind == "choices":
+        found |= study["held_out"]
+    changes = [
+        f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}" for key, value in found.items()
+    ]
+    return [
+        "dvc",
+        "exp",
+        "run",
+        *target,
+        "-n",
+        f"study-{run['name']}",
+        *(x for c in changes for x in ("-S", c)),
+    ]
+
+
+def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of the run whose outputs are in the working tree."""
+    variant, backbone = study["variant"], study["backbone"]
+    config = json.loads((paths.model(variant, backbone) / "config.json").read_text(encoding="utf-8"))
+    record = json.loads(paths.run_record(variant, backbone).read_text(encoding="utf-8"))
+    history = pd.read_csv(paths.history(variant, backbone))
+    index = pd.read_csv(paths.store(variant) / "index.csv")
+    images = int((index["split"] == "train").sum())
+    if kind == "choices":
+        images = round(images * (1 - study["held_out"]["train.validation_share"]))
+    shape = backbone, config["ensemble_size"], config["meta_class_size"]
+    macs = model_size.count_macs(*shape, config["image_size"], config["share"])
+    found = {
+        "name": run["name"],
+        "kind": kind.removesuffix("s"),
+        "family": run["family"],
+        "budget": run["budget"],
+        "epochs": config["epochs"],
+        "branches": config["ensemble_size"],
+        "outputs": config["meta_class_size"],
+        "share": config["share"],
+        "classifier": config["classifier"],
+        "loss": config["loss"],
+        "seed": config["seed"],
+        "embed_mmacs": round(macs / 1e6, 1),
+        "train_tmacs": round(3 * macs * images * config["epochs"] / 1e12, 2),
+        "seconds": record["seconds"],
+        "commit": (record["commit"] or "")[:10],
+    }
+    if kind == "choices":
+        return found | {"held_out_recall_at_1": round(history["validation_recall_at_1"].iloc[-1], 2)}
+    result = json.loads(paths.result(variant, backbone).read_text(encoding="utf-8"))
+    codes = {code["code"]: code for code in result["analysis"]["compression"]}
+    whitened = codes.get(f"pca {WHITENED} whitened", {})
+    low, high = result["recall_at_1_interval"]
+    return found | {
+        "recall_at_1": round(100 * result["recall"]["1"], 2),
+        "interval": f"{100 * low:.1f}-{100 * high:.1f}",
+        "map_at_r": round(100 * result["map_at_r"], 2),
+        "whitened_recall_at_1": whitened.get("recall_at_1"),
+        "whitened_map_at_r": whitened.get("map_at_r"),
+    }
+
+
+def main() -> None:
+    """Parse the command line; run what is not in the table yet, in order."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--list", action="store_true", help="say what is done and what is left, and run nothing")
+    parser.add_argument("--weights", default="imagenet", help="starting weights, as in params.yaml")
+    parser.add_argument("--table", type=Path, default=TABLE, help="CSV to add to (default: metrics/study.csv)")
+    options = parser.parse_args()
+    study = strict_yaml.read(RUNS)
+    params.load()
+    done = pd.read_csv(options.table) if options.table.exists() else pd.DataFrame({"name": []})
+    for kind in ("choices", "finalists"):
+        for run in study[kind]:
+            is_done = run["name"] in set(done["name"])
+            if options.list:
+                print(f"{'done' if is_done else 'left'}  {kind:10}  {run['name']}")
+                continue
+            if is_done:
+                continue
+            subprocess.run(["git", "checkout", "--quiet", "--", "params.yaml", "dvc.lock"], check=True)
+            subprocess.run(command(study, kind, run, options.weights), check=True)
+            done = pd.concat([done, pd.DataFrame([row(study, kind, run)])], ignore_index=True)
+            files.write_table(options.table, done)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What turns a branch's pooled features into its outputs: a linear layer, or cosines to one vector per output."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Which classifier the branches have.
+
+    Attributes:
+        kind: "linear", with bias, the original's; or "cosine".
+        scale: what cosines are multiplied by; a linear classifier has none.
+    """
+
+    kind: str = "linear"
+    scale: float = 20.0
+
+    def build(self, width: int, outputs: int) -> nn.Module:
+        """Return a new classifier of (N, width) features; what is random in it comes from torch's generator."""
+        return Cosine(width, outputs, self.scale) if self.kind == "cosine" else nn.Linear(width, outputs)
+
+
+class Cosine(nn.Module):
+    """Scaled cosines between features and one weight vector per output, without bias.
+
+    Source: Wang et al., CosFace, CVPR 2018, without a margin; Zhai and Wu, Classification is a Strong Baseline for
+    Deep Metric Learning, BMVC 2019 (NormSoftmax).
+    """
+
+    def __init__(self, width: int, outputs: int, scale: float) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.scale = width, outputs, scale
+        self.weight = nn.Parameter(torch.empty(outputs, width))
+        nn.init.normal_(self.weight)  # directions are uniform on the sphere; lengths do not matter
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, width) features to (N, outputs) scaled cosines."""
+        return self.scale * linear(normalize(features), normalize(self.weight))
