@@ -48,6 +48,7 @@ def main(variant: str, backbone: str) -> None:
         "backbone": backbone,
         "kind": facts["kind"],
         **result.figures(trained, retrieval),
+        "titles": result.titles(),
         "untrained": before,
         "counts": dataset["counts"],
         "official": dataset["official"],

@@ -123,7 +123,7 @@ def curves(result: dict, history: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def flat(result: dict) -> dict[str, float]:
     """Return the figures for `dvc metrics`, percent with two decimals."""
     flattened = {f"recall_at_{k}": round(100 * recall, 2) for k, recall in result["recall"].items()}
-    flattened |= {name: round(100 * result[name], 2) for name in ledger.METRICS if name in result}
+    flattened |= {name: round(100 * result[name], 2) for name in ledger.titles(result)}
     if result["untrained"]:
         untrained = result["untrained"]["recall"]
         flattened |= {f"untrained_recall_at_{k}": round(100 * recall, 2) for k, recall in untrained.items()}

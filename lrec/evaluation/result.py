@@ -1,7 +1,7 @@
 """The result of a run: the metrics of its embeddings, and analyses of them. A metric is added in `METRICS`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,23 +10,38 @@ from lrec.evaluation import compression, ensemble_size
 from lrec.evaluation.task import Task
 from lrec.metrics.recall import Retrieval
 
-Metric = Callable[[Retrieval], float | None | dict[str, float] | list[float]]
 
-# Key in result.json: how the metric is computed from the ranks and figures of a retrieval.
-METRICS: dict[str, Metric] = {
-    "recall": lambda retrieval: {str(k): value for k, value in retrieval.recall.items()},
-    "map_at_r": lambda retrieval: retrieval.map_at_r,
-    "r_precision": lambda retrieval: retrieval.r_precision,
-    "mean_reciprocal_rank": lambda retrieval: retrieval.mean_reciprocal_rank,
-    "macro_recall_at_1": lambda retrieval: retrieval.macro_recall_at_1,
-    "recall_at_1_interval": lambda retrieval: list(retrieval.recall_at_1_interval),
+class Metric(NamedTuple):
+    """A metric of result.json.
+
+    value: from the ranks and figures of a retrieval. title: under which tables, page and `dvc metrics` show it, in
+    percent, if it is a share of its own; "" keeps it in result.json alone.
+    """
+
+    value: Callable[[Retrieval], float | None | dict[str, float] | list[float]]
+    title: str = ""
+
+
+# By key in result.json.
+METRICS = {
+    "recall": Metric(lambda retrieval: {str(k): value for k, value in retrieval.recall.items()}),
+    "map_at_r": Metric(lambda retrieval: retrieval.map_at_r, "MAP@R"),
+    "r_precision": Metric(lambda retrieval: retrieval.r_precision, "R-precision"),
+    "mean_reciprocal_rank": Metric(lambda retrieval: retrieval.mean_reciprocal_rank),
+    "macro_recall_at_1": Metric(lambda retrieval: retrieval.macro_recall_at_1),
+    "recall_at_1_interval": Metric(lambda retrieval: list(retrieval.recall_at_1_interval)),
 }
+
+
+def titles() -> dict[str, str]:
+    """Return the titles of the metrics that are shown, by key in result.json."""
+    return {name: metric.title for name, metric in METRICS.items() if metric.title}
 
 
 def figures(task: Task, retrieval: Retrieval) -> dict[str, Any]:
     """Return all metrics of a retrieval, and how many queries and gallery items it has, as result.json holds them."""
     return {
-        **{name: metric(retrieval) for name, metric in METRICS.items()},
+        **{name: metric.value(retrieval) for name, metric in METRICS.items()},
         "queries": len(task.query),
         "lone_queries": retrieval.lone_queries,
         "gallery": len(task.items) - task.leave_one_out,

@@ -11,7 +11,7 @@ from lrec import reference
 from lrec.io import reading
 from lrec.model.backbones import BACKBONES
 from lrec.report import model_size
-from lrec.report.ledger import COMPRESSED, METRICS, Ledger, ordered
+from lrec.report.ledger import COMPRESSED, Ledger, ordered, titles
 from lrec.report.tables import MISSING, Table
 
 REPORTED, CLEAN, PUBLISHED = "reported_recall.csv", "clean_recall.csv", "published_recall.csv"
@@ -63,6 +63,7 @@ def recall_tables(variant: str, entries: Entries, folder: Path) -> list[Table]:
     reported, clean = (read_reference(folder / name, variant) for name in (REPORTED, CLEAN))
     published, ks = list(dict.fromkeys(reported["backbone"])), sorted({*reported["k"].tolist(), *cutoffs(entries)})
     entries = ordered({variant: entries})[variant]
+    shown = {key: title for entry in entries.values() for key, title in titles(entry).items()}
     recalls, runs = [], []
     for name in sorted(dict.fromkeys([*published, *entries]), key=lambda name: _place(name, published)):
         entry = entries.get(name)
@@ -70,11 +71,11 @@ def recall_tables(variant: str, entries: Entries, folder: Path) -> list[Table]:
         ours = [marked(_recall(entry, ks), entry), _recall(entry and entry["untrained"], ks)]
         recalls.append([name, *(sources if name in published else ["", ""]), *ours])
         if entry:
-            figures = [f"{100 * entry[key]:.1f}" if key in entry else MISSING for key in METRICS]
+            figures = [f"{100 * entry[key]:.1f}" if key in entry else MISSING for key in shown]
             runs.append([marked(name, entry), *figures, _settings(entry), _epoch_time(entry)])
     header = ["Backbone", "reported", "clean reference", "ours", "ours, before training"]
     at = f"Recall@{' / '.join(str(k) for k in ks)}, in percent."
-    more = ["Backbone", *METRICS.values(), "settings", "training, per epoch"]
+    more = ["Backbone", *shown.values(), "settings", "training, per epoch"]
     intro = "Our runs: further metrics in percent, settings, and training time."
     return [Table(heading(variant), header, recalls, at, partial_notes(entries)), Table("", more, runs, intro)]
 

@@ -18,7 +18,8 @@ Ledger = dict[str, dict[str, dict[str, Any]]]
 # The figures of a result beside its recalls, and their titles, wherever figures are shown: tables, page, `dvc metrics`.
 # A metric of the stage evaluate is shown once it stands here and in `Result`, there as NotRequired[Fraction]: earlier
 # results lack it.
-METRICS = {"map_at_r": "MAP@R", "r_precision": "R-precision"}
+# Titles of the metrics beside recall in results that do not name them themselves.
+EARLIER = {"map_at_r": "MAP@R", "r_precision": "R-precision"}
 # Compressed embeddings whose title is not their name in results.
 COMPRESSED = {"signs": "binary"}
 
@@ -91,6 +92,7 @@ class Result(TypedDict):
     recall_at_1_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
     map_at_r: Fraction
     r_precision: Fraction
+    titles: NotRequired[dict[str, str]]
     queries: Count
     lone_queries: Count
     gallery: Count
@@ -105,9 +107,17 @@ class Result(TypedDict):
     run: NotRequired[provenance.Run | None]
 
 
+def titles(entry: dict[str, Any]) -> dict[str, str]:
+    """Return the metrics beside recall that a result has to show, in percent: {key: title}."""
+    return entry.get("titles", EARLIER)
+
+
 def _comparable(result: dict[str, Any]) -> dict[str, Any]:
     if result["partial"] and not result["official"]:
         raise ValueError("official counts beside partial: true")
+    for key in titles(result):
+        if not isinstance(result.get(key), float) or not 0 <= result[key] <= 1:
+            raise ValueError(f"a share from 0 to 1 as {key}, which `titles` names")
     return result
 
 

@@ -156,7 +156,7 @@ def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("Recall@1", f"{100 * result['recall']['1']:.1f}%") if "1" in result["recall"] else None,
         ("class-bootstrap 95 % interval", f"{100 * low:.1f} to {100 * high:.1f}%"),
-        *((title, f"{100 * result[key]:.1f}%") for key, title in ledger.METRICS.items() if key in result),
+        *((title, f"{100 * result[key]:.1f}%") for key, title in ledger.titles(result).items()),
         ("queries, searched in", f"{result['queries']:,} in {result['gallery']:,}"),
         ("queries without positives", f"{result['lone_queries']:,}"),
         ("parameters", f"{parameters / 1e6:,.1f} M"),

@@ -74,8 +74,10 @@ def test_a_metric_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         "lone_queries",
         "gallery",
     ]
-    monkeypatch.setitem(result.METRICS, "median_rank", lambda retrieval: float(np.median(retrieval.best_rank)))
+    median = result.Metric(lambda retrieval: float(np.median(retrieval.best_rank)), "Median rank")
+    monkeypatch.setitem(result.METRICS, "median_rank", median)
     assert figures(tmp_path, index, [1, 3]) == before | {"median_rank": 1.5}
+    assert result.titles() == {"map_at_r": "MAP@R", "r_precision": "R-precision", "median_rank": "Median rank"}
 
 
 def test_untrained_embeddings_may_be_absent(tmp_path: Path):

@@ -68,13 +68,22 @@ def test_a_damaged_ledger_is_not_overwritten(tmp_path: Path, text: str):
         ledger.read(path)
 
 
-def test_a_metric_is_shown_once_it_has_a_title(root: Path, monkeypatch: pytest.MonkeyPatch):
-    assert ledger.METRICS.keys() <= ledger.Result.__annotations__.keys()
-    monkeypatch.setitem(ledger.METRICS, "mean_reciprocal_rank", "MRR")
-    measured, older = full_size(mean_reciprocal_rank=0.987), of_size(4)
+def test_a_metric_is_shown_once_a_result_gives_it_a_title(root: Path):
+    shown = {"map_at_r": "MAP@R", "mean_reciprocal_rank": "MRR"}
+    measured, older = full_size(mean_reciprocal_rank=0.987, titles=shown), of_size(4)
     assert report.flat(measured)["mean_reciprocal_rank"] == 98.7
     assert "mean_reciprocal_rank" not in report.flat(older)
     known = {"resnet18": measured, "resnet18 (M=4)": older}
     _, runs = benchmarks.recall_tables("car_cropped", known, root / "data/reference")
     place = list(runs.header).index("MRR")
     assert [row[place] for row in runs.rows] == ["98.7", "–"]
+    assert [row[list(runs.header).index("MAP@R")] for row in runs.rows] == ["20.0", "20.0"]
+
+
+@pytest.mark.parametrize("value", [None, 1.5, "0.5"])
+def test_a_metric_with_a_title_is_a_share(tmp_path: Path, value: object):
+    path = tmp_path / "ledger.json"
+    entry = full_size(speed=value, titles={"speed": "Speed"})
+    path.write_text(json.dumps({"car_cropped": {"resnet18": entry}}))
+    with pytest.raises(ValueError, match="a share from 0 to 1 as speed, which `titles` names"):
+        ledger.read(path)

@@ -83,7 +83,7 @@ def test_what_it_shows(rendered: str):
     for text in ("Recall@1 by ensemble size", "Recall@1 by bytes", "12 min 34 s", "0123456789+", "529,365,376"):
         assert text in words
     head = words[words.index("95 % interval") : words.index("Training loss")]
-    assert all(title in head for title in ledger.METRICS.values())
+    assert all(title in head for title in ledger.EARLIER.values())
     assert all(name in words for name in reference.VARIANTS)
     assert "resnet18 (M=16, features)" in words[words.index("Compared") : words.index("95 % interval")]
     tiles = [
