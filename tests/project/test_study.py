@@ -1,0 +1,66 @@
+"""The study's runs: budgets become epochs, every parameter exists, and what is done is not run again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import study
+from lrec.io import strict_yaml
+from lrec.report import model_size
+
+
+@pytest.fixture
+def planned(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    monkeypatch.chdir(root)
+    return strict_yaml.read(study.RUNS)
+
+
+def runs(planned: dict) -> list[dict]:
+    return [*planned["choices"], *planned["finalists"]]
+
+
+def test_names_are_unique_and_budgets_are_kept(planned: dict):
+    assert len({run["name"] for run in runs(planned)}) == len(runs(planned))
+    backbone, size = planned["backbone"], planned["common"]["variants.car_cropped.image_size"]
+    one = study.EPOCHS * model_size.count_macs(backbone, 1, 2, size)
+    for run in runs(planned):
+        found = study.settings_of(planned, run)
+        branches, share = found["variants.car_cropped.ensemble_size"], found.get("train.share", "layer1")
+        epoch = model_size.count_macs(backbone, branches, 2, size, share)
+        spent = found["variants.car_cropped.epochs"] * epoch
+        assert abs(spent - run["budget"] * one) <= epoch / 2
+
+
+def test_every_parameter_that_is_set_exists(planned: dict, root: Path):
+    settings = strict_yaml.read(root / "params.yaml")
+    for run in runs(planned):
+        for key in study.settings_of(planned, run) | planned["held_out"]:
+            place = settings
+            for part in key.split("."):
+                assert part in place, key
+                place = place[part]
+
+
+def test_choices_only_train_and_hold_classes_out(planned: dict):
+    run = planned["choices"][1]
+    chosen = study.command(planned, "choices", run, "w.pth")
+    final = study.command(planned, "finalists", run, "w.pth")
+    assert chosen[:4] == ["dvc", "exp", "run", "train@car_cropped-mobilenet_v2"]
+    assert final[3] == "-n"
+    assert "train.validation_share=0.2" in chosen
+    assert not [word for word in final if "validation" in word]
+    assert "datasets=[car_cropped]" in final
+    assert "train.weights=w.pth" in final
+
+
+def test_the_list_says_what_is_done(root: Path, tmp_path: Path, planned: dict):
+    first = planned["choices"][0]["name"]
+    (tmp_path / "study.csv").write_text(f"name\n{first}\n")
+    command = [sys.executable, "-m", "benchmarks.study", "--list", "--table", str(tmp_path / "study.csv")]
+    done = subprocess.run(command, cwd=root, env=os.environ, capture_output=True, text=True, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[2] for line in lines] == [run["name"] for run in runs(planned)]
+    assert [line[0] for line in lines] == ["done", *["left"] * (len(lines) - 1)]
