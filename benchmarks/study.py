@@ -1,6 +1,7 @@
 """What the ensemble is worth: the runs of benchmarks/study.yaml, each a DVC experiment, at equal training compute.
 
     python -m benchmarks.study --list                       # which runs are done, and what is left
+    python -m benchmarks.study --draw docs/study.png
     LREC_DATA=/a/folder python -m benchmarks.study --weights /a/mobilenet_v2.pth
 
 Settings are chosen by runs that hold out training classes (`choices`): only they are trained, and their recall on the
@@ -18,14 +19,19 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from matplotlib.figure import Figure
 
 from lrec import params, paths
 from lrec.io import files, strict_yaml
-from lrec.report import model_size
+from lrec.report import figures, model_size
 
 RUNS, TABLE = Path("benchmarks/study.yaml"), Path("metrics/study.csv")
 EPOCHS = 6  # of one network at a budget of 1
 WHITENED = 512
+AXES = {
+    "train_tmacs": "training, 10¹² multiply-accumulates",
+    "embed_mmacs": "embedding an image, 10⁶ multiply-accumulates",
+}
 
 
 def settings_of(study: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
@@ -108,16 +114,54 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def pareto(points: list[tuple[float, float]]) -> list[int]:
+    """Return which of (cost, recall) no other has at most the cost of and more recall, by rising cost.
+
+    >>> pareto([(3, 50), (1, 40), (2, 45), (4, 49), (1, 30)])
+    [1, 2, 0]
+    """
+    kept: list[int] = []
+    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
+        if not kept or points[place][1] > points[kept[-1]][1]:
+            kept.append(place)
+    return kept
+
+
+def draw(path: Path, table: pd.DataFrame) -> None:
+    """Draw recall at 1 of held-out classes over training compute and over embedding compute; name the Pareto points."""
+    chosen = table[table["kind"] == "choice"].reset_index(drop=True)
+    with figures.style():
+        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        for axes, (column, label) in zip(figure.subplots(1, 2), AXES.items(), strict=True):
+            for family, marker in (("one network", "o"), ("ensemble", "D")):
+                rows = chosen[chosen["family"] == family]
+                axes.plot(rows[column], rows["held_out_recall_at_1"], marker, label=family, markersize=5)
+            best = pareto(list(zip(chosen[column], chosen["held_out_recall_at_1"], strict=True)))
+            line = chosen.loc[best]
+            axes.plot(line[column], line["held_out_recall_at_1"], color=figures.FAINT, linewidth=1, zorder=0)
+            for _, row in line.iterrows():
+                place = (row[column], row["held_out_recall_at_1"])
+                axes.annotate(row["name"], place, (0, 6), textcoords="offset points", ha="center", fontsize=8)
+            axes.set(xscale="log", xlabel=label, ylabel="R@1 of held-out training classes, percent")
+            axes.margins(0.15)
+            axes.legend(loc="lower right", frameon=False)
+        figures.save(figure, path)
+
+
 def main() -> None:
     """Parse the command line; run what is not in the table yet, in order."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--list", action="store_true", help="say what is done and what is left, and run nothing")
+    parser.add_argument("--draw", type=Path, help="draw the table as a figure, PNG, and run nothing")
     parser.add_argument("--weights", default="imagenet", help="starting weights, as in params.yaml")
     parser.add_argument("--table", type=Path, default=TABLE, help="CSV to add to (default: metrics/study.csv)")
     options = parser.parse_args()
     study = strict_yaml.read(RUNS)
     params.load()
     done = pd.read_csv(options.table) if options.table.exists() else pd.DataFrame({"name": []})
+    if options.draw:
+        draw(options.draw, done)
+        return
     for kind in ("choices", "finalists"):
         for run in study[kind]:
             is_done = run["name"] in set(done["name"])

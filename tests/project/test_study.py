@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from benchmarks import study
@@ -64,3 +65,11 @@ def test_the_list_says_what_is_done(root: Path, tmp_path: Path, planned: dict):
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[2] for line in lines] == [run["name"] for run in runs(planned)]
     assert [line[0] for line in lines] == ["done", *["left"] * (len(lines) - 1)]
+
+
+def test_the_figure_names_what_no_other_run_beats(tmp_path: Path):
+    assert study.pareto([(3, 50), (1, 40), (2, 45), (4, 49), (1, 30)]) == [1, 2, 0]
+    rows = [("a", "one network", 1.0, 40.0), ("b", "ensemble", 2.0, 50.0), ("c", "ensemble", 3.0, 45.0)]
+    table = pd.DataFrame(rows, columns=["name", "family", "train_tmacs", "held_out_recall_at_1"])
+    study.draw(tmp_path / "study.png", table.assign(kind="choice", embed_mmacs=table["train_tmacs"]))
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
