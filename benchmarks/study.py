@@ -143,6 +143,8 @@ def draw(path: Path, table: pd.DataFrame) -> None:
                 place = (row[column], row["held_out_recall_at_1"])
                 axes.annotate(row["name"], place, (0, 6), textcoords="offset points", ha="center", fontsize=8)
             axes.set(xscale="log", xlabel=label, ylabel="R@1 of held-out training classes, percent")
+            for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+                ticks("{x:g}")
             axes.margins(0.15)
             axes.legend(loc="lower right", frameon=False)
         figures.save(figure, path)
