@@ -121,8 +121,8 @@ class Thresholds:
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the average precision at R and the precision at R, (Q,) float64 each, 0 where R is 0."""
         everyone = torch.arange(len(self.size), device=self.size.device)
-        query, step, before = (x.cpu().numpy() for x in self._ranked_before(everyone))
-        size, active = self.size.cpu().numpy(), self.active.cpu().numpy()
+        query, step, before = torch.stack(self._ranked_before(everyone)).cpu().numpy()
+        size, active = torch.stack([self.size, self.active]).cpu().numpy()
         hit = step < active[query]
         precision = (step + 1) / (step + 1 + before)
         summed = np.bincount(query[hit], precision[hit], minlength=len(size))

@@ -83,8 +83,10 @@ class Trainer:
         options = {"weight_decay": self.recipe.weight_decay, "fused": True}
         if self.recorder is None:
             return torch.optim.AdamW(part.parameters(), lr=0.0, **options)
-        rate = torch.zeros((), device=self.device)
-        return torch.optim.AdamW(part.parameters(), lr=rate, capturable=True, **options)
+        made = torch.optim.AdamW(part.parameters(), lr=0.0, capturable=True, **options)
+        for group in made.param_groups:
+            group["lr"] = torch.zeros((), device=self.device)
+        return made
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate of the next steps."""
