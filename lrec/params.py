@@ -137,8 +137,10 @@ class Train(Section):
     each epoch (0-1). validation_kind: of embedding, whose recall that is. patience: epochs without a better
     validation that end the training; the best one is kept.
 
-    precision: of the forward pass. tf32: let a GPU round the factors of float32 products. compile: generate
-    kernels first. parallel: processes share the branches ("ensemble") or the images of a batch ("data").
+    precision: of the forward pass; "auto" is bfloat16 on a GPU that has it, else float32. tf32: let a GPU round the
+    factors of float32 products. compile: generate kernels first. cuda_graphs: "auto" lets a GPU record the branches'
+    steps where they allow it, and repeat them. parallel: processes share the branches
+    ("ensemble") or the images of a batch ("data").
     """
 
     weights: str
@@ -165,9 +167,10 @@ class Train(Section):
     validation_kind: KindName
     patience: Count
     seed: Seed
-    precision: Precision
+    precision: Precision | Literal["auto"]
     tf32: bool
     compile: bool
+    cuda_graphs: Literal["auto", "off"]
     parallel: Literal["ensemble", "data"]
 
 

@@ -41,7 +41,7 @@ def main(variant: str, backbone: str) -> None:
     require_fit(folder, config, backbone, packed.dataset["image_size"])
     begun = require_start(folder, config, backbone, recipe.weights) if settings.untrained else ""
     where = collective.device(device.choose(everything.machine.device))
-    device.require_native(where, settings.precision)
+    device.choose_precision(where, settings.precision)
     chosen = settings.model_dump(include={"kind", "batch_size", "precision"})
     options = extract.Options(**chosen, device=where, workers=everything.machine.workers)
     images = Images(packed.images, np.empty(0, np.int64), **config["normalization"])

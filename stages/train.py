@@ -51,11 +51,12 @@ def main(variant: str, backbone: str) -> None:
             "lower it, or set train.parallel to data"
         )
     where = collective.device(device.choose(machine.device))
-    device.require_native(where, recipe.precision)
+    recipe = recipe.model_copy(update={"precision": device.choose_precision(where, recipe.precision)})
     ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items())
     together = f" in {collective.count()} processes, {recipe.parallel} parallel" if collective.count() > 1 else ""
     if collective.rank() == 0:
-        print(f"{variant}/{backbone}: training on {device.describe(where)}{together}; of its own: {ours or 'nothing'}")
+        how = f"in {recipe.precision} on {device.describe(where)}{together}"
+        print(f"{variant}/{backbone}: training {how}; of its own: {ours or 'nothing'}")
 
     used = {
         "image_size": chosen.image_size,

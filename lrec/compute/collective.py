@@ -71,7 +71,12 @@ def together(device: str = "cpu") -> Iterator[None]:
     if count() == 1:
         yield
         return
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.device(device).type == "cuda" else "gloo")
+    if torch.device(device).type == "cuda":
+        # Without these NCCL guesses the GPU from the rank, and its barriers take memory on another process's.
+        torch.cuda.set_device(device)
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=torch.device(device))
+    else:
+        torch.distributed.init_process_group("gloo")
     yield
     torch.distributed.destroy_process_group()
 

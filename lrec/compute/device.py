@@ -1,44 +1,72 @@
-"""Choice of the device and of the arithmetic that runs on it."""
+"""Choice of the device, of the arithmetic that runs on it, and of the memory that work on it may take."""
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 import torch
+import torch.utils.deterministic
 
 # Other types hold no numbers (meta), have no float64 (mps), or were never tested.
 TYPES = ("cpu", "cuda")
+_GPUS = {"cuda"}
+
+
+def is_gpu(device: str | torch.device) -> bool:
+    """Say whether a device works beside the CPU, in its own memory; a test's stand-in for a GPU does as well."""
+    return torch.device(device).type in _GPUS
 
 
 def choose(name: str) -> str:
-    """Return the device for a parameter: "auto" takes a CUDA GPU where there is one.
+    """Return the device for a parameter: "auto" takes a CUDA GPU where there is one that runs a kernel.
 
     Raises:
         ValueError: no such device here.
     """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if not torch.cuda.is_available():
+            return "cpu"
+        try:
+            _run_kernel("cuda")
+        except (RuntimeError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:160]
+            print(f"warning: the GPU is not used, it fails at its first kernel ({reason})", file=sys.stderr)
+            return "cpu"
+        return "cuda"
     try:
         if torch.device(name).type not in TYPES:
             raise RuntimeError(f"expected auto or one of {', '.join(TYPES)}")
-        torch.empty(0, device=name)
+        _run_kernel(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"device: found {name!r}, which is not available here ({reason}); set auto or cpu") from error
     return name
 
 
+def _run_kernel(name: str) -> None:
+    """Compute something on a device: torch finds a card that it has no kernels for, and fails only when it is used."""
+    if float(torch.ones(2, device=name).sum()) != 2:
+        raise RuntimeError("it adds 1 and 1 to another number than 2")
+
+
 def describe(device: str) -> str:
     """Return one line on the device, for logs and run records."""
-    if torch.device(device).type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    if is_gpu(device):
+        return f"{torch.get_device_module(device).get_device_name(device)}, torch {torch.__version__}"
     return f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def autocast(device: str, precision: str) -> contextlib.AbstractContextManager:
-    """Return the context of a forward pass: bfloat16 autocast, or plain float32."""
+def autocast(device: str, precision: str, cached: bool = True) -> contextlib.AbstractContextManager:
+    """Return the context of a forward pass: bfloat16 autocast, or plain float32.
+
+    Args:
+        device: where.
+        precision: "float32" or "bfloat16".
+        cached: keep rounded weights until the block ends; not in a CUDA graph, whose replay would not round them.
+    """
     if precision == "bfloat16":
-        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, cache_enabled=cached)
     return contextlib.nullcontext()
 
 
@@ -48,20 +76,35 @@ def bfloat16_instructions() -> set[str]:
     return {name for name in ("avx512_bf16", "amx_bf16", "bf16") if capabilities.get(name)}
 
 
-def require_native(device: str, precision: str) -> None:
-    """Refuse bfloat16 where it would be emulated, several times slower than float32.
+def _has_bfloat16(device: str) -> bool:
+    if is_gpu(device):
+        return torch.get_device_module(device).is_bf16_supported(including_emulation=False)
+    return bool(bfloat16_instructions())
+
+
+def choose_precision(device: str, precision: str) -> str:
+    """Return the precision of a forward pass for a parameter: "auto" is bfloat16 on a GPU that has it, else float32.
 
     Raises:
-        ValueError: it would be.
+        ValueError: bfloat16 would be emulated here, several times slower than float32.
     """
-    if precision != "bfloat16":
-        return
-    if torch.device(device).type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = bool(bfloat16_instructions())
-    if not native:
+    if precision == "auto":
+        return "bfloat16" if is_gpu(device) and _has_bfloat16(device) else "float32"
+    if precision == "bfloat16" and not _has_bfloat16(device):
         raise ValueError(f"precision: found bfloat16, which {describe(device)} has no instructions for; set float32")
+    return precision
+
+
+def working_memory(device: str | torch.device, on_cpu: int) -> int:
+    """Return the bytes that work may take: `on_cpu` on a CPU, half of what is free on a GPU.
+
+    Memory that torch holds and does not use counts as free. The other half is for the libraries' workspace.
+    """
+    if not is_gpu(device):
+        return on_cpu
+    module = torch.get_device_module(device)
+    unused = module.memory_reserved(device) - module.memory_allocated(device)
+    return (module.mem_get_info(device)[0] + unused) // 2
 
 
 @contextlib.contextmanager
@@ -75,7 +118,7 @@ def arithmetic(device: str, tf32: bool, deterministic: bool, tuned: bool = True)
             deterministic form is an error.
         tuned: let cuDNN time its algorithms for every new shape; not if deterministic.
     """
-    if torch.device(device).type != "cuda":
+    if not is_gpu(device):
         yield
         return
     tuned_before, deterministic_before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
@@ -83,12 +126,16 @@ def arithmetic(device: str, tf32: bool, deterministic: bool, tuned: bool = True)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.backends.cudnn.benchmark = tuned and not deterministic
     torch.use_deterministic_algorithms(deterministic or deterministic_before)
+    # Deterministic mode would write NaN into all new memory first; nothing here reads what it has not written.
+    filled_before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         with _tf32(tf32):
             yield
     finally:
         torch.backends.cudnn.benchmark = tuned_before
         torch.use_deterministic_algorithms(deterministic_before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled_before
 
 
 @contextlib.contextmanager

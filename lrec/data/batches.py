@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def gather(images: np.ndarray, selections: Sequence[np.ndarray], device: str, wo
     Yields:
         (B, S, S, 3) uint8 on the device.
     """
-    pinned = torch.device(device).type == "cuda"
+    pinned = torch.device(device).type != "cpu"
 
     def read(rows: np.ndarray) -> Tensor:
         batch = torch.from_numpy(images[rows])
@@ -83,6 +84,14 @@ def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float], flipp
     """
     if flipped is not None and len(flipped):
         pixels = pixels.index_copy(0, flipped, pixels[flipped].flip(2))
-    scale = torch.tensor([1 / (255 * value) for value in std], device=pixels.device)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), pixels.device)
     return pixels.float().mul_(scale).sub_(shift).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=8)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the factor and the subtrahend of each channel. They stay on the device: to send them makes a GPU wait."""
+    with torch.inference_mode(False):
+        scale = torch.tensor([1 / (255 * value) for value in std], device=device)
+        shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale, shift

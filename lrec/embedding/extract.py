@@ -6,22 +6,27 @@ much that brings. The embeddings go straight into a memory map, whose `Journal` 
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lrec.compute import collective, threads
-from lrec.compute.device import arithmetic, autocast
+from lrec.compute.device import arithmetic, autocast, is_gpu
+from lrec.compute.transfer import Reading
 from lrec.data import batches
 from lrec.data.batches import Images
 from lrec.data.store import DATASET, IMAGES, INDEX
 from lrec.embedding.journal import Journal
 from lrec.io import hashing, progress
 from lrec.model.ensemble import Ensemble, memory_format
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -98,13 +103,25 @@ def extract(
     bar = progress.bar(sum(map(len, selections)), description)
     with bar, embedding(model, images.mean, images.std, options) as embed:
         loaded = batches.gather(images.pixels, selections, options.device, options.workers)
-        for span, pixels in zip(spans, loaded, strict=True):
-            out[span] = embed(pixels).cpu().numpy()
+        embedded = ((span, Reading(embed(pixels))) for span, pixels in zip(spans, loaded, strict=True))
+        # A GPU embeds the next batch while the one before is fetched and written.
+        for span, reading in _late(embedded, int(is_gpu(options.device))):
+            out[span] = reading.get().numpy()
             if journal:
                 journal.note(span.start // size)
-            bar.update(len(pixels))
+            bar.update(span.stop - span.start)
     if journal:
         journal.save()
+
+
+def _late(items: Iterator[Item], count: int) -> Iterator[Item]:
+    """Yield items, but take so many ahead of each."""
+    ahead: deque[Item] = deque()
+    for item in items:
+        ahead.append(item)
+        if len(ahead) > count:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def fill(path: Path, model: Ensemble, images: Images, dtype: str, options: Options) -> None:

@@ -13,6 +13,7 @@ OUT_OF_MEMORY = (
     "bad_alloc",
     "start new thread",
     "could not create a primitive",  # oneDNN's convolutions
+    "unable to find an engine",  # cuDNN's, when none fits in what is left
     "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED and cuDNN's
 )
 REMEDIES = {

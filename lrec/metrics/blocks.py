@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
+from lrec.compute.device import is_gpu
 from lrec.metrics.similarity import Rows
 
 _TILE = 1024  # rows and columns of a tile on a CPU; on a GPU a block is one tile
-_LEAF = 1024  # rows of a block on the diagonal, half of which is computed needlessly
+# Rows of a block on the diagonal, half of which is computed needlessly.
+_LEAF, _LEAF_ON_GPU = 1024, 6144
 
 
 def block_size(width: int, memory_bytes: int) -> int:
@@ -25,15 +27,20 @@ def block_size(width: int, memory_bytes: int) -> int:
     return max(8, int(side) // 8 * 8)
 
 
-def triangle(start: int, stop: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Yield the blocks that cover the pairs i <= j of a range; those on the diagonal are small squares."""
-    if stop - start <= min(size, _LEAF):
+def leaf(device: torch.device) -> int:
+    """Return the side of the largest block on the diagonal: a GPU starts few large products rather than many."""
+    return _LEAF_ON_GPU if is_gpu(device) else _LEAF
+
+
+def triangle(start: int, stop: int, size: int, largest: int = _LEAF) -> Iterator[tuple[slice, slice]]:
+    """Yield the blocks that cover the pairs i <= j of a range; those on the diagonal are squares up to `largest`."""
+    if stop - start <= min(size, largest):
         yield slice(start, stop), slice(start, stop)
         return
     middle = (start + stop) // 2
-    yield from triangle(start, middle, size)
+    yield from triangle(start, middle, size, largest)
     yield from rectangle(slice(start, middle), slice(middle, stop), size)
-    yield from triangle(middle, stop, size)
+    yield from triangle(middle, stop, size, largest)
 
 
 def rectangle(rows: slice, columns: slice, size: int) -> Iterator[tuple[slice, slice]]:
@@ -53,6 +60,7 @@ def split(whole: slice, size: int) -> Iterator[slice]:
 
 def slices_within(counts: torch.Tensor, limit: int) -> Iterator[slice]:
     """Yield slices of consecutive rows whose counts add up to at most about `limit`; none if all counts are zero."""
+    counts = counts.cpu()
     if counts.any():
         start = 0
         group = counts.cumsum(0) // limit
@@ -94,13 +102,14 @@ def segments(rows: Rows, classes: torch.Tensor, edge: slice, rounded: bool) -> l
     values = rows.take(edge, torch.float32)
     numbers = torch.arange(edge.start, edge.stop, device=values.device)
     short = values.bfloat16() if rounded else None
-    size = _TILE if values.device.type == "cpu" else len(values)
+    size = len(values) if is_gpu(values.device) else _TILE
     cuts = split(slice(0, len(values)), size)
     return [Segment(numbers[x], classes[edge][x], values[x], None if short is None else short[x]) for x in cuts]
 
 
 def mask_same_class(tile: torch.Tensor, queries: Segment, items: Segment) -> torch.Tensor:
     """Put -inf in a tile of similarities where the query and the item are of one class."""
-    if queries.classes[-1] >= items.classes[0] and queries.classes[0] <= items.classes[-1]:
+    # A GPU compares all classes sooner than the CPU gets to know the first and the last.
+    if is_gpu(tile.device) or (queries.classes[-1] >= items.classes[0] and queries.classes[0] <= items.classes[-1]):
         tile.masked_fill_(queries.classes[:, None] == items.classes, -math.inf)
     return tile

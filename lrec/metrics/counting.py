@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lrec.compute.device import is_gpu
 from lrec.metrics import sieve
 from lrec.metrics.blocks import Segment, mask_same_class, segments, slices_within
 from lrec.metrics.similarity import Rows, exact_block, exact_pairs, products, rounding
@@ -69,7 +70,7 @@ class Counter:
 
     Attributes:
         count: (Q,) int64, items that count against the best positive.
-        undecided: (Q,) bool, whether a float64 similarity was too close to a threshold.
+        undecided: (Q,) int64, how many float64 similarities were too close to a threshold.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Counter:
         self._sieve = sieve.Sieve(queries.rows.width, best.lengths) if sieve.supported(best.values.device) else None
         self.thresholds = thresholds
         self.count = torch.zeros_like(queries.classes)
-        self.undecided = torch.zeros_like(queries.classes, dtype=torch.bool)
+        self.undecided = torch.zeros_like(queries.classes)
 
     def add(self, rows: slice, columns: slice, mirrored: bool) -> None:
         """Count the items of one block for its rows and, in the mirrored matrix, for its columns."""
@@ -101,7 +102,7 @@ class Counter:
         """Take over what other counters of the same matrix have counted."""
         for other in others:
             self.count += other.count
-            self.undecided |= other.undecided
+            self.undecided += other.undecided
         if self.thresholds and others:
             self.thresholds.merge([other.thresholds for other in others if other.thresholds])
 
@@ -128,17 +129,19 @@ class Counter:
 
     def _count(self, tile: torch.Tensor, query: torch.Tensor, items: torch.Tensor, axis: int) -> None:
         """Count the items of a tile that reach the thresholds of the queries along one of its axes."""
-        some = (tile.amax(1 - axis) >= self._lowest(query).float()).nonzero()[:, 0]
-        if not len(some):
-            return
-        query, part = query[some], tile.index_select(axis, some)
+        part = tile
+        if not is_gpu(tile.device):  # where all lines are counted sooner than it is known which must be
+            some = (tile.amax(1 - axis) >= self._lowest(query).float()).nonzero()[:, 0]
+            if not len(some):
+                return
+            query, part = query[some], tile.index_select(axis, some)
         sure = at_least(part, self._best[query] + self._float32_margin[query], axis)
         excess = at_least(part, self._best[query] - self._float32_margin[query], axis) - sure
         self.count[query] += sure
         lines = part if axis == 0 else part.T
-        doubtful, number = excess.nonzero()[:, 0], int(excess.sum())
-        if number:
-            many = number > _DENSE * len(doubtful) * lines.shape[1]
+        doubtful = excess.nonzero()[:, 0]
+        if len(doubtful):
+            many = int(excess.sum()) > _DENSE * len(doubtful) * lines.shape[1]
             resolve = self._resolve_block if many else self._resolve_pairs
             resolve(lines[doubtful], query[doubtful], items)
         if self.thresholds:
@@ -154,7 +157,7 @@ class Counter:
         query = query[line]
         excess = self._exact_pairs(query, items[item]) - self._best[query]
         self.count.index_add_(0, query, (excess >= self._float64_margin[query]).long())
-        self.undecided[query[excess.abs() < self._float64_margin[query]]] = True
+        self.undecided.index_add_(0, query, (excess.abs() < self._float64_margin[query]).long())
 
     def _resolve_block(self, lines: torch.Tensor, query: torch.Tensor, items: torch.Tensor) -> None:
         """Decide the many doubtful items of these queries' lines of a tile with float64 blocks."""
@@ -164,7 +167,7 @@ class Counter:
             exact = exact_block(self._queries.rows, self._gallery.rows, who, items, self._memory)
             excess = exact - self._best[who, None]
             self.count[who] += (doubtful & (excess >= margin)).sum(1)
-            self.undecided[who] |= (doubtful & (excess.abs() < margin)).any(1)
+            self.undecided[who] += (doubtful & (excess.abs() < margin)).sum(1)
 
     def _count_at_all(
         self, thresholds: Thresholds, lines: torch.Tensor, query: torch.Tensor, items: torch.Tensor
@@ -176,11 +179,14 @@ class Counter:
             who, value = query[some][line], lines[some][line, item].double()
             place = thresholds.locate(who, value)
             near = (thresholds.distance(who, value, place) <= self._float32_margin[who]).nonzero()[:, 0]
+            if not len(near):
+                thresholds.add(who, place)
+                continue
             doubtful = who[near]
             value = self._exact_pairs(doubtful, items[item[near]])
             place[near] = thresholds.locate(doubtful, value)
             undecided = thresholds.distance(doubtful, value, place[near]) <= self._float64_margin[doubtful]
-            self.undecided[doubtful[undecided]] = True
+            self.undecided.index_add_(0, doubtful, undecided.long())
             thresholds.add(who, place)
         thresholds.prune(query)
 
@@ -202,6 +208,8 @@ def at_least(tile: torch.Tensor, least: torch.Tensor, axis: int) -> torch.Tensor
     """
     height, width = tile.shape
     least = least.to(tile.dtype).unsqueeze(1 - axis)
+    if is_gpu(tile.device):
+        return (tile >= least).sum(1 - axis)
     total = torch.zeros(least.numel(), dtype=torch.int64, device=tile.device)
     size = max(1, _COMPARED // width)
     buffer = torch.empty(min(size, height), width, device=tile.device)

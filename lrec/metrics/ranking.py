@@ -18,13 +18,14 @@ import numpy as np
 import torch
 
 from lrec.compute import threads
+from lrec.compute.device import is_gpu
 from lrec.metrics import sieve
-from lrec.metrics.blocks import block_size, rectangle, slices_within, triangle
+from lrec.metrics.blocks import block_size, leaf, rectangle, slices_within, triangle
 from lrec.metrics.counting import BestThresholds, Counter, Labelled
 from lrec.metrics.similarity import exact_block, exact_pairs, full_precision
 from lrec.metrics.thresholds import Thresholds
 
-_QUERIES = 128  # whose positives are computed together
+_QUERIES, _QUERIES_ON_GPU = 128, 512  # whose positives are computed together
 _POSITIVE_BYTES = 256  # memory a positive takes while its threshold is counted at
 _SIDE = 1024  # of the blocks that a thread must have room for
 _TURNS = 8  # blocks along a side per thread, so that all threads end at about the same time
@@ -93,6 +94,8 @@ class Pass:
         self.mirrored = offset == 0 and queries.rows.size == gallery.rows.size
         self.first = torch.searchsorted(gallery.classes, queries.classes)
         self.last = torch.searchsorted(gallery.classes, queries.classes, right=True)
+        # On the CPU too: sizes of blocks follow from them. Both ascend, since rows are sorted by class.
+        self._bounds = torch.stack([self.first, self.last]).cpu().numpy()
         self.positives = self.last - self.first - int(offset is not None)
         self.best = BestThresholds.unset(queries.rows, gallery.rows)
         self.thresholds = Thresholds.empty(self.positives, self.best.float64_margin) if precision else None
@@ -102,7 +105,7 @@ class Pass:
 
     def _number_of_workers(self, memory_bytes: int) -> int:
         """Return how many threads can count at a time in this memory, each with blocks that are not too small."""
-        if self.queries.classes.device.type != "cpu":
+        if is_gpu(self.queries.classes.device):
             return 1
         return max(1, min(torch.get_num_threads(), memory_bytes // (12 * _SIDE * (_SIDE + self.queries.rows.width))))
 
@@ -119,7 +122,7 @@ class Pass:
                 self._set_thresholds_of(rows)
 
     def _set_thresholds_of(self, rows: slice) -> None:
-        columns = slice(int(self.first[rows].min()), int(self.last[rows].max()))
+        columns = slice(int(self._bounds[0, rows.start]), int(self._bounds[1, rows.stop - 1]))
         if columns.start >= columns.stop:
             return
         items = torch.arange(columns.start, columns.stop, device=self.first.device)
@@ -140,8 +143,9 @@ class Pass:
         """Yield slices of queries whose positives' similarities fit in memory."""
         start = 0
         while start < self.queries.rows.size:
-            stop = min(start + _QUERIES, self.queries.rows.size)
-            width = int(self.last[start:stop].max() - self.first[start:stop].min())
+            together = _QUERIES_ON_GPU if is_gpu(self.first.device) else _QUERIES
+            stop = min(start + together, self.queries.rows.size)
+            width = int(self._bounds[1, stop - 1] - self._bounds[0, start])
             fitting = max(1, self.memory // (64 * max(1, width)))
             stop = min(stop, start + fitting)
             yield slice(start, stop)
@@ -156,7 +160,7 @@ class Pass:
         if self.workers > 1:
             size = min(size, max(_SIDE, columns // (_TURNS * self.workers)))
         if self.mirrored:
-            return list(triangle(0, rows, size))
+            return list(triangle(0, rows, size, leaf(self.best.values.device)))
         return list(rectangle(slice(0, rows), slice(0, columns), size))
 
     def count(self, blocks: list[tuple[slice, slice]]) -> None:

@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from lrec.compute.device import working_memory
+from lrec.compute.transfer import to_device
 from lrec.metrics import counting, ranking
 from lrec.metrics.similarity import Embeddings, Rows, full_precision
 
-MEMORY_BYTES = 384 * 2**20
+MEMORY_BYTES = 384 * 2**20  # on a CPU
 _RESAMPLES, _SEED = 2000, 0  # of the interval
 
 
@@ -68,7 +70,7 @@ def recall_at_k(
     gallery_labels: Iterable[Hashable] | None = None,
     *,
     device: str | torch.device = "cpu",
-    memory_bytes: int = MEMORY_BYTES,
+    memory_bytes: int | None = None,
 ) -> dict[int, float]:
     """Return the fraction of queries with an item of their class among the k most similar, for every k.
 
@@ -93,7 +95,7 @@ def evaluate(
     *,
     precision: bool = True,
     device: str | torch.device = "cpu",
-    memory_bytes: int = MEMORY_BYTES,
+    memory_bytes: int | None = None,
 ) -> Retrieval:
     """Compute all retrieval metrics; the module's docstring states the policy.
 
@@ -105,7 +107,8 @@ def evaluate(
         gallery_labels: G labels; None exactly if `gallery` is.
         precision: also compute MAP@R and R-precision.
         device: where similarities are computed.
-        memory_bytes: bound of the working memory, beside a few hundred bytes per row.
+        memory_bytes: bound of the working memory, beside a few hundred bytes per row; None stands for `MEMORY_BYTES`
+            on a CPU and half of the free memory of a GPU.
 
     Raises:
         ValueError: shapes, lengths or dtypes that do not fit, an empty set, a k below 1, or an embedding
@@ -158,7 +161,7 @@ def _rank(
     gallery_labels: Iterable[Hashable] | None,
     precision: bool,
     device: str | torch.device,
-    memory_bytes: int,
+    memory_bytes: int | None,
 ) -> tuple[np.ndarray, np.ndarray, ranking.Ranks]:
     """Check the arguments; return best ranks and class numbers in the queries' order, and all ranks in class order."""
     if not len(ks) or any(k < 1 for k in ks):
@@ -169,6 +172,7 @@ def _rank(
     device = torch.device(device)
     if device.type == "mps":
         raise ValueError("device: found mps, which has no float64; expected cpu or cuda")
+    memory_bytes = working_memory(device, MEMORY_BYTES) if memory_bytes is None else memory_bytes
     keep = memory_bytes // (2 if gallery is None else 4)
     with full_precision(device):
         queries, places = _by_class(query, query_labels, "query", numbers, device, keep)
@@ -204,7 +208,7 @@ def _by_class(
         ) from error
     order = np.argsort(classes, kind="stable")
     rows = Rows(data, order, name, device, keep_bytes)
-    return counting.Labelled(rows, torch.from_numpy(classes[order]).to(device)), order
+    return counting.Labelled(rows, to_device(classes[order], device)), order
 
 
 def _recall(best: np.ndarray, ks: Sequence[int]) -> dict[int, float]:

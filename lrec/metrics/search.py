@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from lrec.metrics.similarity import PAIR_VALUES, full_precision, ordered_products, products, rounding
+from lrec.compute.transfer import to_device
+from lrec.metrics.similarity import full_precision, ordered_products, pair_values, products, rounding
 
 MEMORY_BYTES = 256 * 2**20
 _QUERIES = 256  # searched together
@@ -67,14 +68,14 @@ def _search(
     queries: np.ndarray, gallery: Sequence[np.ndarray], k: int, exclude: np.ndarray, memory_bytes: int, device: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Carry the best k from block to block; earlier blocks hold lower rows, so stable sorts keep the order."""
-    own = torch.from_numpy(queries).to(device)
-    hidden = torch.from_numpy(exclude).to(device)
+    own = to_device(queries, device)
+    hidden = to_device(exclude, device)
     # A block takes its rows twice (as stored and in float32), and a similarity up to 40 bytes if all are alike.
     size = max(k, 1024, memory_bytes // (8 * own.shape[1] + 40 * len(own)))
     scores = torch.empty(len(own), 0, dtype=torch.float64, device=device)
     rows = torch.empty(len(own), 0, dtype=torch.int64, device=device)
     for first, block in _blocks(gallery, size):
-        values, places = _best(own, torch.from_numpy(block).to(device), k, hidden - first)
+        values, places = _best(own, to_device(block, device), k, hidden - first)
         scores, order = torch.cat([scores, values], 1).sort(dim=1, descending=True, stable=True)
         rows = torch.cat([rows, places + first], 1).gather(1, order)
         scores, rows = scores[:, :k], rows[:, :k]
@@ -107,7 +108,7 @@ def _best(
     reached = reached.nextafter(torch.full_like(reached, -torch.inf))
     chosen = (similar >= reached[:, None]) | similar.isnan()
     query, place = chosen.nonzero(as_tuple=True)
-    size = max(1, PAIR_VALUES // queries.shape[1])
+    size = max(1, pair_values(queries.device) // queries.shape[1])
     exact = torch.empty(len(query), dtype=torch.float64, device=query.device)
     for out, some, other in zip(exact.split(size), query.split(size), place.split(size), strict=True):
         out.copy_(ordered_products(queries[some].double(), items[other].double()))

@@ -11,11 +11,16 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from lrec.compute.device import is_gpu
+from lrec.compute.transfer import to_device
+
 Embeddings: TypeAlias = np.ndarray | torch.Tensor
 
 # Long products are summed in sections, because the error bound grows with the longest section.
 _SECTION = 1024
-PAIR_VALUES = 2**19  # values multiplied at a time in single products: what a CPU's cache holds
+# Values handled at a time: what a CPU's cache holds, and what keeps a GPU busy.
+_PAIRS, _PAIRS_ON_GPU = 2**19, 2**25
+_SCANNED, _SCANNED_ON_GPU = 2**17, 2**24
 _DTYPES = ("float16", "float32", "float64")
 
 
@@ -30,14 +35,16 @@ class Rows:
     """
 
     def __init__(self, data: Embeddings, order: np.ndarray, name: str, device: torch.device, keep_bytes: int) -> None:
-        """Check the embeddings; keep a float32 copy of them on the device if it fits `keep_bytes`.
+        """Check the embeddings; keep a copy of them on the device if it fits `keep_bytes`.
+
+        A CPU keeps float32. A GPU, which converts numbers faster than it fetches them, keeps what is stored.
 
         Args:
             data: (N, d) float16, float32 or float64; a memory map is read block by block.
             order: (N,) int64, the row of `data` that comes i-th.
             name: what error messages call the embeddings.
             device: where blocks go.
-            keep_bytes: size the float32 copy must not exceed.
+            keep_bytes: size the copy must not exceed.
 
         Raises:
             ValueError: not two-dimensional, another dtype, or a value that is not finite.
@@ -49,18 +56,26 @@ class Rows:
         self._order, self._name, self._device = order, name, device
         self._exact_in_float32 = kind != "float64"
         self._kept: torch.Tensor | None = None
+        self._kept_as_stored = is_gpu(device)
         self._scale = 1.0
         self.size, self.width = data.shape
+        stored = getattr(torch, kind)
+        if self._kept_as_stored and self.size * self.width * stored.itemsize <= keep_bytes:
+            self._keep(stored, _SCANNED_ON_GPU // self.width)
         self.norms = self._scan()
-        if self.size * self.width * 4 <= keep_bytes:
-            kept = torch.empty(self.size, self.width, device=device)
-            for rows in self.blocks(4096):
-                kept[rows] = self.take(rows, torch.float32)
-            self._kept = kept
+        if not self._kept_as_stored and self.size * self.width * 4 <= keep_bytes:
+            self._keep(torch.float32, 4096)
+
+    def _keep(self, dtype: torch.dtype, count: int) -> None:
+        """Copy all rows to the device, so many at a time: as they are stored, or scaled to float32."""
+        kept = torch.empty(self.size, self.width, dtype=dtype, device=self._device)
+        for rows in self.blocks(max(1, count)):
+            kept[rows] = self._read(rows) if self._kept_as_stored else self.take(rows, dtype)
+        self._kept = kept
 
     @property
     def kept_bytes(self) -> int:
-        """Memory of the float32 copy on the device."""
+        """Memory of the copy on the device."""
         return 0 if self._kept is None else self._kept.nbytes
 
     def part(self, rows: slice) -> "Rows":
@@ -78,36 +93,42 @@ class Rows:
 
     def take(self, rows: slice | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return rows by their place in the order, as (n, d) on the device; float64 values are never rounded first."""
-        if self._kept is not None and (self._exact_in_float32 or dtype == torch.float32):
+        as_stored = self._kept_as_stored or self._kept is None
+        if not as_stored and (self._exact_in_float32 or dtype == torch.float32):
             return self._kept[rows].to(dtype)
         values = self._read(rows)
         return values.to(dtype) if self._scale == 1.0 else (values.double() * self._scale).to(dtype)
 
     def _read(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        """Return rows as they are stored."""
+        if self._kept is not None and self._kept_as_stored:
+            return self._kept[rows]
         places = self._order[rows if isinstance(rows, slice) else rows.cpu().numpy()]
         if isinstance(self._data, torch.Tensor):
-            return self._data[torch.from_numpy(places).to(self._data.device)].to(self._device)
-        return torch.from_numpy(np.asarray(self._data[places])).to(self._device)
+            return to_device(self._data[to_device(places, self._data.device)], self._device)
+        return to_device(np.asarray(self._data[places]), self._device)
 
     def _scan(self) -> torch.Tensor:
         """Check that all values are finite; set the scale; return the lengths of the scaled rows."""
-        norms = torch.empty(self.size, dtype=torch.float64, device=self._device)
-        largest = 0.0
-        for rows in self.blocks(max(1, 2**17 // self.width)):
+        norms, peaks = torch.empty(2, self.size, dtype=torch.float64, device=self._device)
+        for rows in self.blocks(max(1, (_SCANNED_ON_GPU if is_gpu(self._device) else _SCANNED) // self.width)):
             values = self._read(rows)
-            peaks = values.abs().amax(1).double()
-            if not torch.isfinite(peaks).all():
-                self._refuse(rows, peaks)
-            units = values.double() / peaks.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
-            norms[rows] = ordered_products(units, units).sqrt() * peaks
-            largest = max(largest, float(peaks.max()))
+            peaks[rows] = values.abs().amax(1)
+            units = values.double() / peaks[rows, None].clamp(min=torch.finfo(torch.float64).tiny)
+            norms[rows] = ordered_products(units, units).sqrt() * peaks[rows]
+        found = peaks.cpu()
+        if not torch.isfinite(found).all():
+            places = self._order[~torch.isfinite(found).numpy()]
+            raise ValueError(f"{self._name}: found a value that is not finite in row {places.min()}, expected numbers")
+        largest = float(found.max())
         if largest and not 2.0**-20 <= largest <= 2.0:
             self._scale = float(np.ldexp(1.0, -max(int(np.frexp(largest)[1]), -1000)))
         return norms * self._scale
 
-    def _refuse(self, rows: slice, peaks: torch.Tensor) -> None:
-        places = self._order[rows][~torch.isfinite(peaks).cpu().numpy()]
-        raise ValueError(f"{self._name}: found a value that is not finite in row {places.min()}, expected numbers")
+
+def pair_values(device: torch.device) -> int:
+    """Return how many values are multiplied at a time in single products."""
+    return _PAIRS_ON_GPU if is_gpu(device) else _PAIRS
 
 
 def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -159,7 +180,7 @@ def exact_pairs(
     queries: Rows, gallery: Rows, query: torch.Tensor, item: torch.Tensor, memory_bytes: int
 ) -> torch.Tensor:
     """Return the float64 similarities of (n,) queries to (n,) items, by `ordered_products`, as (n,)."""
-    size = max(1, min(PAIR_VALUES, memory_bytes // 64) // queries.width)
+    size = max(1, min(pair_values(query.device), memory_bytes // 64) // queries.width)
     values = torch.empty(len(query), dtype=torch.float64, device=query.device)
     for out, some, other in zip(values.split(size), query.split(size), item.split(size), strict=True):
         out.copy_(ordered_products(queries.take(some, torch.float64), gallery.take(other, torch.float64)))

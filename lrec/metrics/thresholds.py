@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from lrec.compute.device import is_gpu
+
 
 @dataclass
 class Thresholds:
@@ -24,6 +26,7 @@ class Thresholds:
         values: (P,) float64; an item counts against a positive if its similarity is at least this.
         margin: (Q,) float64, how close to a threshold a float64 similarity is in doubt.
         counts: (P,) int64, items that reach this threshold and not the one before.
+        bounds: (Q + 1,) int64, on the CPU: where the thresholds of a query begin, and at last P.
     """
 
     start: torch.Tensor
@@ -32,14 +35,21 @@ class Thresholds:
     values: torch.Tensor
     margin: torch.Tensor
     counts: torch.Tensor
+    bounds: np.ndarray
 
     @classmethod
     def empty(cls, size: torch.Tensor, margin: torch.Tensor) -> "Thresholds":
         """Make room for queries with these numbers of positives; `fill` sets the values."""
-        total = int(size.sum())
+        bounds = np.append(0, size.cpu().numpy().cumsum())
+        total = int(bounds[-1])
         values = torch.empty(total, dtype=torch.float64, device=size.device)
         counts = torch.zeros(total, dtype=torch.int64, device=size.device)
-        return cls(size.cumsum(0) - size, size, size.clone(), values, margin, counts)
+        return cls(size.cumsum(0) - size, size, size.clone(), values, margin, counts, bounds)
+
+    @property
+    def most(self) -> int:
+        """Return the largest number of positives that a query has."""
+        return int(np.diff(self.bounds).max(initial=0))
 
     def uncounted(self) -> "Thresholds":
         """Return the same thresholds with all counts zero; their values are not copied."""
@@ -63,8 +73,9 @@ class Thresholds:
         size = self.size[rows, None]
         step = torch.arange(values.shape[1], device=values.device)
         present = step < size
-        begin, count = int(self.start[rows][0]), int(size.sum())
-        self.values[begin : begin + count] = values[present]
+        first, last = self.bounds[rows.start], self.bounds[rows.stop]
+        line, place = self._places(self.size[rows], int(last - first))
+        self.values[first:last] = values[line, place]
         # Positive j (from 0) ranks below R if R - j other items reach its threshold.
         rival = others.gather(1, (size - 1 - step).clamp(min=0))
         self.active[rows] = (present & (rival < values + self.margin[rows, None])).sum(1)
@@ -80,7 +91,9 @@ class Thresholds:
     def locate(self, query: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
         """Return for (n,) queries and similarities the first threshold reached, from 0; `active` if none is."""
         low, high = torch.zeros_like(query), self.active[query]
-        for _ in range(int(self.active.max()).bit_length()):
+        # A GPU takes a few idle turns sooner than the CPU gets to know how many are needed.
+        most = self.most if is_gpu(query.device) else int(self.active.max())
+        for _ in range(most.bit_length()):
             middle = (low + high) // 2
             reached = (low < high) & (self._value(query, middle) <= similarity)
             low = torch.where(reached | (low >= high), low, middle + 1)
@@ -96,7 +109,7 @@ class Thresholds:
     def add(self, query: torch.Tensor, place: torch.Tensor) -> None:
         """Count (n,) items at the thresholds where they were located."""
         kept = place < self.active[query]
-        self.counts.index_add_(0, (self.start[query] + place)[kept], torch.ones_like(place[kept]))
+        self.counts.index_add_(0, (self.start[query] + place).clamp(max=len(self.counts) - 1), kept.long())
 
     def prune(self, query: torch.Tensor) -> None:
         """Drop the positives of (n,) queries that the items counted so far rule out."""
@@ -108,12 +121,19 @@ class Thresholds:
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the average precision at R and the precision at R, (Q,) float64 each, 0 where R is 0."""
         everyone = torch.arange(len(self.size), device=self.size.device)
-        query, step, before = (x.cpu().numpy() for x in self._ranked_before(everyone))
-        size, active = self.size.cpu().numpy(), self.active.cpu().numpy()
+        query, step, before = torch.stack(self._ranked_before(everyone)).cpu().numpy()
+        size, active = torch.stack([self.size, self.active]).cpu().numpy()
         hit = step < active[query]
         precision = (step + 1) / (step + 1 + before)
         summed = np.bincount(query[hit], precision[hit], minlength=len(size))
         return summed / np.maximum(size, 1), active / np.maximum(size, 1)
+
+    @staticmethod
+    def _places(size: torch.Tensor, total: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the line of each of `total` positives, and its place in the line, of lines of these sizes."""
+        lines = torch.arange(len(size), device=size.device)
+        line = torch.repeat_interleave(lines, size, output_size=total)
+        return line, torch.arange(total, device=size.device) - (size.cumsum(0) - size)[line]
 
     def _value(self, query: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         return self.values[(self.start[query] + place).clamp(0, len(self.values) - 1)]
@@ -121,9 +141,9 @@ class Thresholds:
     def _ranked_before(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return for every positive of (n,) queries its line, its place from 0, and the items ranked before it."""
         size = self.size[query]
-        line = torch.repeat_interleave(torch.arange(len(query), device=query.device), size)
+        total = len(self.counts) if len(query) == len(self.size) else int(size.sum())
+        line, step = self._places(size, total)
         first = (size.cumsum(0) - size)[line]
-        step = torch.arange(len(line), device=query.device) - first
         counts = self.counts[self.start[query][line] + step]
         summed = counts.cumsum(0)
         return line, step, summed - summed[first] + counts[first]

@@ -152,5 +152,5 @@ def memory_format(backbone: str, device: str) -> torch.memory_format:
 
     Source: measured in benchmarks/training.py and benchmarks/extraction.py.
     """
-    last = torch.device(device).type == "cuda" or BACKBONES[backbone].depthwise
+    last = torch.device(device).type != "cpu" or BACKBONES[backbone].depthwise
     return torch.channels_last if last else torch.contiguous_format

@@ -49,12 +49,12 @@ def crop(images: Tensor, windows: Tensor) -> Tensor:
 
     Args:
         images: (B, 3, S, S) float32.
-        windows: (B, 3) float32, see `Changes`.
+        windows: (B, 3) float32 on their device, see `Changes`.
 
     Returns:
         (B, 3, S, S) float32 in channels_last memory format.
     """
-    side, x, y = windows.to(images.device).unbind(1)
+    side, x, y = windows.unbind(1)
     zero = torch.zeros_like(side)
     matrix = torch.stack([torch.stack([side, zero, x], 1), torch.stack([zero, side, y], 1)], 1)
     grid = affine_grid(matrix, list(images.shape), align_corners=False)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from lrec.compute import collective
+from lrec.compute.device import is_gpu
+from lrec.compute.transfer import to_device
 from lrec.data import batches
 from lrec.data.batches import Images
 from lrec.io import progress
@@ -128,11 +129,10 @@ def fit(
         if checkpoint:
             checkpoint.save(trainer.learned, trainer.optimizers, state, best, shared=not divided)
 
-    meta_classes = torch.from_numpy(targets).to(device)
     position = np.zeros(len(images.pixels), dtype=np.int64)
     position[images.rows] = np.arange(len(images))
     classes = np.unique(targets, axis=1, return_inverse=True)[1].reshape(-1)  # a class is the tuple of its meta classes
-    late = int(torch.device(device).type == "cuda")
+    late = int(is_gpu(device))
     while state.epoch < recipe.epochs and not state.stopped_early(recipe.patience):
         trainer.start_epoch()
         label = f"epoch {state.epoch + 1}/{recipe.epochs}"
@@ -140,7 +140,7 @@ def fit(
             tally = Tally(state, bar, late)
             for batch in _batches(images, classes, recipe, state, smallest, machine):
                 trainer.set_learning_rate(batch.rate)
-                meta = meta_classes[:, position[batch.rows]]
+                meta = to_device(targets[:, position[batch.rows]], device)
                 tally.add(batch.size, *_step(trainer, batch, meta))
                 if checkpoint and not batch.last and trainer.waiting == 0 and checkpoint.due():
                     tally.read()
@@ -199,9 +199,9 @@ def _batches(
     loaded = batches.gather(images.pixels, selections[start:], machine.device, machine.workers)
     for number, pixels in enumerate(loaded, start):
         change = changes[number].part(own[number])
-        flipped = None if change.flipped is None else change.flipped.to(machine.device)
+        flipped = None if change.flipped is None else to_device(change.flipped, machine.device)
         batch = images.normalize(pixels, flipped)
-        batch = batch if change.windows is None else augment.crop(batch, change.windows)
+        batch = batch if change.windows is None else augment.crop(batch, to_device(change.windows, machine.device))
         rate = recipe.rate(state.epoch, (number + 1) / len(wholes))
         yield Batch(selections[number], batch, len(wholes[number]), rate, number + 1 == len(wholes))
 

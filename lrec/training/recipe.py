@@ -31,6 +31,7 @@ class Recipe:
     precision: str = "float32"
     parallel: str = "ensemble"
     compile: bool = False
+    cuda_graphs: str = "auto"
     patience: int = 5
 
     @classmethod

@@ -4,8 +4,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from lrec.compute.transfer import Reading
 
 COLUMNS = ["epoch", "learning_rate", "loss", "accuracy"]
 VALIDATION = "validation_recall_at_1"
@@ -43,17 +46,17 @@ class Tally:
     Args:
         state: to count in.
         bar: to show them on.
-        late: how many steps the figures may stay unread: a GPU then need not wait for the CPU.
+        late: how many steps the figures may stay unread: the CPU then prepares a step while a GPU does the one before.
     """
 
     def __init__(self, state: State, bar: tqdm, late: int) -> None:
         self.state, self.bar, self.late = state, bar, late
-        self.unread: deque[tuple[int, Tensor, Tensor]] = deque()
+        self.unread: deque[tuple[int, Reading]] = deque()
         bar.update(state.seen)
 
     def add(self, images: int, losses: Tensor, right: Tensor) -> None:
         """Take the figures of a step: how many images, (M,) cross entropies, (M,) right meta classes."""
-        self.unread.append((images, losses, right))
+        self.unread.append((images, Reading(torch.stack([losses, right]))))
         self.read(self.late)
 
     def read(self, left: int = 0) -> None:
@@ -63,7 +66,8 @@ class Tally:
             ValueError: a loss is not finite; the message names epoch, step and branch.
         """
         while len(self.unread) > left:
-            images, losses, right = self.unread.popleft()
+            images, reading = self.unread.popleft()
+            losses, right = reading.get()
             _require_finite(losses, self.state)
             self.state.step += 1
             self.state.seen += images

@@ -14,13 +14,15 @@ all gradients are added up, a branch at a time, and batch norm sees a process's 
 import threading
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lrec.compute import collective, threads
-from lrec.compute.device import autocast
+from lrec.compute.device import autocast, is_gpu
 from lrec.model.ensemble import Ensemble, memory_format
+from lrec.training.graphs import Figures, Record, Recorder
 from lrec.training.losses import LOSSES, right_ones
 from lrec.training.recipe import Recipe
 
@@ -53,10 +55,12 @@ class Trainer:
         self.format = memory_format(model.backbone, device)
         model.to(device, memory_format=self.format)
         self.parts = {"stem": model.stem} | {str(number): model.branches[number] for number in model.own}
+        self._stem_learns = any(value.requires_grad for value in model.stem.parameters())
         self.losses = _losses(model, recipe, classes or model.meta_class_size).to(device)
         learning = {f"loss.{number}": loss for number, loss in self.losses.items()}
+        self.recorder = Recorder() if self._can_record() else None
         self.optimizers = {
-            name: torch.optim.AdamW(part.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
+            name: self._optimizer(part)
             for name, part in (self.parts | learning).items()
             if any(True for _ in part.parameters())
         }
@@ -67,12 +71,33 @@ class Trainer:
         self.waiting = self.steps = self.sent = 0
         self._forward: Callable[[nn.Module, Tensor], Tensor] = torch.compile(_call) if recipe.compile else _call
 
+    def _can_record(self) -> bool:
+        """Whether the branches' steps are the same work every time: nothing sent, no gradients kept, no value read."""
+        recipe = self.recipe
+        alone = recipe.parallel != "data" or collective.count() == 1
+        fixed = recipe.accumulate == 1 and not LOSSES[recipe.loss].is_metric
+        return recipe.cuda_graphs == "auto" and is_gpu(self.device) and alone and fixed
+
+    def _optimizer(self, part: nn.Module) -> torch.optim.AdamW:
+        """Return a part's Adam; in a graph the learning rate lies on the GPU, where the next steps read it."""
+        options = {"weight_decay": self.recipe.weight_decay, "fused": True}
+        if self.recorder is None:
+            return torch.optim.AdamW(part.parameters(), lr=0.0, **options)
+        made = torch.optim.AdamW(part.parameters(), lr=0.0, capturable=True, **options)
+        for group in made.param_groups:
+            group["lr"] = torch.zeros((), device=self.device)
+        return made
+
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate of the next steps."""
         factor = self.recipe.loss_learning_rate / self.recipe.learning_rate
         for name, optimizer in self.optimizers.items():
+            rate = learning_rate * (factor if name.startswith("loss.") else 1)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * (factor if name.startswith("loss.") else 1)
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
 
     def start_epoch(self) -> None:
         """Put the model into training mode, batch norms apart where they are frozen."""
@@ -95,38 +120,64 @@ class Trainer:
             (M,) cross entropies of the batch, and (M,) counts of right meta classes in it; of all
             processes, but for the branches' gradients.
         """
-        recipe, is_metric = self.recipe, LOSSES[self.recipe.loss].is_metric
+        recipe = self.recipe
         self.waiting += 1
         due = last or self.waiting == recipe.accumulate
         with autocast(self.device, recipe.precision):
             maps = self._forward(self.model.stem, images.contiguous(memory_format=self.format))
+        record = self.recorder.find(maps, lambda: self._recorded(maps, targets)) if self.recorder else None
+        found = record.run(maps.detach(), targets) if record else self._branches(maps, targets, part, due)
+        if found.gradient is not None:
+            maps.backward(found.gradient.to(maps.dtype))
+            self._update("stem", due)
+        if due:
+            self.waiting = 0
+            self.steps += 1
+        collective.add_up([found.losses, found.right])
+        return found.losses, found.right
+
+    def _branches(self, maps: Tensor, targets: Tensor, part: float, due: bool) -> Figures:
+        """Train all branches on the stem's output."""
         kind = torch.promote_types(maps.dtype, torch.float32)
         losses, right = torch.zeros(2, len(targets), dtype=kind, device=maps.device)
         gradient = _OrderedSum(self.model.own.start)
 
         def train(numbers: Iterator[int]) -> None:
             for number in numbers:
-                leaf = maps.detach().requires_grad_(maps.requires_grad)
-                with autocast(self.device, recipe.precision):
-                    logits = self._forward(self.model.branches[number], leaf)
-                    loss = self.losses[str(number)](logits, targets[number]) * part
-                (loss / len(targets) / recipe.accumulate).backward()
-                self._update(str(number), due)
-                self._update(f"loss.{number}", due)
-                losses[number] = loss.detach()
-                right[number] = right_ones(logits.detach(), targets[number], is_metric)
-                if leaf.grad is not None:
-                    gradient.add(number, leaf.grad)
+                found = self._branch(number, maps, targets, losses, right, part=part, due=due)
+                if found is not None:
+                    gradient.add(number, found)
 
         threads.distribute(train, self.model.own, self.threads)
-        if maps.requires_grad:
-            maps.backward(gradient.total)
-            self._update("stem", due)
-        if due:
-            self.waiting = 0
-            self.steps += 1
-        collective.add_up([losses, right])
-        return losses, right
+        return Figures(losses, right, gradient.total)
+
+    def _branch(
+        self,
+        number: int,
+        maps: Tensor,
+        targets: Tensor,
+        losses: Tensor,
+        right: Tensor,
+        *,
+        part: float = 1.0,
+        due: bool = True,
+    ) -> Tensor | None:
+        """Train a branch; put its figures into (M,) tensors, and return the gradient of the stem's output."""
+        leaf = maps.detach().requires_grad_(self._stem_learns)
+        with autocast(self.device, self.recipe.precision, cached=self.recorder is None):
+            logits = self._forward(self.model.branches[number], leaf)
+            loss = self.losses[str(number)](logits, targets[number]) * part
+        (loss / len(targets) / self.recipe.accumulate).backward()
+        self._update(str(number), due)
+        self._update(f"loss.{number}", due)
+        losses[number] = loss.detach()
+        right[number] = right_ones(logits.detach(), targets[number], LOSSES[self.recipe.loss].is_metric)
+        return leaf.grad
+
+    def _recorded(self, maps: Tensor, targets: Tensor) -> Record:
+        """Record the branches' steps for batches of this shape."""
+        steps = [partial(self._branch, number) for number in self.model.own]
+        return Record(steps, maps.detach(), targets, maps.requires_grad, self.device)
 
     def _update(self, part: str, due: bool) -> None:
         """Step a part's optimiser and let its gradients go."""
@@ -167,6 +218,8 @@ class _OrderedSum:
         with self._lock:
             self._early[number] = value
             while (value := self._early.pop(self._next, None)) is not None:
+                # Of many bfloat16 gradients the sum would lose what float32 keeps.
+                value = value.to(torch.promote_types(value.dtype, torch.float32))
                 self.total = value if self.total is None else self.total.add_(value)
                 self._next += 1
 

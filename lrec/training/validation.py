@@ -70,14 +70,15 @@ def recall_at_1(embeddings: Tensor, labels: Tensor) -> float:
     >>> recall_at_1(torch.tensor([[1.0, 0], [0.9, 0.1], [0, 1]]), torch.tensor([0, 0, 1]))
     0.6666666666666666
     """
-    values, hits = embeddings.double(), 0
+    values = embeddings.double()
+    hits = torch.zeros((), dtype=torch.int64, device=values.device)
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK] @ values.T
         same = labels[start : start + _BLOCK, None] == labels
         best_other = block.masked_fill(same, -torch.inf).amax(1)
         same.diagonal(start).fill_(False)
-        hits += int((block.masked_fill(~same, -torch.inf).amax(1) > best_other).sum())
-    return hits / len(values)
+        hits += (block.masked_fill(~same, -torch.inf).amax(1) > best_other).sum()
+    return int(hits) / len(values)
 
 
 def measure(model: Ensemble, held: Held, recipe: Recipe, device: str) -> float:
