@@ -1,11 +1,11 @@
 """Images per second of extraction against the baseline loop: same model, same images, in turns.
 
 The baseline loop is what one would write first: the ensemble in evaluation mode and without gradients, on
-contiguous float batches. Ours is `lrec.embedding.extract.extract` on the folded model. Both fill a memory map
-on disk, each in a process of its own. Weights, batch-norm statistics and images are random; how long a convolution
-takes does not depend on them. A large float32 matrix product, timed in the same turns, shows how fast the machine can
-be at all: a method's share of it is what its multiplications (`lrec.report.model_size.count_macs`) take at the
-product's speed.
+contiguous float batches, with the same arithmetic. Ours is `lrec.embedding.extract.extract` on the folded model. Both
+fill a memory map on disk, each in a process of its own: on a CPU in turns, on a GPU one after the other. Weights,
+batch-norm statistics and images are random; how long a convolution takes does not depend on them. A large matrix
+product in the same precision, timed beside them, shows how fast the machine can be at all: a method's share of it is
+what its multiplications (`lrec.report.model_size.count_macs`) take at the product's speed.
 
     python -m benchmarks.extraction
     python -m benchmarks.extraction --precisions bfloat16 --ensembles 4 --size 128
@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.turns import Worker
+from benchmarks import turns
+from benchmarks.turns import NO_MEMORY
 from lrec.compute import allocator, device
 from lrec.data import store
 from lrec.data.batches import Images
@@ -57,7 +58,9 @@ def baseline(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -
         for start in range(0, len(images), options.batch_size):
             pixels = torch.from_numpy(images[start : start + options.batch_size]).to(options.device)
             batch = ((pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std).contiguous()
-            out[start : start + options.batch_size] = network.embed(batch).cpu().numpy()
+            with device.autocast(options.device, options.precisions[0]):
+                embedded = network.embed(batch)
+            out[start : start + options.batch_size] = embedded.float().cpu().numpy()
 
     return run
 
@@ -82,10 +85,11 @@ def work(options: argparse.Namespace) -> None:
         options.out, "w+", np.float32, (options.images, META_CLASSES * options.ensembles[0])
     )
     run = METHODS[options.method](options, images, out)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        run()
-        print(time.perf_counter() - start, flush=True)
+    with device.arithmetic(options.device, tf32=False, deterministic=False, tuned=False):
+        for _ in sys.stdin:
+            start = time.perf_counter()
+            run()
+            print(time.perf_counter() - start, flush=True)
 
 
 def compare(options: argparse.Namespace, backbone: str, precision: str, branches: int, size: int) -> str:
@@ -95,16 +99,19 @@ def compare(options: argparse.Namespace, backbone: str, precision: str, branches
     arguments += ["--batch-size", str(options.batch_size), "--device", options.device]
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.npy" for name in METHODS}
-        workers = {name: Worker([*arguments, "--method", name, "--out", str(files[name])]) for name in METHODS}
-        seconds: dict[str, list[float]] = {name: [] for name in METHODS}
-        limits = []
-        for turn in range(1 + options.rounds):
-            limits += [product_speed(options.device)] if turn else []
-            for name, worker in workers.items():
-                found = worker.turn()
-                seconds[name] += found if turn else []
-        for worker in workers.values():
-            worker.end()
+        ways = {name: [*arguments, "--method", name, "--out", str(files[name])] for name in METHODS}
+        limits: list[float] = []
+        in_turns = torch.device(options.device).type == "cpu"
+        found = turns.take(
+            ways,
+            1 + options.rounds,
+            in_turns,
+            between=lambda: limits.append(product_speed(options.device, precision)),
+        )
+        if None in found.values():
+            cells = [NO_MEMORY if answers is None else "" for answers in found.values()]
+            return f"| {backbone} | {precision} | {branches} | {size} | {cells[0]} | | {cells[1]} | | | |"
+        seconds = {name: [answer[0] for answer in (answers or [])[1:]] for name, answers in found.items()}
         difference = float(np.abs(np.load(files["ours"]) - np.load(files["baseline"])).max())
     rates = {name: options.images / statistics.median(times) for name, times in seconds.items()}
     ratio = rates["ours"] / rates["baseline"]
@@ -114,9 +121,9 @@ def compare(options: argparse.Namespace, backbone: str, precision: str, branches
     return f"| {backbone} | {precision} | {branches} | {size} | {' | '.join(speeds)} | {ratio:.2f} | {difference:.1e} |"
 
 
-def product_speed(device: str) -> float:
-    """Return the multiply-accumulates per second of a product of two square float32 matrices."""
-    factor = torch.rand(3000, 3000, device=device)
+def product_speed(device: str, precision: str) -> float:
+    """Return the multiply-accumulates per second of a product of two square matrices."""
+    factor = torch.rand(3000, 3000, device=device, dtype=getattr(torch, precision))
     start = time.perf_counter()
     (factor @ factor).sum().item()
     return len(factor) ** 3 / (time.perf_counter() - start)
@@ -132,18 +139,18 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precisions", nargs="+", default=["float32"], help="of ours: float32, bfloat16")
+    parser.add_argument("--precisions", nargs="+", default=["float32"], help="of both: float32, bfloat16")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.device = device.choose(options.device)
     if options.method:
-        return work(options)
+        return turns.answering(lambda: work(options))
     print(f"{options.images} images in batches of {options.batch_size}, median of")
     print(f"{options.rounds} rounds in turns, {device.describe(options.device)}\n")
     shared = "share of the product"
     print(
-        f"| backbone | ours in | M | px | baseline loop, images/s | {shared} | ours, images/s | {shared} "
+        f"| backbone | in | M | px | baseline loop, images/s | {shared} | ours, images/s | {shared} "
         "| ratio | difference |"
     )
     print("|---" * 10 + "|")

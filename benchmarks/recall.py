@@ -21,6 +21,9 @@ from unittest import mock
 import numpy as np
 import torch
 
+from benchmarks.turns import NO_MEMORY, wait
+from lrec.compute import device
+from lrec.io.errors import OUT_OF_MEMORY
 from lrec.metrics import counting, ranking, sieve
 from lrec.metrics.recall import MEMORY_BYTES, evaluate, recall_at_k
 from lrec.metrics.similarity import Rows, full_precision
@@ -38,20 +41,20 @@ def make(images: int, width: int, noise: float) -> tuple[np.ndarray, np.ndarray]
     return torch.nn.functional.normalize(data).numpy(), labels.numpy()
 
 
-def counted(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+def counted(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
     """Compute recall by this project's method."""
-    return recall_at_k(data, labels, KS)
+    return recall_at_k(data, labels, KS, device=where)
 
 
-def counted_all(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+def counted_all(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
     """Compute all metrics by this project's method, MAP@R and R-precision among them."""
-    return evaluate(data, labels, KS).recall
+    return evaluate(data, labels, KS, device=where).recall
 
 
-def counted_in_float32(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+def counted_in_float32(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
     """Compute recall by this project's method as on a CPU without bfloat16 instructions."""
     with mock.patch.object(sieve, "supported", return_value=False):
-        return recall_at_k(data, labels, KS)
+        return recall_at_k(data, labels, KS, device=where)
 
 
 def _recalls(labels: np.ndarray, neighbours: np.ndarray) -> dict[int, float]:
@@ -62,14 +65,14 @@ def _recalls(labels: np.ndarray, neighbours: np.ndarray) -> dict[int, float]:
     return {k: float(hits[:, :k].any(1).mean()) for k in KS}
 
 
-def topk(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+def topk(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
     """Compute recall by the full product and topk, by rows."""
-    items = torch.from_numpy(data)
+    items = torch.from_numpy(data).to(where)
     neighbours = [(items[i : i + ROWS] @ items.T).topk(max(KS) + 1).indices for i in range(0, len(items), ROWS)]
-    return _recalls(labels, torch.cat(neighbours).numpy())
+    return _recalls(labels, torch.cat(neighbours).cpu().numpy())
 
 
-def faiss_flat(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+def faiss_flat(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
     """Compute recall by faiss's exact inner-product index."""
     import faiss
 
@@ -78,7 +81,7 @@ def faiss_flat(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
     return _recalls(labels, index.search(data, max(KS) + 1)[1])
 
 
-def metric_learning(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+def metric_learning(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
     """Compute recall by pytorch-metric-learning's nearest neighbours, recall being a custom metric of it."""
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
@@ -90,15 +93,16 @@ def metric_learning(data: np.ndarray, labels: np.ndarray) -> dict[int, float]:
         def requires_knn(self):
             return [*super().requires_knn(), "recall"]
 
-    peer = Calculator(include=("recall",), k=max(KS), device=torch.device("cpu"))
+    peer = Calculator(include=("recall",), k=max(KS), device=torch.device(where))
     return peer.get_accuracy(data, labels)["recall"]
 
 
-def product(data: np.ndarray, labels: np.ndarray) -> None:
+def product(data: np.ndarray, labels: np.ndarray, where: str) -> None:
     """Compute the full product by rows and discard it: the least time of a method that computes every pair twice."""
-    items = torch.from_numpy(data)
+    items = torch.from_numpy(data).to(where)
     for i in range(0, len(items), ROWS):
         items[i : i + ROWS] @ items.T
+    wait(where)
 
 
 METHODS: dict[str, Callable] = {
@@ -110,31 +114,40 @@ METHODS: dict[str, Callable] = {
     "pytorch-metric-learning": metric_learning,
     "bare full product": product,
 }
+ON_CPU = ("lrec recall_at_k, float32 alone", "faiss IndexFlatIP")  # which have nothing to do on a GPU
 
 
-def compare(sizes: list[int], width: int, noise: float, repeats: list[int]) -> None:
+def compare(sizes: list[int], width: int, noise: float, repeats: list[int], where: str) -> None:
     """Time all methods, interleaved; print medians, their ratios to the first method, recall and the growth law.
 
     CPU seconds, of all threads together, are the steadier figure where other programs run at the same time.
     """
     print("| N | method | s | ratio | CPU s | ratio | " + " | ".join(f"R@{k}" for k in KS) + " |")
     print("|---:|:---|---:|---:|---:|---:|" + "---:|" * len(KS))
-    medians: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
+    methods = {name: method for name, method in METHODS.items() if where == "cpu" or name not in ON_CPU}
+    medians: dict[str, list[np.ndarray]] = {name: [] for name in methods}
     rounds = repeats * len(sizes) if len(repeats) == 1 else repeats
     for size, count in zip(sizes, rounds, strict=True):
         data, labels = make(size, width, noise)
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in METHODS}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
         results = {}
         for _ in range(count):
-            for name, method in METHODS.items():
+            for name, method in methods.items():
                 start, cpu = time.perf_counter(), time.process_time()
-                results[name] = method(data, labels)
+                try:
+                    results[name] = method(data, labels, where)
+                except (RuntimeError, MemoryError) as error:
+                    if not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+                        raise
+                    print(f"| {size:,} | {name} | {NO_MEMORY} |", flush=True)
+                    times[name].append((np.nan, np.nan))
+                    continue
                 times[name].append((time.perf_counter() - start, time.process_time() - cpu))
-        for name in METHODS:
+        for name in methods:
             medians[name].append(np.median(times[name], axis=0))
-            ratio = medians[name][-1] / medians[next(iter(METHODS))][-1]
+            ratio = medians[name][-1] / medians[next(iter(methods))][-1]
             cells = [f"{x:.2f}" for pair in zip(medians[name][-1], ratio, strict=True) for x in pair]
-            cells += [f"{100 * results[name][k]:.3f}" if results[name] else "" for k in KS]
+            cells += [f"{100 * results[name][k]:.3f}" if results.get(name) else "" for k in KS]
             print(f"| {size:,} | {name} | " + " | ".join(cells) + " |", flush=True)
     if len(sizes) > 1:
         growth = {name: np.polyfit(np.log(sizes), np.log(value), 1)[0][1] for name, value in medians.items()}
@@ -171,10 +184,10 @@ class Peak:
 
 def peak(method: str, size: int, width: int, noise: float) -> None:
     """Print how much one method raises this process's peak memory, in MB."""
-    METHODS[method](*make(2 * max(KS), width, noise))  # libraries load on first use
+    METHODS[method](*make(2 * max(KS), width, noise), "cpu")  # libraries load on first use
     data, labels = make(size, width, noise)
     memory = Peak()
-    METHODS[method](data, labels)
+    METHODS[method](data, labels, "cpu")
     print(memory.grown())
 
 
@@ -189,7 +202,7 @@ def memory(size: int, width: int, noise: float) -> None:
     print(f"| a full float32 matrix | {4 * size * size / 1e6:,.0f} |")
 
 
-def sop(path: Path, size: int, width: int, count: int) -> None:
+def sop(path: Path, size: int, width: int, count: int, where: str) -> None:
     """Time `count` blocks of a leave-one-out evaluation from a float16 memory map and extrapolate to all blocks."""
     if not path.exists():
         data = np.lib.format.open_memmap(path, "w+", np.float16, (size, width))
@@ -199,20 +212,24 @@ def sop(path: Path, size: int, width: int, count: int) -> None:
         del data
     data, labels = np.load(path, mmap_mode="r"), np.arange(size) // 5
     memory = Peak()
-    classes = torch.from_numpy(labels)
-    with full_precision(torch.device("cpu")):
+    classes = torch.from_numpy(labels).to(where)
+    budget = device.working_memory(where, MEMORY_BYTES)
+    with full_precision(torch.device(where)):
         start = time.perf_counter()
-        rows = Rows(data, np.arange(size), "query", torch.device("cpu"), MEMORY_BYTES // 2)
+        rows = Rows(data, np.arange(size), "query", torch.device(where), budget // 2)
+        wait(where)
         queries = counting.Labelled(rows, classes)
         checked = time.perf_counter()
-        one = ranking.Pass(queries, queries, 0, False, MEMORY_BYTES)
+        one = ranking.Pass(queries, queries, 0, False, budget - rows.kept_bytes)
         one.set_thresholds()
+        wait(where)
         ready = time.perf_counter()
         all_blocks = one.blocks()
         pairs = sum((r.stop - r.start) * (c.stop - c.start) for r, c in all_blocks)
         some = all_blocks[:: max(1, len(all_blocks) // count)][:count]
         done = sum((r.stop - r.start) * (c.stop - c.start) for r, c in some)
         one.count(some)
+        wait(where)
         seconds = time.perf_counter() - ready
     print(f"{size:,} x {width:,} float16 ({path.stat().st_size / 1e9:.1f} GB): check {checked - start:.0f} s,")
     print(f"thresholds {ready - checked:.0f} s, {len(some)} of {len(all_blocks)} blocks {seconds:.0f} s; all blocks")
@@ -231,6 +248,7 @@ def main() -> None:
     parser.add_argument("--peak", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--sop", type=Path, help="a float16 .npy of 60,502 x 24,576, made if missing (3 GB)")
     parser.add_argument("--blocks", type=int, default=6, help="blocks to time with --sop")
+    parser.add_argument("--device", default="cpu", help="not of --memory; copies to it are timed too")
     options = parser.parse_args()
     if options.peak:
         return peak(options.peak, options.sizes[-1], options.width, options.noise)
@@ -238,11 +256,11 @@ def main() -> None:
     name = cpu[0].split(":")[1].strip() if cpu else platform.processor()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {name}; d = {options.width}\n")
     if options.sop:
-        sop(options.sop, 60502, 24576, options.blocks)
+        sop(options.sop, 60502, 24576, options.blocks, options.device)
     elif options.memory:
         memory(options.sizes[-1], options.width, options.noise)
     else:
-        compare(options.sizes, options.width, options.noise, options.repeats)
+        compare(options.sizes, options.width, options.noise, options.repeats, options.device)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 The baseline loop is what one would write first: every branch forward, one loss, one backward pass and one step of
 torch.optim.Adam over all parameters. Ours is the training of the stage train, with the settings that the stage
-makes for its process, and again in several processes that share the branches. Each way runs apart, so that neither's
-memory or settings touch the other's; they take their steps in turns while the others wait.
+makes for its process, and again in several processes that share the branches. All compute with the same arithmetic.
+Each way runs in a process of its own: on a CPU they take their steps in turns, on a GPU one way runs after the other.
 
     python -m benchmarks.training --branches 1 4 16 48 --batch-sizes 10 32 --processes 2
     python -m benchmarks.training --device cuda --backbone resnet50 --branches 48 --size 256 --batch-sizes 10 128
@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.turns import Worker
+from benchmarks import turns
+from benchmarks.turns import NO_MEMORY
 from lrec.compute import allocator, collective, device
 from lrec.model.backbones import BACKBONES
 from lrec.model.ensemble import Ensemble
@@ -35,8 +36,9 @@ def baseline(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[torch
     optimizer = torch.optim.Adam(ensemble.parameters(), lr=1e-4)
 
     def step(images: torch.Tensor, targets: torch.Tensor) -> None:
-        logits = ensemble(images)
-        losses = [cross_entropy(logits[:, branch], target) for branch, target in enumerate(targets)]
+        with device.autocast(options.device, options.precision):
+            logits = ensemble(images)
+            losses = [cross_entropy(logits[:, branch], target) for branch, target in enumerate(targets)]
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()
         optimizer.step()
@@ -48,7 +50,7 @@ def branch_wise(ensemble: Ensemble, options: argparse.Namespace) -> Callable[[to
     """Return a step of this project's training."""
     trainer = Trainer(
         ensemble,
-        Recipe(epochs=1, precision=options.precision, compile=options.compile),
+        Recipe(epochs=1, precision=options.precision, compile=options.compile, cuda_graphs=options.cuda_graphs),
         options.device,
         options.branches_at_once,
     )
@@ -76,24 +78,19 @@ def work(options: argparse.Namespace) -> None:
         while collective.agree(collective.rank() == 0 and bool(sys.stdin.readline())):
             images = torch.randn(batch_size, 3, options.size, options.size, device=where)
             targets = torch.randint(0, META_CLASSES, (branches, batch_size), device=where)
-            _wait(where)
+            turns.wait(where)
             start = time.perf_counter()
             step(images, targets)
-            _wait(where)
+            turns.wait(where)
             seconds, peak = time.perf_counter() - start, torch.tensor([_peak(where)])
             collective.add_up([peak])
             if collective.rank() == 0:
                 print(1000 * seconds, float(peak), flush=True)
 
 
-def _wait(where: str) -> None:
-    if where != "cpu":
-        torch.cuda.synchronize()
-
-
 def _peak(where: str) -> float:
     if where != "cpu":
-        return torch.cuda.max_memory_allocated() / 1e6
+        return torch.cuda.max_memory_allocated(where) / 1e6
     # Not ru_maxrss: a process takes the one of its parent over.
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
     return int(line.split()[1]) * 1024 / 1e6
@@ -107,7 +104,7 @@ def arguments(options: argparse.Namespace, method: str, branches: int, batch_siz
         start = ["torch.distributed.run", "--standalone", "--nproc-per-node", number, "-m"]
     start += ["benchmarks.training", "--method", method]
     start += ["--branches", str(branches), "--batch-sizes", str(batch_size)]
-    for name in ("backbone", "size", "device", "precision", "branches_at_once"):
+    for name in ("backbone", "size", "device", "precision", "branches_at_once", "cuda_graphs"):
         start += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     return start + [f"--{name}" for name in ("tf32", "compile") if getattr(options, name)]
 
@@ -115,17 +112,20 @@ def arguments(options: argparse.Namespace, method: str, branches: int, batch_siz
 def compare(options: argparse.Namespace, branches: int, batch_size: int) -> str:
     """Return a line of the table: medians of steps in turns, with the speed-up over the first, and the last peaks."""
     names = list(METHODS)[: 2 + (options.processes > 1)]
-    workers = {name: Worker(arguments(options, name, branches, batch_size)) for name in names}
-    found: dict[str, list[list[float]]] = {name: [] for name in names}
-    for _ in range(options.warmup + options.rounds):
-        for name, worker in workers.items():
-            found[name].append(worker.turn())
-    for worker in workers.values():
-        worker.end()
-    medians = [statistics.median(ms for ms, _ in found[name][options.warmup :]) for name in names]
-    cells = [f"{medians[0]:,.0f}", *(f"{median:,.0f} ({medians[0] / median:.2f}x)" for median in medians[1:])]
-    cells += [f"{found[name][-1][1]:,.0f}" for name in names]
-    return f"| {branches} | {batch_size} | " + " | ".join(cells) + " |"
+    ways = {name: arguments(options, name, branches, batch_size) for name in names}
+    found = turns.take(ways, options.warmup + options.rounds, in_turns=options.device == "cpu")
+    times, peaks = [], []
+    first = 0.0
+    for name in names:
+        if (answers := found[name]) is None:
+            times.append(NO_MEMORY)
+            peaks.append(NO_MEMORY)
+            continue
+        median = statistics.median(ms for ms, _ in answers[options.warmup :])
+        first = median if name == "baseline" else first
+        times.append(f"{median:,.0f}" + (f" ({first / median:.2f}x)" if first and name != "baseline" else ""))
+        peaks.append(f"{answers[-1][1]:,.0f}")
+    return f"| {branches} | {batch_size} | " + " | ".join([*times, *peaks]) + " |"
 
 
 def main() -> None:
@@ -138,15 +138,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of ours")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of both")
     parser.add_argument("--tf32", action="store_true", help="for both, on a GPU")
     parser.add_argument("--compile", action="store_true", help="ours")
+    parser.add_argument("--cuda-graphs", default="auto", choices=["auto", "off"], help="ours, on a GPU")
     parser.add_argument("--branches-at-once", type=int, default=4, help="ours, on a CPU: threads with a branch each")
     parser.add_argument("--processes", type=int, default=1, help="also branch-wise in so many processes")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.method:
-        return work(options)
+        return turns.answering(lambda: work(options))
     print(f"{options.backbone}, {options.size} px, {device.describe(options.device)}\n")
     ways = ["baseline loop", "branch-wise", *([f"{options.processes} processes"] if options.processes > 1 else [])]
     header = ["M", "batch", *(f"{way}, {unit}" for unit in ("ms", "MB") for way in ways)]

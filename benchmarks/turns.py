@@ -1,11 +1,18 @@
-"""Methods that are compared, each in a process of its own; they take turns while the others wait.
+"""Methods that are compared, each in a process of its own, so that neither touches the other's memory or settings.
 
-So neither's memory nor its settings of the process touch the other's.
+On a CPU they take turns while the others wait, so that other programs slow all of them alike. On a GPU one runs after
+the other, with its memory to itself.
 """
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from lrec.io.errors import OUT_OF_MEMORY
+
+NO_MEMORY = "out of memory"
 
 
 class Worker:
@@ -13,16 +20,66 @@ class Worker:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         """Start `python -m arguments`."""
-        command = [sys.executable, "-m", *arguments]
-        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.command = [sys.executable, "-m", *arguments]
+        self.process = subprocess.Popen(self.command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def turn(self) -> list[float]:
-        """Let it do its work once; return its answer."""
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return [float(value) for value in self.process.stdout.readline().split()]
+    def turn(self) -> list[float] | None:
+        """Let it do its work once; return its answer, None if memory has run out.
+
+        Raises:
+            ChildProcessError: it has ended for another reason.
+        """
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:  # it has ended, and may have said why
+            pass
+        line = self.process.stdout.readline()
+        if not line:
+            raise ChildProcessError(f"{' '.join(self.command)}: ended without an answer")
+        return None if NO_MEMORY in line else [float(value) for value in line.split()]
 
     def end(self) -> None:
         """Let the process go."""
         self.process.stdin.close()
         self.process.wait()
+
+
+def take(
+    ways: Mapping[str, Sequence[str]], rounds: int, in_turns: bool, between: Callable[[], None] = lambda: None
+) -> dict[str, list[list[float]] | None]:
+    """Let every way do its work so many times; return its answers, None if its memory has run out.
+
+    Args:
+        ways: name and arguments of a `Worker`.
+        rounds: how often.
+        in_turns: keep all of them, and let each do its work once per round; else one is ended before the next starts.
+        between: called before each round.
+    """
+    found: dict[str, list[list[float]] | None] = {name: [] for name in ways}
+    for group in [list(ways)] if in_turns else [[name] for name in ways]:
+        workers = {name: Worker(ways[name]) for name in group}
+        for _ in range(rounds):
+            between()
+            for name, worker in workers.items():
+                answer = worker.turn() if found[name] is not None else None
+                found[name] = None if answer is None else [*(found[name] or []), answer]
+        for worker in workers.values():
+            worker.end()
+    return found
+
+
+def answering(work: Callable[[], None]) -> None:
+    """Do a worker's work; when memory runs out, answer so."""
+    try:
+        work()
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+            raise
+        print(NO_MEMORY, flush=True)
+
+
+def wait(device: str) -> None:
+    """Wait until a GPU has done what it was given; a CPU already has."""
+    if torch.device(device).type != "cpu":
+        torch.cuda.synchronize(device)

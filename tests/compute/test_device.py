@@ -65,3 +65,42 @@ def test_a_cpu_is_left_as_it_is():
     with device.arithmetic("cpu", False, deterministic=True):
         assert state() == saved
         assert not torch.are_deterministic_algorithms_enabled()
+
+
+def refuse(*_, **__) -> None:
+    raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device")
+
+
+def test_a_gpu_that_torch_has_no_kernels_for_is_not_chosen(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", refuse)
+    assert device.choose("auto") == "cpu"
+    warning = "warning: the GPU is not used, it fails at its first kernel (CUDA error: no kernel image"
+    assert warning in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"found 'cuda', which is not available here \(CUDA error: no kernel image"):
+        device.choose("cuda")
+
+
+@pytest.mark.parametrize(("has", "chosen"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_bfloat16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch, has: bool, chosen: str):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an old GPU")
+    assert device.choose_precision("cuda", "auto") == chosen
+    assert device.choose_precision("cpu", "auto") == device.choose_precision("cpu", "float32") == "float32"
+    if not has:
+        with pytest.raises(ValueError, match="found bfloat16, which an old GPU.* has no instructions for"):
+            device.choose_precision("cuda", "bfloat16")
+
+
+def test_work_may_take_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (600, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 300)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 100)
+    assert device.working_memory("cuda", 7) == 400
+    assert device.working_memory("cpu", 7) == 7
+
+
+def test_determinism_fills_no_memory():
+    with device.arithmetic("cuda", False, deterministic=True):
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory
