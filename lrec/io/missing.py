@@ -6,10 +6,12 @@ cause need not be guessed.
 
 import difflib
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+PARAMS = Path("params.yaml")
 MANY = 5000  # entries; more are not compared letter by letter
 
 
@@ -24,6 +26,21 @@ def hint(path: Path) -> str:
     except OSError:
         return ""
     return f" ({found})" if found else ""
+
+
+def require_project(settings: Path = PARAMS) -> None:
+    """Refuse to work in a folder that is not the repository's root, before anything is written there.
+
+    Raises:
+        FileNotFoundError: params.yaml is not there; the line names the folder around this one that has it.
+    """
+    if not settings.is_file():
+        folders = settings.absolute().parent.parents
+        outer = next((folder for folder in folders if (folder / settings.name).is_file()), None)
+        where = f", {outer}" if outer else hint(settings)
+        raise FileNotFoundError(
+            f"{settings}: not found in {settings.absolute().parent}; run from the repository's root{where}"
+        )
 
 
 def near(name: str, there: Iterable[str]) -> str:
@@ -42,7 +59,11 @@ def near(name: str, there: Iterable[str]) -> str:
         if stem and _lower(other.partition(".")[0]) == _lower(stem) and other != name:
             case = "" if other.partition(".")[0] == stem else "case and "
             return f"{other!r:.120} is there, which differs only in {case}its suffix"
-    close = difflib.get_close_matches(name, names[:MANY], n=1, cutoff=0.75)
+    if len(name) < 4 or "/" in name:
+        return ""
+    # Another number is another file.
+    numbered = [other for other in names[:MANY] if re.findall(r"\d+", other) == re.findall(r"\d+", name)]
+    close = difflib.get_close_matches(name, numbered, n=1, cutoff=0.75)
     return f"{close[0]!r:.120} is there" if close else ""
 
 

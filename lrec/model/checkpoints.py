@@ -1,8 +1,8 @@
 """From a checkpoint of any trainer to a state dict in torchvision's keys: which part of it, under which prefix.
 
 Trainers keep a network under a key of their own (`state_dict`, `model`), beside the optimiser's state, and put a prefix
-before its keys (`module.`, `_orig_mod.`, `backbone.`). The part that is used holds every entry of the backbone. Of several
-such parts, the one under a usual key is used, and otherwise none.
+before its keys (`module.`, `_orig_mod.`, `backbone.`). The part that is used holds every entry of the backbone. Of
+several such parts, the one under a usual key is used, and otherwise none.
 """
 
 from collections.abc import Iterator

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
-from tqdm import tqdm
+
+from lrec.io.progress import tqdm
 
 COLUMNS = ["epoch", "learning_rate", "loss", "accuracy"]
 VALIDATION = "validation_recall_at_1"

@@ -97,7 +97,7 @@ OBJECTS: dict[str, tuple[Callable[[State], object], str]] = {
     ),
     "a checkpoint of another network": (
         lambda s: {"state_dict": torchvision.models.resnet18(weights=None).state_dict()},
-        "found dict with state dicts under 'state_dict', .* all entries of mobilenet_v2.*; these are weights of resnet18",
+        "state dicts under 'state_dict', .* all entries of mobilenet_v2.*; these are weights of resnet18",
     ),
     "numbers as keys": (lambda s: dict(enumerate(s.values())), "found dict with the keys 0, .*, expected a state dict"),
     "sparse": (one(FIRST, lambda v: v.view(32, -1).to_sparse()), "torch.sparse_coo|no weights that load safely"),
