@@ -6,4 +6,4 @@ measure the others.
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY") or "passive"

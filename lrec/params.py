@@ -22,9 +22,9 @@ from pydantic import (
     model_validator,
 )
 
-from lrec.io import strict_yaml
+from lrec.io import missing, strict_yaml
 
-PARAMS_FILE = Path("params.yaml")
+PARAMS_FILE = missing.PARAMS
 DATA_VARIABLE = "LREC_DATA"
 
 
@@ -326,8 +326,7 @@ def load(path: Path = PARAMS_FILE) -> Params:
         FileNotFoundError: there is no such file.
         ValueError: not YAML, or a key is unknown, missing or mistyped; one line with its full path.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found in {Path.cwd()}; run from the repository's root")
+    missing.require_project(path)
     raw = strict_yaml.read(path)
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: found {type(raw).__name__}, expected a mapping of keys to values")

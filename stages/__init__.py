@@ -8,4 +8,4 @@ import os
 # Set before torch loads its threads. A thread that waits for another must not spin: on a machine with
 # other work to do, spinning threads keep the core from the very thread they wait for, and a training
 # took ten times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY") or "passive"

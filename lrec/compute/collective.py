@@ -1,6 +1,7 @@
 """The processes that torchrun starts for one job: their ranks, their shards of the work, and what they exchange.
 
-A process that torchrun has not started is rank 0 of 1 and exchanges nothing.
+A process that torchrun has not started is rank 0 of 1 and exchanges nothing. RANK, WORLD_SIZE and the like alone, which
+schedulers and notebooks set too, do not make it one of several.
 """
 
 import contextlib
@@ -14,17 +15,17 @@ from torch import Tensor, nn
 
 def rank() -> int:
     """Return which of the processes this is, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ["RANK"]) if started() else 0
 
 
 def count() -> int:
     """Return how many processes there are."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ["WORLD_SIZE"]) if started() else 1
 
 
 def started() -> bool:
     """Say whether torchrun has started this process."""
-    return "WORLD_SIZE" in os.environ
+    return bool(os.environ.get("TORCHELASTIC_RUN_ID"))
 
 
 def device(name: str) -> str:
@@ -33,16 +34,16 @@ def device(name: str) -> str:
     Raises:
         ValueError: there are fewer GPUs than processes.
     """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if torch.device(name).type != "cuda" or count() == 1:
         return name
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
     gpus = torch.cuda.device_count() if name == "cuda" else 1
     if here > gpus:
         raise ValueError(
             f"machine.processes: found {here} on this machine for {gpus} GPU ({name}), expected at most one for each; "
             "set it to gpu or 1, and machine.device to auto"
         )
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
+    return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name
 
 
 def shard(size: int, of: int | None = None) -> range:

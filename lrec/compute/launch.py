@@ -27,7 +27,8 @@ def run(module: str, arguments: Sequence[str], processes: int) -> None:
         ChildProcessError: one failed; the message says which, and how.
         KeyboardInterrupt: interrupted. Any other signal that ends a program ends the processes, then this one.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    if not os.environ.get("OMP_NUM_THREADS"):
+        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
     # The launcher's own log is a longer version of the error message below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(

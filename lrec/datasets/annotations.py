@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lrec.datasets.dataset import Box
+from lrec.io import missing
 
 REMEDY = "correct the file, or unpack the original again (docs/datasets.md)"
 MAX_NUMBER = 2**31 - 1
@@ -62,7 +63,8 @@ def lines(file: Path) -> list[str]:
         ValueError: it is not UTF-8 text.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: annotation file not found; unpack the original again (docs/datasets.md)")
+        found = f"annotation file not found{missing.hint(file)}"
+        raise FileNotFoundError(f"{file}: {found}; unpack the original again (docs/datasets.md)")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

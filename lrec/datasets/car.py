@@ -22,6 +22,7 @@ ALL = "cars_annos.mat"
 TRAIN = ("cars_train_annos.mat",)
 # The second name is what browsers make of a second download, and what some mirrors hold.
 TEST = ("cars_test_annos_withlabels.mat", "cars_test_annos_withlabels (1).mat")
+HALVES = (("cars_train", TRAIN), ("cars_test", TEST))
 META = "cars_meta.mat"
 PLACES = ("", "devkit/", "car_devkit/devkit/", "car_devkit/", "cars_devkit/devkit/", "cars_devkit/")
 CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
@@ -64,6 +65,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
         entries, names = _load(root / ALL, "relative_im_path")
         tops = sorted({entry.path.partition("/")[0] for entry in entries})
         if not (train or test) or all((root / top).is_dir() for top in tops):
+            _require_its_images(root, tops)
             return _assemble(root, f"{ALL}, images under {', '.join(tops[:3])}", entries, names, list_missing)
     for half, annotations, (name, *_) in (("cars_train", train, TRAIN), ("cars_test", test, TEST)):
         if not annotations and (root / half).is_dir():
@@ -77,6 +79,18 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
     entries += _load(test, "fname", "cars_test/")[0] if test else []
     found = f"{TRAIN[0]} and {TEST[0]}" if train and test else f"{TRAIN[0] if train else TEST[0]} alone"
     return _assemble(root, found, entries, names, list_missing)
+
+
+def _require_its_images(root: Path, tops: list[str]) -> None:
+    """Refuse the folders of the other layout beside cars_annos.mat: their images have other numbers."""
+    others = [half for half, _ in HALVES if half not in tops and (root / half).is_dir()]
+    if others and not any((root / top).is_dir() for top in tops):
+        needed = " and ".join(names[0] for half, names in HALVES if half in others)
+        raise FileNotFoundError(
+            f"{root}: {ALL} lists the images of {', '.join(tops[:3])}/, which is not there; the images of "
+            f"{' and '.join(others)} are numbered otherwise and have annotations of their own: add {needed}, or the "
+            f"folder {tops[0]} (car_ims.tgz); docs/datasets.md"
+        )
 
 
 def _find(root: Path, names: tuple[str, ...]) -> Path | None:

@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lrec.datasets import decoding, reader
 from lrec.datasets.dataset import Dataset, Sample
 from lrec.io import hashing
+from lrec.io.progress import tqdm
 from lrec.io.text import escaped
 
 SMALL = 32

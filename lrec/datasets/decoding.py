@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lrec.datasets.dataset import Box
+from lrec.io import missing
 
 # Only raster formats: others can start programs (EPS) or are not photos.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -43,7 +44,8 @@ def decode(path: Path) -> Image.Image:
         ValueError: truncated, not an image, too large, or of floating-point pixels; names the file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: image not found; unpack the data set again (docs/datasets.md)")
+        found = f"image not found{missing.hint(path)}"
+        raise FileNotFoundError(f"{path}: {found}; unpack the data set again (docs/datasets.md)")
     with _naming(str(path)), Image.open(path, formats=FORMATS) as image:
         _require_size(image)
         image.load()
@@ -80,7 +82,7 @@ def _naming(name: str) -> Iterator[None]:
     """Make an error of whatever is done to an image one line with its name."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, PermissionError):
         raise
     except Exception as error:  # a damaged file can raise nearly anything inside Pillow
         reason = " ".join(str(error).replace(name, "the file").replace(repr(name), "the file").split())

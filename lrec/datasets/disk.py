@@ -8,10 +8,13 @@ from pathlib import Path, PurePosixPath
 
 from lrec.datasets import decoding, names
 from lrec.datasets.dataset import Dataset, Sample
+from lrec.io import missing
 from lrec.io.splits import TRAIN
 from lrec.io.text import HIDDEN
 
 DEPTH = 2  # levels of nesting that archives and mirrors add
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+MANY_FOLDERS = 200  # on a level; no more are looked into for what is missing
 
 
 def locations(raw_root: Path, folder: str, aliases: Sequence[str]) -> list[Path]:
@@ -36,8 +39,9 @@ def locate(raw_root: Path, folder: str, aliases: Sequence[str]) -> Path:
         return there[0]
     others = ", ".join(name for name in aliases if name != folder)
     raise FileNotFoundError(
-        f"{raw_root}: no folder {folder}{f' (nor {others})' if others else ''} in it; data_root in params.yaml or the "
-        "environment variable LREC_DATA sets where data sets are looked for, docs/datasets.md says where to get them"
+        f"{raw_root}: no folder {folder}{f' (nor {others})' if others else ''} in it{missing.hint(raw_root / folder)}; "
+        "data_root in params.yaml or the environment variable LREC_DATA sets where data sets are looked for, "
+        "docs/datasets.md says where to get them"
     )
 
 
@@ -48,14 +52,19 @@ def listed(folder: Path) -> tuple[list[str], list[str]]:
     return [name for name, is_dir in entries if is_dir], [name for name, is_dir in entries if not is_dir]
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Return the image files of a folder and its subfolders, sorted; links to folders are not followed."""
+def files_below(folder: Path) -> list[Path]:
+    """Return the files of a folder and its subfolders, sorted; links to folders are not followed."""
     folders, files = listed(folder)
-    found = [folder / name for name in files if decoding.is_image(name) and (folder / name).is_file()]
+    found = [folder / name for name in files if (folder / name).is_file()]
     for name in folders:
         if not (folder / name).is_symlink():
-            found += images_below(folder / name)
+            found += files_below(folder / name)
     return sorted(found)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return those of `files_below` that are images."""
+    return [path for path in files_below(folder) if decoding.is_image(path.name)]
 
 
 def descend(root: Path, is_set: Callable[[Path], bool]) -> Path | None:
@@ -96,10 +105,33 @@ def descend_to(root: Path, markers: Sequence[str]) -> Path:
     found = descend(root, lambda folder: any((folder / marker).is_file() for marker in markers))
     if found is None:
         raise FileNotFoundError(
-            f"{root}: found none of {', '.join(markers)} in it or {DEPTH} levels below, expected one of them; "
-            "unpack the annotations there (docs/datasets.md)"
+            f"{root}: found none of {', '.join(markers)} in it or {DEPTH} levels below{_instead(root, markers)}, "
+            "expected one of them; unpack the annotations there (docs/datasets.md)"
         )
     return found
+
+
+def _instead(root: Path, markers: Sequence[str]) -> str:
+    """A clause on what is there in the place of marker files: deeper, under another name, or not unpacked."""
+    wanted = sorted({marker.rpartition("/")[2] for marker in markers})
+    level, archive = [root], ""
+    for depth in range(DEPTH + 3):
+        for folder in level:
+            files = listed(folder)[1]
+            for name in wanted:
+                if name in files:
+                    return f" ({folder / name} is there, {'deeper' if depth > DEPTH else 'in another folder'})"
+                if found := missing.near(name, files):
+                    return f" (in {folder} {found})"
+            archive = archive or not_unpacked(folder)
+        level = [folder / name for folder in level for name in listed(folder)[0]][:MANY_FOLDERS]
+    return archive
+
+
+def not_unpacked(folder: Path) -> str:
+    """Return a clause that names an archive in a folder; empty if there is none."""
+    archives = [name for name in listed(folder)[1] if name.lower().endswith(ARCHIVES)] if folder.is_dir() else []
+    return f" ({folder / archives[0]} is there, not unpacked)" if archives else ""
 
 
 def inside(path: str, where: str) -> str:
@@ -225,8 +257,9 @@ def assemble(
     absent = [sample.path for sample in samples if sample.path not in there]
     if absent and not list_missing:
         raise FileNotFoundError(
-            f"{root}: {len(absent):,} of {len(samples):,} images are missing, the first is {absent[0]}; "
-            "unpack the images again, `python -m lrec.datasets check` with the variant's name lists them all"
+            f"{root}: {len(absent):,} of {len(samples):,} images are missing, the first is {absent[0]}"
+            f"{missing.hint(root / absent[0]) or not_unpacked(root)}; unpack the images again, "
+            "`python -m lrec.datasets check` with the variant's name lists them all"
         )
     samples = [replace(sample, path=there.get(sample.path, sample.path)) for sample in samples]
     return Dataset(root, found, samples, official, lambda sample: decoding.decode(root / sample.path), tuple(absent))

@@ -11,6 +11,7 @@ from pathlib import Path
 from lrec.datasets import annotations, decoding, disk, names
 from lrec.datasets.annotations import Row
 from lrec.datasets.dataset import Dataset, Sample
+from lrec.io import missing
 from lrec.io.splits import SPLITS, are_whole
 
 TABLE = "images.csv"
@@ -75,7 +76,12 @@ def _table(folders: list[str], files: list[str]) -> str | None:
 def _check_root(root: Path, folders: list[str], files: list[str]) -> None:
     strange = [name for name in folders if name not in SPLITS] + [name for name in files if not _is_document(name)]
     if strange:
-        _refuse(root, strange, f"{', '.join(SPLITS)} or one table {TABLE}")
+        hints = (missing.near(name, SPLITS) for name in strange if name in folders)
+        hint = next((f" (the split {text.replace(' is there, which', '')})" for text in hints if text), "")
+        deeper = next((disk.descend(root / name, _is_set) for name in strange if name in folders), None)
+        hint = hint or (f" ({deeper} has the splits, with other things around it)" if deeper else "")
+        hint = hint or disk.not_unpacked(root)
+        _refuse(root, strange, f"{', '.join(SPLITS)} or one table {TABLE}{hint}")
 
 
 def _is_document(name: str) -> bool:
@@ -101,6 +107,11 @@ def _read_split(root: Path, split: str) -> list[Sample]:
         folders, files = disk.listed(root / split / name)
         strange = folders + [file for file in files if not decoding.is_image(file)]
         if strange:
+            if folders and classes == [name]:
+                raise ValueError(
+                    f"{root / split / name}: found the folders of the classes, {folders[0]!r:.80} and so on, one "
+                    f"folder deeper than expected; move them up into {root / split}"
+                )
             _refuse(root / split / name, strange, f"images ({' '.join(decoding.SUFFIXES)})")
         if not files:
             raise ValueError(f"{root / split / name}: found no images, expected at least one; remove the folder")

@@ -9,6 +9,7 @@ from pathlib import Path
 from lrec.datasets import annotations, disk
 from lrec.datasets.annotations import Row
 from lrec.datasets.dataset import Box, Dataset, Sample
+from lrec.io import missing
 from lrec.io.splits import GALLERY, QUERY, TRAIN
 
 FOLDERS = (
@@ -68,6 +69,7 @@ def _image_folder(root: Path, images: str) -> str:
             return choice
     other = next((name for name in IMAGES if (root / name).is_dir() or (root / "Img" / name).is_dir()), None)
     there = f" ({other} is there: layout {'isc' if other == 'img' else 'isc_highres'} reads it)" if other else ""
+    there = there or disk.not_unpacked(root / "Img") or disk.not_unpacked(root) or missing.hint(root / images)
     raise FileNotFoundError(
         f"{root}: found no folder {' or '.join(choices)}, expected the unpacked images{there}; docs/datasets.md"
     )

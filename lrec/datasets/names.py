@@ -11,14 +11,19 @@ from collections.abc import Mapping
 from lrec.io.text import HIDDEN, escaped
 
 MAX_NAME = 1000
-# Files and folders that systems leave anywhere.
-LEFTOVERS = ("thumbs.db", "desktop.ini", "__macosx")
+# Files and folders that systems leave anywhere: Windows, macOS, Linux, and the network storage of several makers.
+LEFTOVERS = (
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information", "found.000"),
+    *("__macosx", "icon\r", "network trash folder", "temporary items", "lost+found"),
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "@sharebin"),
+)
 
 
 def is_leftover(name: str) -> bool:
     """Return whether a file or folder is hidden, half-written or left by a system, so that no listing shows it.
 
-    >>> [name for name in ("a.png", ".a.png", "Thumbs.db", "__MACOSX") if not is_leftover(name)]
+    >>> some = "a.png", ".a.png", "._a.png", "Thumbs.db", "__MACOSX", "@eaDir", "lost+found"
+    >>> [name for name in some if not is_leftover(name)]
     ['a.png']
     """
     return name.startswith(".") or name.lower() in LEFTOVERS

@@ -7,9 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from lrec.io import errors
-
-DEBUG_VARIABLE = "LREC_DEBUG"
+from lrec.io import environment, errors
 
 
 def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int:
@@ -24,8 +22,8 @@ def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int
     Returns:
         The exit status: 0, 1 for an error, 130 when interrupted.
     """
-    before = os.environ.get(DEBUG_VARIABLE, "")
-    debug = debug or bool(before)
+    before = os.environ.get(environment.DEBUG, "")
+    debug = debug or environment.debug()
     # Pillow warns of defects such as a corrupt EXIF entry; an image that cannot be decoded is an error in any case.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
@@ -33,7 +31,8 @@ def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int
             # A character of a class or file name that the terminal cannot encode is printed as its escape code.
             stream.reconfigure(errors="backslashreplace")
     try:
-        os.environ[DEBUG_VARIABLE] = "1" if debug else ""
+        os.environ[environment.DEBUG] = "1" if debug else ""
+        environment.require_readable_names()
         work()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -41,11 +40,11 @@ def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if debug or not (line := errors.explain(error, lower)):
             raise
-        who = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        print(f"{who}error: {line}", file=sys.stderr)
+        rank = environment.rank()
+        print(f"{'' if rank is None else f'process {rank}: '}error: {line}", file=sys.stderr)
         return 1
     finally:
-        os.environ[DEBUG_VARIABLE] = before
+        os.environ[environment.DEBUG] = before
     return 0
 
 

@@ -22,6 +22,10 @@ REMEDIES = {
     errno.EROFS: "make the folder writable, or run in another one",
     errno.EACCES: "correct its owner or permissions",
     errno.EPERM: "correct its owner or permissions",
+    **dict.fromkeys(
+        (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENODEV),
+        "the file system that it is on has no such operation; put the project on another one, such as a local disk",
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 """Writing files atomically, so that no file is ever read half-written; `lrec.io.reading` reads them back."""
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -13,6 +14,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
+# What a system says of an operation that a file system, such as one over a network, does not have.
+UNKNOWN = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_BLOCK = 2**24  # bytes
+
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename in this folder durable, where the system allows it."""
@@ -22,6 +27,16 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _where_known() -> Iterator[None]:
+    """Go on without an operation that a file system does not have."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNKNOWN:
+            raise
 
 
 @contextlib.contextmanager
@@ -41,7 +56,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with _draft(path) as draft:
         draft.touch()
         yield draft
-        with draft.open("rb") as stream:
+        with draft.open("rb") as stream, _where_known():
             os.fsync(stream.fileno())
         os.replace(draft, path)
 
@@ -159,5 +174,17 @@ def map_array(path: Path, dtype: str | np.dtype, shape: tuple[int, ...]) -> np.n
     array = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
     if hasattr(os, "posix_fallocate"):
         with naming(path), path.open("r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+            try:
+                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in UNKNOWN:
+                    raise
+                _write_zeros(stream, array.nbytes)
     return array
+
+
+def _write_zeros(stream: BinaryIO, count: int) -> None:
+    """Overwrite a file's last bytes with zeros, which takes their space on any file system."""
+    stream.seek(-count, os.SEEK_END)
+    for start in range(0, count, _BLOCK):
+        stream.write(bytes(min(_BLOCK, count - start)))

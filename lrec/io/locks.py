@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lrec.io import files
+from lrec.io import environment, files, missing
 
 FOLDER = Path(".lrec/claims")
 PATIENCE = 30.0  # seconds
@@ -45,7 +45,7 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
         "host": socket.gethostname(),
         "command": f"python {' '.join(sys.orig_argv[1:])}",
         "job": [os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")],
-        "rank": os.environ.get("RANK"),
+        "rank": environment.rank(),
         "writes": [path.as_posix() for path in writes],
         "reads": [path.as_posix() for path in reads],
     }
@@ -62,8 +62,8 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
             # Unbuffered: a full disk is an error here and not when the file is closed.
             stream = stack.enter_context(path.open("wb", buffering=0))
             stack.callback(path.unlink, missing_ok=True)
-            fcntl.flock(stream, fcntl.LOCK_EX)
             with files.naming(path):
+                fcntl.flock(stream, fcntl.LOCK_EX)
                 stream.write(json.dumps(own).encode())
         yield
 
@@ -77,7 +77,8 @@ def _turn(who: str) -> Iterator[None]:
         ends = time.monotonic() + PATIENCE
         while True:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with files.naming(path):
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
                 if time.monotonic() > ends:
@@ -96,11 +97,12 @@ def _turn(who: str) -> Iterator[None]:
 
 
 def holding(writes: Paths, reads: Paths = lambda *_: ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function hold paths while it runs, see `held`; both arguments get its arguments."""
+    """Make a stage hold paths while it runs, see `held`; both arguments get its arguments."""
 
     def around(work: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(work)
         def locked(*arguments: Any) -> None:
+            missing.require_project()
             with held(writes(*arguments), reads(*arguments)):
                 work(*arguments)
 

@@ -2,7 +2,10 @@
 
 import sys
 
-from tqdm import tqdm
+from lrec.io import environment
+
+with environment.without("TQDM_"):  # settings of a user's other bars; one that is empty stops the import
+    from tqdm import tqdm
 
 LOG_INTERVAL = 30.0
 

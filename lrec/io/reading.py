@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
+from lrec.io import missing
+
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = re.compile(r"[-+]?([0-9]{1,99}\.?[0-9]*|\.[0-9]+)([eE](\+?[0-9]{1,2}|-[0-9]{1,3}))?")
 _FINITE_ROWS = 65536
@@ -144,6 +146,8 @@ def read_array(path: Path, made_by: str, dimensions: int, *dtypes: type, finite:
 def _require(path: Path, made_by: str) -> Path:
     if not path.is_file():
         what = "found something else than a file" if path.exists() else "not found"
+        if made_by in _OTHER_REMEDIES and not path.exists():
+            what += missing.hint(path)
         remedy = _OTHER_REMEDIES.get(made_by, f"run `dvc repro` (stage {made_by}) first")
         raise FileNotFoundError(f"{path}: {what}; {remedy}")
     return path

@@ -12,6 +12,7 @@ import torchvision.models
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from lrec.model import checkpoints
 from lrec.model import weights as starting_weights
 from lrec.model.backbones import BACKBONES, SHARE
 from lrec.model.classifiers import Classifier
@@ -127,6 +128,7 @@ def _build(
             raise ValueError(
                 f"{what}: {len(strange)} entries differ from torchvision's, the first is {key}: found "
                 f"{tuple(found.get(key, ())) or 'none'}, expected {tuple(wanted.get(key, ())) or 'none'}"
+                f"{checkpoints.fits(state)}"
             )
         network.load_state_dict({k: state[k] for k in found}, strict=False)
     width = network.get_submodule(cut.classifier).in_features

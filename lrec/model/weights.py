@@ -1,21 +1,38 @@
-"""Starting weights of a backbone: ImageNet's, a local file's, or none."""
+"""Starting weights of a backbone: ImageNet's, a local file's, or none.
 
+How a checkpoint of another trainer is turned into a state dict: `lrec.model.checkpoints`.
+"""
+
+import argparse
+import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torchvision.models import get_model_weights
 
-from lrec.io import hashing
+from lrec.io import hashing, missing
+from lrec.io.text import escaped
+from lrec.model import checkpoints
 
 PARAMETER = "train.weights"
 
 
 def describe(backbone: str, weights: str) -> str:
     """Return what to record of a choice of weights: its name, and for a file the start of its SHA-256."""
-    path = Path(weights.replace("{backbone}", backbone))
+    path = _path(backbone, weights)
     return f"{path.name} {hashing.of_file(path)[:16]}" if path.is_file() else weights
+
+
+def _path(backbone: str, weights: str) -> Path:
+    """The file of a choice of weights; a leading ~ is the home folder, where the system knows one."""
+    path = Path(weights.replace("{backbone}", backbone))
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user, or no HOME
+        return path
 
 
 def load(backbone: str, weights: str | None) -> dict[str, torch.Tensor] | None:
@@ -24,36 +41,61 @@ def load(backbone: str, weights: str | None) -> dict[str, torch.Tensor] | None:
     Args:
         backbone: torchvision's name of the network.
         weights: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once), "none" or None, or the path
-            of a .pth or .safetensors file, in which `{backbone}` stands for the name.
+            of a .pth or .safetensors file, in which `{backbone}` stands for the name. A state dict that lies
+            deeper in the file, or whose keys have a prefix, is used, and a line says so.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the download failed, or the file holds something else; nothing is ever unpickled.
+        ValueError: the download failed, or the file holds something else; nothing in it is ever run.
     """
     if weights is None or weights == "none":
         return None
     if weights == "imagenet":
         return _download(backbone)
-    path = Path(weights.replace("{backbone}", backbone))
+    path = _path(backbone, weights)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: not found; {PARAMETER} must be imagenet, none, or the path of a .pth or .safetensors file"
+            f"{path}: not found{missing.hint(path)}; {PARAMETER} must be imagenet, none, or the path of a .pth or "
+            ".safetensors file"
         )
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            _refuse_compressed(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise nearly anything inside torch
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ValueError(f"{path}: found no weights that load safely ({reason}), expected a state dict") from error
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
-    ):
-        raise ValueError(f"{path}: found {type(state).__name__}, expected a state dict in torchvision's keys")
+    state, place = checkpoints.state_dict(_read(path), backbone, path)
+    if place:
+        print(escaped(f"{path}: {place}"))
     require_usable(state, path)
     return state
+
+
+def _read(path: Path) -> Any:
+    """What a file holds, without running what it says."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        _refuse_compressed(path)
+        # Trainers keep their command line beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise nearly anything inside torch
+        reason = " ".join(str(error).split())
+        short = _cause(path, reason) or reason[:120] or type(error).__name__
+        raise ValueError(f"{path}: found no weights that load safely ({short}), expected a state dict") from error
+
+
+def _cause(path: Path, reason: str) -> str:
+    """What a file that does not load safely holds instead, if it can be told."""
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    if "TorchScript" in reason:
+        return "a TorchScript archive; save the network's state_dict() in its place"
+    if found := re.search(r"(?:GLOBAL|[Cc]lass|function) ([A-Za-z_]\w*(?:\.\w+)+)", reason):
+        return (
+            f"an object of {found[1][:80]}, as of a whole module or a trainer's settings, which only code could bring "
+            "back; where it was made, save the network's state_dict() alone"
+        )
+    if path.suffix == ".safetensors" and start[:2] in (b"PK", b"\x80\x02"):
+        return "its content is that of a .pth file; rename it"
+    if path.suffix != ".safetensors" and start[8:9] == b"{":
+        return "its content is that of a .safetensors file; rename it"
+    return ""
 
 
 def require_usable(state: dict[str, torch.Tensor], path: Path) -> None:
@@ -81,6 +123,8 @@ def _refuse_compressed(path: Path) -> None:
     """Torch stores what is in its archives as it is; a compressed entry could unfold to any size."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise ValueError("TorchScript")
             size = sum(entry.file_size for entry in archive.infolist())
         if size > path.stat().st_size:
             raise ValueError(f"an archive of {path.stat().st_size:,} bytes that unfolds to {size:,}")

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from lrec.io import environment
 from lrec.model.ensemble import Ensemble
 from lrec.report import figures, model_size
+
+with environment.without("MPLBACKEND"):  # as in figures
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 
 def shapes(backbone: str, ensemble_size: int, meta_class_size: int, image_size: int) -> dict[str, tuple[int, ...]]:

@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
 from lrec import reference
-from lrec.io import files
+from lrec.io import environment, files
 from lrec.model.backbones import BACKBONES
 from lrec.report.benchmarks import CLEAN, PUBLISHED, REPORTED, read_reference
 from lrec.report.ledger import Ledger, is_full_size
+
+with environment.without(
+    "MPLBACKEND"
+):  # a notebook's, for windows of its own; one that is not installed stops the import
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 INK, FAINT, LINE = "#1f2328", "#59636e", "#d1d9e0"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.edgecolor": LINE, "xtick.color": FAINT}

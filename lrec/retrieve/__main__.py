@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> None:
     embedded = _embed(database, queries)
     exclude = np.array([q.row for q in queries])
     notes = [f"{name}: {len(database):,} images, {database.width} dimensions"]
+    notes += finder.passed_over
     if any(q.row == search.NO_ROW and not q.class_name for q in queries) and database.facts.get("crop") == "box":
         notes.append(f"{name} holds images cropped to boxes: crop a photo of your own to its object first")
     scores, rows = database.search(embedded, options.num, exclude)

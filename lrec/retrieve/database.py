@@ -1,5 +1,6 @@
 """A database of embeddings to search, grow and save; it stays on disk until it is searched."""
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,8 @@ class Database:
         parts: arrays (n, d) of float32 or float16 that hold rows 0 to G-1 one after the other.
         index: G rows with the columns path, class ("" where unknown) and row, the row in the packed
             store (-1 where the image is not in it).
-        facts: where the model and the packed store are, and how images are resized.
+        facts: where the model and the packed store are, and how images are resized. Their paths, and those of added
+            images, start from its entry "root", or else from the current folder.
     """
 
     def __init__(self, embeddings: np.ndarray, index: pd.DataFrame, facts: dict[str, Any], device: str = "cpu") -> None:
@@ -65,6 +67,15 @@ class Database:
         """Dimensions d of an embedding."""
         return self.parts[0].shape[1]
 
+    def place(self, path: str) -> Path:
+        """Return where a path of the facts or the index leads."""
+        return Path(self.facts.get("root") or "") / path
+
+    def _written(self, image: str | Path) -> str:
+        """The path of an image as the index has it: as it was given, where that leads to it from the root as well."""
+        here = os.path.realpath(self.facts.get("root") or "") == os.path.realpath("")
+        return str(image) if here else os.path.abspath(image)
+
     def embedding(self, row: int) -> np.ndarray:
         """Return the embedding of a row, (d,) float32."""
         for part in self.parts:
@@ -82,7 +93,7 @@ class Database:
         """
         if "model" not in self.facts:
             raise ValueError("database: names no model that could embed an image; pass embeddings, (N, d) of floats")
-        folder = Path(self.facts["model"])
+        folder = self.place(self.facts["model"])
         path, expected = folder / saved.MODEL, self.facts.get("weights")
         if expected and path.is_file() and (found := hashing.of_file(path)) != expected:
             raise ValueError(
@@ -95,7 +106,7 @@ class Database:
     @cached_property
     def stored(self) -> store.Store | None:
         """The packed store the images come from, or None where it is not here."""
-        folder = Path(self.facts.get("store") or "")
+        folder = self.place(self.facts.get("store") or "")
         if not (folder / store.IMAGES).is_file():
             return None
         opened = store.open_store(folder)
@@ -162,7 +173,7 @@ class Database:
         embedded = self.embed(listed) if vectors is None else vectors
         if embedded.ndim != 2 or embedded.shape[1] != self.width:
             raise ValueError(f"embeddings: found the shape {embedded.shape}, expected (N, {self.width})")
-        paths = [str(image) if isinstance(image, str | Path) else "" for image in listed]
+        paths = [self._written(image) if isinstance(image, str | Path) else "" for image in listed]
         new = pd.DataFrame({"path": paths, "class": known, "row": np.full(len(paths), search.NO_ROW, np.int64)})
         first = len(self)
         self.index = pd.concat([self.index, new], ignore_index=True)
@@ -202,6 +213,6 @@ class Database:
         entry = self.index.iloc[row]
         if entry["row"] >= 0 and self.stored is not None:
             return np.array(self.stored.images[entry["row"]])
-        if entry["path"] and Path(entry["path"]).is_file():
-            return np.asarray(decoding.decode(Path(entry["path"])))
+        if entry["path"] and (path := self.place(entry["path"])).is_file():
+            return np.asarray(decoding.decode(path))
         return None

@@ -11,6 +11,7 @@ import pandas as pd
 from lrec import params
 from lrec.data import store
 from lrec.datasets import decoding, disk, names, reader
+from lrec.io import missing
 from lrec.metrics import search
 from lrec.retrieve.database import Database
 
@@ -49,8 +50,9 @@ class Finder:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.passed_over: list[str] = []  # a line for every folder with files of other formats
         table = database.index.assign(own=range(len(database)), split=database.facts.get("split"))
-        folder = Path(database.facts.get("store") or "")
+        folder = database.place(database.facts.get("store") or "")
         if (folder / store.INDEX).is_file():
             stored = store.read_index(folder / store.INDEX)
             others = stored[~stored["row"].isin(table["row"])].assign(own=search.NO_ROW)
@@ -58,7 +60,7 @@ class Finder:
         self._table = table
         paths = [(path, place) for place, path in enumerate(table["path"]) if path]
         self._places = {names.composed(path): place for path, place in paths} | dict(paths)
-        self._raw = _raw_folders(folder.name)
+        self._raw = _raw_folders(folder.name, database.place(""))
 
     def default(self) -> list[Query]:
         """Return a few images, the same every time: of the query split if the gallery is searched, else its own."""
@@ -95,16 +97,27 @@ class Finder:
             found = disk.images_below(path)
             if not found:
                 raise FileNotFoundError(
-                    f"{text}: found no image in this folder, expected {' '.join(decoding.SUFFIXES)}"
+                    f"{text}: found no image in this folder{self._passed_over(path)}, expected "
+                    f"{' '.join(decoding.SUFFIXES)}"
                 )
+            self.passed_over += [f"{text}: {len(found)} images{others}"] if (others := self._passed_over(path)) else []
             return [self._of_file(p) for p in found]
         found = _matches(text)
         if not found:
+            near = missing.near(text, self._places)
             raise FileNotFoundError(
-                f"{text}: query not found, expected a path of the data set's index (such as "
-                f"{self._table['path'].iloc[0]}), row:N, or an image file, a folder or a glob"
+                f"{text}: query not found{f' ({near})' if near else missing.hint(path)}, expected a path of the data "
+                f"set's index (such as {self._table['path'].iloc[0]}), row:N, or an image file, a folder or a glob"
             )
         return [self._of_file(p) for p in found]
+
+    @staticmethod
+    def _passed_over(folder: Path) -> str:
+        """A clause on the files of a folder that are no images by their suffix."""
+        others = [path for path in disk.files_below(folder) if not decoding.is_image(path.name)]
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        shown = ", ".join(path.relative_to(folder).as_posix() for path in others[:3])
+        return f", passed over for their format: {shown}{more}" if others else ""
 
     def _known(self, path: str) -> int | None:
         """The place of an image of the data set, however its accents are written."""
@@ -125,7 +138,7 @@ class Finder:
         packed = self._database.stored
         if packed is not None and entry["row"] != search.NO_ROW:
             return np.array(packed.images[entry["row"]])
-        return Path(entry["path"])
+        return self._database.place(entry["path"])
 
     def _of_file(self, path: Path) -> Query:
         """A file; one that lies in the data set's raw folder is the data set's image of that name."""
@@ -145,15 +158,15 @@ def _matches(pattern: str) -> list[Path]:
     return sorted(p for p in found if p.is_file() and not any(map(names.is_leftover, set(p.parts) - written)))
 
 
-def _raw_folders(variant: str) -> list[Path]:
-    """Where the raw images of a variant may lie; none where the settings do not know it."""
-    if not params.PARAMS_FILE.is_file():
+def _raw_folders(variant: str, project: Path) -> list[Path]:
+    """Where the raw images of a variant may lie; none where the project's settings do not know it."""
+    if not (project / params.PARAMS_FILE).is_file():
         return []
-    settings = params.load()
+    settings = params.load(project / params.PARAMS_FILE)
     if variant not in settings.variants or not (folder := settings.variants[variant].folder):
         return []
     usual = reader.LAYOUTS[settings.variants[variant].layout].folders
-    return [place.resolve() for place in disk.locations(settings.raw_root(), folder, usual)]
+    return [place.resolve() for place in disk.locations(project / settings.raw_root(), folder, usual)]
 
 
 def default_database() -> str:

@@ -1,5 +1,6 @@
 """Where a database comes from: a folder that `Database.save` wrote, or the embeddings of a run of the pipeline."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -13,7 +14,7 @@ from lrec import paths
 from lrec.data import store
 from lrec.datasets.decoding import Resize
 from lrec.embedding import audit
-from lrec.io import files, reading
+from lrec.io import files, missing, reading
 from lrec.model.kinds import KINDS
 
 EMBEDDINGS, INDEX, FACTS = "embeddings.npy", "index.csv", "database.json"
@@ -24,9 +25,11 @@ BLOCK = 65536  # rows that are copied together
 class Facts(TypedDict, total=False):
     """What database.json may say; of the model that embeds images all, or nothing.
 
-    weights: SHA-256 of the model's weights, with which the database was embedded.
+    weights: SHA-256 of the model's weights, with which the database was embedded. root: the folder from which the paths
+    of model, store and images start, relative to the database's own.
     """
 
+    root: str
     model: str
     weights: str
     store: str
@@ -35,8 +38,8 @@ class Facts(TypedDict, total=False):
 
 
 def _whole(facts: dict[str, Any]) -> dict[str, Any]:
-    if missing := [name for name in ("resize", "kind") if "model" in facts and name not in facts]:
-        raise ValueError(f"{missing[0]} beside model")
+    if absent := [name for name in ("resize", "kind") if "model" in facts and name not in facts]:
+        raise ValueError(f"{absent[0]} beside model")
     return facts
 
 
@@ -54,24 +57,61 @@ def read(path: Path, split: str | None) -> Stored:
         if split is not None:
             raise ValueError(f"{path}: found a split ({split}), expected none: a saved database is one whole")
         return _saved(path)
-    run = path.relative_to(paths.EMBEDDINGS) if path.is_dir() and path.parts[:1] == paths.EMBEDDINGS.parts else path
-    if len(run.parts) != 2 or not paths.embeddings(*run.parts).is_dir():
-        known = sorted(p.relative_to(p.parents[1]).as_posix() for p in paths.EMBEDDINGS.glob("*/*") if p.is_dir())
+    root, run = _run(path)
+    if len(run.parts) == 2 and (root / paths.embeddings(*run.parts)).is_dir():
+        return _of_run(root, *run.parts, split)
+    if known := _runs(Path()):
+        beside = os.listdir(path.parent) if path.parent.is_dir() else []
+        near = missing.near(path.as_posix(), known) or missing.near(path.name, beside)
         raise FileNotFoundError(
-            f"{path}: found no such database, expected one of {', '.join(known) or 'none yet'}, or a folder that "
-            "Database.save wrote; list the data set in params.yaml and run `dvc repro`"
+            f"{path}: found no such database{f' ({near})' if near else ''}, expected one of {', '.join(known)}, or a "
+            "folder that Database.save wrote; list the data set in params.yaml and run `dvc repro`"
         )
-    return _of_run(*run.parts, split)
+    outer = next((folder for folder in Path.cwd().parents if (folder / paths.EMBEDDINGS).is_dir()), None)
+    if outer and (known := _runs(outer)):
+        example = os.path.relpath(outer / paths.EMBEDDINGS / (path if path.as_posix() in known else known[0]))
+        remedy = f"name a run by its folder, as {example}, or run from {outer}"
+    else:
+        remedy = "run `dvc repro` first, or name a run by its folder, as ../embeddings/glyphs/resnet18"
+    raise FileNotFoundError(
+        f"{path}: found no such database{missing.hint(path)}, and no runs in {Path.cwd()}, expected a run that the "
+        f"pipeline has embedded, or a folder that Database.save wrote; {remedy}"
+    )
+
+
+def _run(path: Path) -> tuple[Path, Path]:
+    """The project of a run and the run in it, where a path names the folder of its embeddings; or as it is given."""
+    if path.is_dir() and (whole := Path(os.path.abspath(path))).parents[1].name == paths.EMBEDDINGS.name:
+        here = whole.parents[2] == Path.cwd()
+        return Path() if here else whole.parents[2], whole.relative_to(whole.parents[1])
+    return Path(), path
+
+
+def _runs(root: Path) -> list[str]:
+    """The runs of a project that are embedded."""
+    return sorted(p.relative_to(p.parents[1]).as_posix() for p in (root / paths.EMBEDDINGS).glob("*/*") if p.is_dir())
 
 
 def _saved(folder: Path) -> Stored:
     table = reading.read_table(folder / INDEX, COLUMNS, reading.SAVED, integers=["row"])
     facts = reading.read_json(folder / FACTS, reading.SAVED, Annotated[Facts, AfterValidator(_whole)])
+    if root := _root(folder, facts):
+        facts["root"] = root
     return Stored(_open_array(folder / EMBEDDINGS, reading.SAVED), table.astype({"row": np.int64}), facts)
 
 
-def _of_run(variant: str, backbone: str, split: str | None) -> Stored:
-    folder, packed = paths.embeddings(variant, backbone), paths.store(variant)
+def _root(folder: Path, facts: dict[str, Any]) -> str:
+    """Where the paths of a saved database start: as it says, or where the model is: here, or in a folder around it."""
+    said = facts.pop("root", None)
+    places = [Path(os.path.normpath(folder / said))] if said is not None else []
+    places += [Path(), *folder.resolve().parents]
+    wanted = facts.get("model") or facts.get("store") or ""
+    found = next((place for place in places if wanted and (place / wanted).exists()), places[0])
+    return "" if os.path.realpath(found) == os.path.realpath("") else str(found)
+
+
+def _of_run(root: Path, variant: str, backbone: str, split: str | None) -> Stored:
+    folder, packed = root / paths.embeddings(variant, backbone), root / paths.store(variant)
     table = store.read_index(packed / store.INDEX)
     there = list(dict.fromkeys(table["split"]))
     searched = store.tested(there)[-1]
@@ -79,17 +119,18 @@ def _of_run(variant: str, backbone: str, split: str | None) -> Stored:
     if split not in there:
         raise ValueError(f"split: found {split!r}, expected one of {', '.join(there)} for {variant}")
     rows = table[table["split"] == split]
-    dataset, made = store.read_facts(packed), audit.read(paths.embedding_facts(variant, backbone))
+    dataset, made = store.read_facts(packed), audit.read(root / paths.embedding_facts(variant, backbone))
     facts = {
         "name": f"{variant}/{backbone}",
         "split": split,
         "model": paths.model(variant, backbone).as_posix(),
         "weights": made["weights"],
-        "store": packed.as_posix(),
+        "store": paths.store(variant).as_posix(),
         "resize": dataset["resize"],
         "crop": dataset["crop"],
         "kind": made["kind"],
     }
+    facts |= {"root": str(root)} if root != Path() else {}
     return Stored(_open_array(folder / f"{split}.npy", "embed"), rows[list(COLUMNS)].reset_index(drop=True), facts)
 
 
@@ -122,4 +163,5 @@ def write(path: Path, parts: Sequence[np.ndarray], index: pd.DataFrame, facts: d
                 first += len(block)
         out.flush()
         files.write_table(draft / INDEX, index)
-        files.write_json(draft / FACTS, facts | {"split": None})
+        root = os.path.relpath(os.path.realpath(facts.get("root") or ""), os.path.realpath(path))
+        files.write_json(draft / FACTS, facts | {"split": None, "root": root})

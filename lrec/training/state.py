@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from lrec.io.progress import tqdm
 
 from lrec.compute.transfer import Reading
 

@@ -120,7 +120,7 @@ def test_a_folder_killed_between_its_two_renames_comes_back(tmp_path: Path):
 
 
 def test_running_processes_keep_their_drafts(holder: Holder):
-    holder("models/a", RANK="0", MASTER_PORT="1")
+    holder("models/a", TORCHELASTIC_RUN_ID="job", RANK="0", MASTER_PORT="1")
     killed = holder("models/a", RANK="1", MASTER_PORT="1")
     killed.kill()
     killed.wait()
@@ -129,7 +129,8 @@ def test_running_processes_keep_their_drafts(holder: Holder):
 
 
 def test_processes_of_one_torchrun_share_a_claim_and_keep_others_out(holder: Holder, monkeypatch: pytest.MonkeyPatch):
-    holder("models/a", RANK="0", MASTER_PORT="1")
+    holder("models/a", TORCHELASTIC_RUN_ID="job", RANK="0", MASTER_PORT="1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     monkeypatch.setenv("MASTER_PORT", "1")
     monkeypatch.setenv("RANK", "1")
     with locks.held([Path("models/a")]):
@@ -143,5 +144,13 @@ def test_processes_of_one_torchrun_share_a_claim_and_keep_others_out(holder: Hol
 
 def test_a_launcher_and_the_processes_it_starts_share_one_job(holder: Holder):
     with locks.held([Path("models/a")]):
-        holder("models/a", RANK="0", MASTER_PORT="1")
+        holder("models/a", TORCHELASTIC_RUN_ID="job", RANK="0", MASTER_PORT="1")
         assert len(list(locks.FOLDER.glob("*.json"))) == 2
+
+
+def test_variables_of_other_launchers_make_no_job(holder: Holder, monkeypatch: pytest.MonkeyPatch):
+    """Schedulers set them too; two such processes are not one training."""
+    holder("models/a", RANK="0")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ValueError, match="is writing it"), locks.held([Path("models/a")]):
+        pytest.fail("both are in")

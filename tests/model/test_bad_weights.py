@@ -1,9 +1,11 @@
-"""Starting weights from a file: damaged, of another network, of odd kinds, and hostile."""
+"""Starting weights from a file: as trainers save them, damaged, of another network, of odd kinds, and hostile."""
 
+import argparse
 import io
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from damage import cut
 
 from lrec.io import command
 from lrec.model import weights
+from lrec.model.ensemble import Ensemble
 
 State = dict[str, torch.Tensor]
 
@@ -51,6 +54,10 @@ def without(*keys: str) -> Callable[[State], State]:
     return lambda state: {key: value for key, value in state.items() if key not in keys}
 
 
+def prefixed(text: str) -> Callable[[State], State]:
+    return lambda state: {text + key: value for key, value in state.items()}
+
+
 def nan(value: torch.Tensor) -> torch.Tensor:
     value = value.clone()
     value.view(-1)[0] = torch.nan
@@ -62,7 +69,11 @@ STATES: dict[str, tuple[Callable[[State], State], str]] = {
     "without a key": (without(FIRST), f"1 entries differ from torchvision's, the first is {FIRST}: found none"),
     "one key more": (lambda s: s | {"more": torch.zeros(2)}, "1 entries differ .* the first is more: found .2,."),
     "empty": (lambda s: {}, "entries differ from torchvision's"),
-    "prefixed keys": (lambda s: {f"module.{k}": v for k, v in s.items()}, "entries differ from torchvision's"),
+    "prefixed, of another network": (
+        lambda s: prefixed("module.")(without(FIRST)(s)),
+        "entries differ from torchvision's, the first is",
+    ),
+    "of resnet18": (lambda s: torchvision.models.resnet18(weights=None).state_dict(), "these are weights of resnet18"),
     "another shape": (
         one(FIRST, lambda v: v[:5].clone()),
         f"the first is {FIRST}: found .5, 3, 3, 3., expected .32, 3",
@@ -76,23 +87,47 @@ STATES: dict[str, tuple[Callable[[State], State], str]] = {
 OBJECTS: dict[str, tuple[Callable[[State], object], str]] = {
     "a list": (lambda s: [1], "found list, expected a state dict"),
     "a tensor": (lambda s: torch.zeros(3), "found Tensor, expected a state dict"),
-    "a checkpoint": (
-        lambda s: {"epoch": 3, "state_dict": s},
-        "found dict, expected a state dict in torchvision's keys",
+    "two networks": (
+        lambda s: prefixed("encoder_q.")(s) | prefixed("encoder_k.")(s),
+        "found 2 networks of mobilenet_v2, .*'encoder_k.' .*'encoder_q.' .*, expected one",
     ),
-    "numbers as keys": (lambda s: dict(enumerate(s.values())), "found dict, expected a state dict"),
+    "an optimiser's state": (
+        lambda s: {"epoch": 3, "optimizer": {"state": {0: {"step": torch.zeros(1)}}, "param_groups": []}},
+        "found dict with the keys 'epoch', 'optimizer', expected a state dict in torchvision's keys",
+    ),
+    "a checkpoint of another network": (
+        lambda s: {"state_dict": torchvision.models.resnet18(weights=None).state_dict()},
+        "state dicts under 'state_dict', .* all entries of mobilenet_v2.*; these are weights of resnet18",
+    ),
+    "numbers as keys": (lambda s: dict(enumerate(s.values())), "found dict with the keys 0, .*, expected a state dict"),
     "sparse": (one(FIRST, lambda v: v.view(32, -1).to_sparse()), "torch.sparse_coo|no weights that load safely"),
     "quantised": (one(FIRST, lambda v: v.to(torch.float16).to("meta")), "on meta"),
     "of no memory": (
         one(FIRST, lambda v: torch.zeros(1).expand(10**6, 10**6)),
         rf"\(1000000, 1000000\) in 4 bytes as {FIRST}",
     ),
-    "a module": (lambda s: torchvision.models.mobilenet_v2(weights=None), "no weights that load safely"),
+    "a module": (
+        lambda s: torchvision.models.mobilenet_v2(weights=None),
+        "no weights that load safely .an object of torchvision.models.mobilenetv2.MobileNetV2, as of a whole module .*"
+        "save the network's state_dict\\(\\) alone",
+    ),
+    "a wrapped module": (
+        lambda s: {"model": torch.nn.DataParallel(torchvision.models.mobilenet_v2(weights=None))},
+        "an object of torch.nn.parallel.data_parallel.DataParallel, as of a whole module",
+    ),
 }
 
 
 def network(state: State) -> bytes:
     return saved(state)
+
+
+def scripted() -> bytes:
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torchvision.models.mobilenet_v2(weights=None)), stream)
+    return stream.getvalue()
 
 
 def deflated(data: bytes) -> bytes:
@@ -131,8 +166,9 @@ BYTES: dict[str, tuple[str, Callable[[State], bytes], str]] = {
         ),
         "load safely",
     ),
-    "pth named safetensors": (".safetensors", network, "load safely"),
-    "safetensors named pth": (".pth", safe, "load safely"),
+    "pth named safetensors": (".safetensors", network, "load safely .its content is that of a .pth file; rename it"),
+    "safetensors named pth": (".pth", safe, "load safely .its content is that of a .safetensors file; rename it"),
+    "scripted": (".pth", lambda s: scripted(), "load safely .a TorchScript archive; save the network's state_dict"),
 }
 CASES: list[tuple[str, str, Callable[[State], bytes], str]] = [
     *(
@@ -199,6 +235,81 @@ def test_sound(project: Path, root: Path, state: State, form: str) -> None:
     (project / "w.pth").write_bytes(content)
     use(project, root, "w.pth")
     assert command.guard(tiny.STAGES["train"], debug=True) == 0
+
+
+HEADS = {"prototypes.weight": torch.zeros(3)}
+# As trainers save a network: what is in the file, and what is said of it.
+CHECKPOINTS: dict[str, tuple[Callable[[State], object], str]] = {
+    "under a key": (lambda s: {"epoch": 3, "state_dict": s}, "used the state dict under 'state_dict'"),
+    "of one that ran in parallel": (
+        prefixed("module."),
+        "used its entries without the prefix 'module.' of their keys",
+    ),
+    "compiled": (prefixed("_orig_mod.module."), "without the prefix '_orig_mod.module.'"),
+    "both, with the optimiser and the command line": (
+        lambda s: {
+            "model": prefixed("module.")(s),
+            "optimizer": {"state": {0: {"step": torch.zeros(1)}}, "param_groups": [{"lr": 0.1}]},
+            "args": argparse.Namespace(lr=0.1),
+        },
+        "used the state dict under 'model' without the prefix 'module.' of their keys",
+    ),
+    "beside a loss": (
+        lambda s: {"state_dict": prefixed("net.")(s) | {"loss.w": torch.zeros(2)}, "version": "2"},
+        "without the prefix 'net.' of their keys, 1 other entries left out",
+    ),
+    "with another head": (
+        lambda s: prefixed("module.")({k: v for k, v in s.items() if "classifier" not in k} | HEADS),
+        "without the prefix 'module.' of their keys, 1 other entries left out",
+    ),
+    "beside its average": (
+        lambda s: {"state_dict_ema": s, "state_dict": s},
+        "used the state dict under 'state_dict', not the one under 'state_dict_ema'",
+    ),
+    "two levels down": (lambda s: {"trainer": {"model_state_dict": s}}, "under 'trainer.model_state_dict'"),
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_of_another_trainer_is_used(
+    tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    make, line = CHECKPOINTS[name]
+    plain, path = tmp_path / "plain.pth", tmp_path / "w.pth"
+    plain.write_bytes(saved(state))
+    path.write_bytes(saved(make(state)))
+    expected = Ensemble("mobilenet_v2", 1, 2, str(plain)).state_dict()
+    assert capsys.readouterr().out == ""
+    found = Ensemble("mobilenet_v2", 1, 2, str(path)).state_dict()
+    assert line in capsys.readouterr().out
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "w_mobilenet_v2.pth").write_bytes(saved(state))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights.load("mobilenet_v2", "~/w_{backbone}.pth")
+    assert weights.describe("mobilenet_v2", "~/w_{backbone}.pth").startswith("w_mobilenet_v2.pth ")
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("W.pth", "'w.pth' is there, which differs only in case"),
+        ("w.safetensors", "'w.pth' is there, which differs only in its suffix"),
+        ("folder", "it is a folder"),
+        ("w.pth/x.pth", "w.pth is a file, not a folder"),
+        ("deep.pth", "folder/deep.pth is there, one folder deeper"),
+        ("link.pth", "it is a link to gone.pth, which is not there"),
+    ],
+)
+def test_the_nearest_file_is_named(tmp_path: Path, written: str, hint: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "w.pth").touch()
+    (tmp_path / "folder/deep.pth").touch()
+    (tmp_path / "link.pth").symlink_to("gone.pth")
+    with pytest.raises(FileNotFoundError, match=re.escape(hint)):
+        weights.load("mobilenet_v2", str(tmp_path / written))
 
 
 def test_damaged_anywhere(tmp_path: Path) -> None:

@@ -204,6 +204,7 @@ def test_the_end_of_the_first_process_ends_the_others(project: Path, sign: signa
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [collective.device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "3"}.items():
         monkeypatch.setenv(name, value)
     assert [collective.device(name) for name in ("cpu", "cuda")] == ["cpu", "cuda:1"]

@@ -1,0 +1,51 @@
+"""Variables of the environment that other programs set, read so that none of them can stop this one.
+
+Notebooks, launchers and shells leave settings of their own, or set variables to nothing. Ours are read here, and a
+library that fails on a variable when it is imported is imported without it.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+DEBUG = "LREC_DEBUG"
+# What torchrun sets for the processes that it starts, and nothing else does. RANK, WORLD_SIZE and the like are set by
+# schedulers and notebooks too, for other ends.
+LAUNCHED = "TORCHELASTIC_RUN_ID"
+_OFF = ("", "0", "false", "no", "off")
+
+
+def debug() -> bool:
+    """Say whether LREC_DEBUG asks for tracebacks."""
+    return os.environ.get(DEBUG, "").strip().lower() not in _OFF
+
+
+def rank() -> str | None:
+    """Return the rank of a process that torchrun has started; None in any other."""
+    return os.environ.get("RANK") or None if os.environ.get(LAUNCHED) else None
+
+
+@contextlib.contextmanager
+def without(*beginnings: str) -> Iterator[None]:
+    """Hide the variables whose names begin so while the block runs, such as an import that would fail on them."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(beginnings)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def require_readable_names() -> None:
+    """Refuse to work where names of files would be read as other names.
+
+    Raises:
+        ValueError: Python decodes them otherwise than as UTF-8; the line names the variables that make it do so.
+    """
+    found = sys.getfilesystemencoding()
+    if found.lower().replace("-", "") != "utf8":
+        names = ("LC_ALL", "LC_CTYPE", "LANG", "PYTHONUTF8", "PYTHONCOERCECLOCALE")
+        said = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+        raise ValueError(
+            f"{said or 'the locale'}: names of files would be read as {found}, expected UTF-8; set PYTHONUTF8=1"
+        )

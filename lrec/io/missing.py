@@ -1,0 +1,124 @@
+"""What is there in the place of something missing: the nearest name, one folder deeper, or the reason why it is unseen.
+
+A path that is typed, or that an annotation lists, is most often nearly right. The hint says what differs, so that the
+cause need not be guessed.
+"""
+
+import difflib
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+MANY = 5000  # entries; more are not compared letter by letter
+
+
+def hint(path: Path) -> str:
+    """Return a clause on what is there in place of a path, to be put behind an error; empty if nothing is near.
+
+    >>> hint(Path("/dev/Null"))
+    " ('null' is there, which differs only in case)"
+    """
+    try:
+        found = _nearest(path)
+    except OSError:
+        return ""
+    return f" ({found})" if found else ""
+
+
+def require_project(settings: Path = PARAMS) -> None:
+    """Refuse to work in a folder that is not the repository's root, before anything is written there.
+
+    Raises:
+        FileNotFoundError: params.yaml is not there; the line names the folder around this one that has it.
+    """
+    if not settings.is_file():
+        folders = settings.absolute().parent.parents
+        outer = next((folder for folder in folders if (folder / settings.name).is_file()), None)
+        where = f", {outer}" if outer else hint(settings)
+        raise FileNotFoundError(
+            f"{settings}: not found in {settings.absolute().parent}; run from the repository's root{where}"
+        )
+
+
+def near(name: str, there: Iterable[str]) -> str:
+    """Return which of some names is meant, and how it differs; empty if none is near.
+
+    >>> near("cat.jpg", ["dog.jpg", "cat.jpeg"])
+    "'cat.jpeg' is there, which differs only in its suffix"
+    """
+    names = sorted(there)
+    for how, plain in (("in the Unicode form of its accents", _composed), ("in case", _lower), ("in blanks", _bare)):
+        for other in names:
+            if other != name and plain(other) == plain(name):
+                return f"{other!r:.120} is there, which differs only {how}"
+    stem = name.partition(".")[0]
+    for other in names:
+        if stem and _lower(other.partition(".")[0]) == _lower(stem) and other != name:
+            case = "" if other.partition(".")[0] == stem else "case and "
+            return f"{other!r:.120} is there, which differs only in {case}its suffix"
+    if len(name) < 4 or "/" in name:
+        return ""
+    # Another number is another file.
+    numbered = [other for other in names[:MANY] if re.findall(r"\d+", other) == re.findall(r"\d+", name)]
+    close = difflib.get_close_matches(name, numbered, n=1, cutoff=0.75)
+    return f"{close[0]!r:.120} is there" if close else ""
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _lower(name: str) -> str:
+    return _composed(name).lower()
+
+
+def _bare(name: str) -> str:
+    """Without what people write for a blank, and without the mark of a second download."""
+    return "".join(part for part in _lower(name).removesuffix("(1)") if part not in " _-")
+
+
+def _nearest(path: Path) -> str:
+    """What is there where the path ends to exist."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"it is a link to {os.readlink(path)}, which is not there"
+    if os.path.isdir(path):
+        return "it is a folder"
+    whole = Path(os.path.abspath(path))
+    parent = next(folder for folder in whole.parents if _exists(folder))
+    name = whole.relative_to(parent).parts[0]
+    if not os.path.isdir(parent):
+        return f"{parent} is a file, not a folder"
+    try:
+        there = os.listdir(parent)
+    except PermissionError:
+        return f"no permission to look into {parent}"
+    if name in there and os.path.islink(parent / name):
+        return f"{parent / name} is a link to {os.readlink(parent / name)}, which is not there"
+    if name in there:
+        return f"no permission to look into {parent if parent / name == whole else parent / name}"
+    place = "" if parent / name == whole else f"no folder {name!r:.120} in {parent}, but "
+    if found := near(name, there) or _deeper(parent, there, whole):
+        return f"{place}{found}"
+    return f"there is no folder {parent / name}" if place else "" if there else f"{parent} is empty"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        os.stat(path)
+    except OSError:  # not there, or in a folder that must not be looked into
+        return False
+    return True
+
+
+def _deeper(parent: Path, there: list[str], whole: Path) -> str:
+    """The same path in one of the folders beside it, or without one of its own."""
+    rest = whole.relative_to(parent)
+    for name in sorted(there)[:MANY]:
+        if (parent / name / rest).exists():
+            return f"{parent / name / rest} is there, one folder deeper"
+    if len(rest.parts) > 1 and (parent / Path(*rest.parts[1:])).exists():
+        return f"{parent / Path(*rest.parts[1:])} is there, one folder higher"
+    return ""
