@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lrec.io.progress import tqdm
-
 from lrec.compute.transfer import Reading
+from lrec.io.progress import tqdm
 
 COLUMNS = ["epoch", "learning_rate", "loss", "accuracy"]
 VALIDATION = "validation_recall_at_1"
