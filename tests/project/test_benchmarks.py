@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import leak
+from benchmarks import gpu, leak, turns
 from lrec import paths
 from lrec.data import store
 from lrec.evaluation import task
@@ -18,6 +18,7 @@ from lrec.model import saved
 UPTO = "evaluate"
 COMMANDS = {
     "extraction": "--backbones resnet18 --ensembles 2 --size 32 --images 4 --batch-size 2 --rounds 1",
+    "gpu": "--device cpu --tiny --parts card waits determinism profile graphs",
     "leak": "tiny mobilenet_v2 --draws 1 --epochs 1 --batch-size 3",
     "loading": "tiny --images 8 --size 32 --batch-size 4 --rounds 1",
     "memory": "--branches 2 --batch-sizes 2 --size 64",
@@ -76,3 +77,37 @@ def test_without_the_weight_the_leaks_figure_is_the_published_one(project: Path)
     index = store.read_index(paths.store("tiny") / store.INDEX)
     expected = 100 * task.read(paths.embeddings("tiny", "mobilenet_v2"), index).evaluate([1]).recall[1]
     assert trial.row(network, 0, 1)[:2] == [expected, expected]
+
+
+@pytest.mark.parametrize("in_turns", [True, False])
+def test_a_way_whose_memory_runs_out_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_turns: bool
+):
+    code = "import sys\nfor _ in sys.stdin: print({answer!r}, flush=True)\n"
+    for name, answer in (("good", "1 2"), ("full", turns.NO_MEMORY)):
+        (tmp_path / f"way_{name}.py").write_text(code.format(answer=answer))
+    monkeypatch.chdir(tmp_path)
+    found = turns.take({"full": ["way_full"], "good": ["way_good"]}, 2, in_turns)
+    assert found == {"full": None, "good": [[1.0, 2.0], [1.0, 2.0]]}
+
+
+def test_out_of_memory_is_an_answer_and_other_errors_are_not(capsys):
+    def refuse() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    turns.answering(refuse)
+    assert capsys.readouterr().out == f"{turns.NO_MEMORY}\n"
+    with pytest.raises(ZeroDivisionError):
+        turns.answering(lambda: 1 // 0)
+
+
+def test_parts_of_the_gpu_benchmark_that_succeeded_are_not_run_again(tmp_path: Path, monkeypatch, capsys):
+    asked = []
+    answers = {"card": "a table\n", "waits": f"{turns.NO_MEMORY}\n"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu, "run", lambda name, *_: (asked.append(name), answers[name])[1])
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--parts", "card", "waits"])
+        gpu.main()
+    assert asked == ["card", "waits", "waits"]
+    assert capsys.readouterr().out.count("### Card\n\na table\n") == 2
