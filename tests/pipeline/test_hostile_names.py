@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny_pipeline as tiny
-from made_sets import write
 from PIL import Image
+from synthetic_sets import write
 
 from lrec import class_names, paths
 from lrec.data import store
