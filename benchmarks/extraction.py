@@ -1,11 +1,11 @@
 """Images per second of extraction against the baseline loop: same model, same images, in turns.
 
-The baseline loop is what one would write first: the ensemble in evaluation mode and without gradients, on
+The baseline loop is the obvious implementation: the ensemble in evaluation mode and without gradients, on
 contiguous float batches. Ours is `lrec.embedding.extract.extract` on the folded model. Both fill a memory map
 on disk, each in a process of its own. Weights, batch-norm statistics and images are random; how long a convolution
-takes does not depend on them. A large float32 matrix product, timed in the same turns, shows how fast the machine can
-be at all: a method's share of it is what its multiplications (`lrec.report.model_size.count_macs`) take at the
-product's speed.
+takes does not depend on them. A large float32 matrix product, timed in the same turns, shows the machine's peak speed:
+"share of the product" is the time that a method's multiplications (`lrec.report.model_size.count_macs`) would take
+at that speed, as a fraction of its time.
 
     python -m benchmarks.extraction
     python -m benchmarks.extraction --precisions bfloat16 --ensembles 4 --size 128

@@ -1,9 +1,9 @@
 """Step time and peak memory of branch-wise backpropagation against the baseline loop over all branches.
 
-The baseline loop is what one would write first: every branch forward, one loss, one backward pass and one step of
+The baseline loop is the obvious implementation: every branch forward, one loss, one backward pass and one step of
 torch.optim.Adam over all parameters. Ours is the training of the stage train, with the settings that the stage
-makes for its process, and again in several processes that share the branches. Each way runs apart, so that neither's
-memory or settings touch the other's; they take their steps in turns while the others wait.
+makes for its process, and again in several processes that divide the branches among them. Each method runs in
+processes of its own, with memory and settings of its own; they take their steps in turns while the others wait.
 
     python -m benchmarks.training --branches 1 4 16 48 --batch-sizes 10 32 --processes 2
     python -m benchmarks.training --device cuda --backbone resnet50 --branches 48 --size 256 --batch-sizes 10 128

@@ -1,6 +1,6 @@
 """Methods that are compared, each in a process of its own; they take turns while the others wait.
 
-So neither's memory nor its settings of the process touch the other's.
+So they affect neither each other's memory nor each other's settings.
 """
 
 import subprocess
