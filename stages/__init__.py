@@ -5,7 +5,6 @@ Each is started by DVC as `python -m stages.<name> <variant> [<backbone>]` from 
 
 import os
 
-# Set before torch loads its threads. A thread that waits for another must not spin: on a machine with
-# other work to do, spinning threads keep the core from the very thread they wait for, and a training
-# took ten times as long.
+# Set before torch starts its threads. A thread that waits for another must not spin: on a busy machine, spinning
+# threads occupy the core that the other thread needs. Training took ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -29,8 +29,8 @@ def top(
 
     Args:
         queries: (Q, d) floats.
-        gallery: one or more (n, d) arrays of float16 or float32, memory maps for example; their rows are
-            numbered on from one array to the next, G in all.
+        gallery: one or more (n, d) arrays of float16 or float32, memory maps for example; their G rows are
+            numbered consecutively across arrays.
         k: results per query.
         exclude: (Q,) rows that a query must not find, its own for example; `NO_ROW` for none.
         memory_bytes: bound of the working memory.
@@ -69,7 +69,7 @@ def _search(
     """Carry the best k from block to block; earlier blocks hold lower rows, so stable sorts keep the order."""
     own = torch.from_numpy(queries).to(device)
     hidden = torch.from_numpy(exclude).to(device)
-    # A block takes its rows twice (as stored and in float32), and a similarity up to 40 bytes if all are alike.
+    # A block holds its rows twice (as stored and in float32); a similarity takes up to 40 bytes, if all are equal.
     size = max(k, 1024, memory_bytes // (8 * own.shape[1] + 40 * len(own)))
     scores = torch.empty(len(own), 0, dtype=torch.float64, device=device)
     rows = torch.empty(len(own), 0, dtype=torch.int64, device=device)
