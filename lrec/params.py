@@ -28,7 +28,7 @@ PARAMS_FILE = Path("params.yaml")
 DATA_VARIABLE = "LREC_DATA"
 
 
-def _registry(module: str, name: str) -> dict[str, Any]:
+def _registry(module: str, name: str) -> Any:
     """Return a registry, looked up by name when a file is checked.
 
     An import would make every stage depend on every reader and every network, and a new one would run all stages
@@ -50,6 +50,7 @@ def _registered(module: str, registry: str) -> AfterValidator:
 
 
 BackboneName = Annotated[str, _registered("lrec.model.backbones", "BACKBONES")]
+ShareName = Annotated[str, _registered("lrec.model.backbones", "SHARES")]
 LayoutName = Annotated[str, _registered("lrec.datasets.reader", "LAYOUTS")]
 KindName = Annotated[str, _registered("lrec.model.kinds", "KINDS")]
 LossName = Annotated[str, _registered("lrec.training.losses", "LOSSES")]
@@ -143,7 +144,7 @@ class Train(Section):
     """
 
     weights: str
-    share: Literal["none", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+    share: ShareName
     batch_size: Annotated[int, Field(ge=2, le=10**9)]
     accumulate: Count
     learning_rate: Annotated[float, Field(gt=0)]
