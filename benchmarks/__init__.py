@@ -1,7 +1,7 @@
-"""Measurements against named peers: `python -m benchmarks.<name>`.
+"""Measurements against baselines: `python -m benchmarks.<name>`.
 
-Waiting threads sleep, as they do in the stages: on a machine that others use too, threads that wait busily
-measure the others.
+Waiting threads sleep, as they do in the stages: on a shared machine, times of threads that spin while they wait
+depend on the other programs.
 """
 
 import os

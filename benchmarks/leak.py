@@ -1,9 +1,9 @@
 """What a random weight per forward pass does to recall: the effect behind the reported figures.
 
 The weight is a softmax over branches of normal numbers, drawn once per forward pass, in training and in
-evaluation alike; it scales what each branch is given. Images of one batch share it, so that a batch
-leaves a fingerprint in its embeddings. Where batches follow the order of classes the fingerprint tells
-the class; where queries and gallery are embedded in separate passes it only disturbs.
+evaluation alike; it scales the input of each branch. Images of one batch share it, so that a batch
+leaves a fingerprint in its embeddings. Where batches follow the order of classes, the fingerprint reveals
+the class; where queries and gallery are embedded in separate passes, it only adds noise.
 
     python -m benchmarks.leak                    the trained model of glyphs, and one trained with the weight
     python -m benchmarks.leak cub_uncropped resnet18 --epochs 0

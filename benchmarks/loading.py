@@ -1,8 +1,8 @@
 """Images per second into a training step: the packed store against torchvision's ImageFolder + DataLoader.
 
 Both read the same files at the same size and give normalised float batches with random flips; each
-takes its turn in every round. With a GPU, flip and normalisation run there and the processor only
-gathers bytes: the last row is that part alone.
+takes its turn in every round. With a GPU, flip and normalisation run there and the CPU only gathers
+bytes: the last row is that part alone.
 
     python -m benchmarks.loading car_cropped --images 2000
 """

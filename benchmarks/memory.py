@@ -1,4 +1,4 @@
-"""Bytes that a training at the original's size takes: computed on the meta device, which holds none of them.
+"""Bytes that training at the original's size takes, computed on the meta device, which allocates none of them.
 
 Weights and Adam's two averages are needed either way. The baseline loop keeps the gradients and the activations
 (what the backward pass needs) of all branches; branch-wise backpropagation keeps those of one, and the stem's

@@ -31,7 +31,7 @@ def make(folder: Path, count: int) -> None:
 
 
 def pack(folder: Path) -> None:
-    """Read and pack the made set; print seconds and the peak memory of this process in MB."""
+    """Read and pack the synthetic set; print seconds and the peak memory of this process in MB."""
     import pandas as pd
 
     from lrec.data import store

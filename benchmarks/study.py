@@ -1,4 +1,4 @@
-"""What the ensemble is worth: the runs of benchmarks/study.yaml, each a DVC experiment, at equal training compute.
+"""What the ensemble gains at equal training compute: the runs of benchmarks/study.yaml, each a DVC experiment.
 
     python -m benchmarks.study --list                       # which runs are done, and what is left
     python -m benchmarks.study --draw docs/study.png

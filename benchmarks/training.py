@@ -1,6 +1,6 @@
 """Step time and peak memory of branch-wise backpropagation against the baseline loop over all branches.
 
-The baseline loop is what one would write first: every branch forward, one loss, one backward pass and one step of
+The baseline loop is the obvious implementation: every branch forward, one loss, one backward pass and one step of
 torch.optim.Adam over all parameters. Ours is the training of the stage train, with the settings that the stage
 makes for its process, and again in several processes that share the branches. All compute with the same arithmetic.
 Each way runs in a process of its own: on a CPU they take their steps in turns, on a GPU one way runs after the other.

@@ -1,4 +1,4 @@
-"""Class names as they are shown to a reader; files and tables keep the data set's own."""
+"""Class names for display; files and tables keep those of the data set."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ _CODE_POINT = re.compile(r"U\+([0-9A-F]{4,6})")
 
 
 def readable(name: str) -> str:
-    r"""Return a class name for display, with a sign in the place of every hidden character.
+    r"""Return a class name for display, with a replacement character for every hidden character.
 
     >>> readable("U+0416"), readable("001.Black_footed_Albatross"), readable("")
     ('Ж', 'Black footed Albatross', '')
@@ -25,14 +25,14 @@ def readable(name: str) -> str:
 
 
 def for_spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table that people open in a spreadsheet, in which no text is taken for a formula.
+    """Return a table for a spreadsheet, with no text that would be taken for a formula.
 
     Text that begins with = + - @, a tab or a line end gets an apostrophe before it, as one would type it.
     Tables that programs read keep names unchanged.
     """
     text = table.select_dtypes(exclude="number")
-    return table.assign(**{name: text[name].map(_plain) for name in text})
+    return table.assign(**{name: text[name].map(_as_text) for name in text})
 
 
-def _plain(value: object) -> object:
+def _as_text(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else value

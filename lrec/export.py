@@ -1,7 +1,7 @@
 """A trained ensemble as one file for other programs: python -m lrec.export car_cropped/resnet18 --format onnx.
 
 The exported network takes images (N, 3, S, S) float32, RGB scaled to 0-1, of any number N, normalises them
-and returns embeddings (N, M*D) float32 of unit norm. It is compared with the original before it is kept.
+and returns embeddings (N, d) float32 of unit norm. It is compared with the original before it is published.
 """
 
 import argparse
@@ -110,7 +110,7 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str = "lo
     network, size = Embedding(ensemble, config["normalization"], kind), config["image_size"]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad(), warnings.catch_warnings(), files.atomic_folder(target) as draft:
-        # The exporters warn of their own parts' retirement, which a user can do nothing about.
+        # The exporters warn that parts of them are deprecated; a user cannot change that.
         warnings.simplefilter("ignore")
         run = FORMATS[form](network, torch.rand(2, 3, size, size, generator=generator), draft)
         samples = [torch.rand(count, 3, size, size, generator=generator) for count in _BATCHES]

@@ -28,11 +28,11 @@ PARAMS_FILE = missing.PARAMS
 DATA_VARIABLE = "LREC_DATA"
 
 
-def _registry(module: str, name: str) -> dict[str, Any]:
-    """A registry, looked up by name when a file is checked.
+def _registry(module: str, name: str) -> Any:
+    """Return a registry, looked up by name when a file is checked.
 
-    An import here would make every stage depend on every reader and every network, so that a new one would make all
-    of them run again.
+    An import would make every stage depend on every reader and every network, and a new one would run all stages
+    again.
     """
     return getattr(importlib.import_module(module), name)
 
@@ -50,6 +50,7 @@ def _registered(module: str, registry: str) -> AfterValidator:
 
 
 BackboneName = Annotated[str, _registered("lrec.model.backbones", "BACKBONES")]
+ShareName = Annotated[str, _registered("lrec.model.backbones", "SHARES")]
 LayoutName = Annotated[str, _registered("lrec.datasets.reader", "LAYOUTS")]
 KindName = Annotated[str, _registered("lrec.model.kinds", "KINDS")]
 LossName = Annotated[str, _registered("lrec.training.losses", "LOSSES")]
@@ -64,7 +65,7 @@ Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 class Section(BaseModel):
-    """A part of params.yaml: every key known, none left out, no silent conversion."""
+    """A part of params.yaml: no unknown key, no missing key, no silent conversion."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -76,7 +77,7 @@ class Normalization(Section):
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
-# The tags keep pydantic from reporting both alternatives when one of them is meant.
+# The tags keep pydantic from reporting the errors of both alternatives.
 Normalize = Annotated[
     Annotated[Literal["dataset", "imagenet"], Tag("name")] | Annotated[Normalization, Tag("values")],
     Discriminator(lambda value: "values" if isinstance(value, dict | Normalization) else "name"),
@@ -84,12 +85,13 @@ Normalize = Annotated[
 
 
 class Machine(Section):
-    """How the machine works: what comes out does not depend on it, floating-point noise apart.
+    """How the machine works: no result depends on it, apart from floating-point noise.
 
-    device: of all stages; auto is a GPU where there is one. processes: of a training; 1, a number, or "gpu" for one
-    per GPU. branches_at_once: on a CPU, threads that have a branch each, at most. workers: threads that read batches
-    ahead, 0 = none. decode_workers: threads that decode raw images, 0 = one per core. deterministic: make a GPU
-    repeat its bytes. checkpoint_minutes: between checkpoints of a training, beside the one after each epoch.
+    device: for all stages; "auto" is a GPU where there is one. processes: that train together, a number, or "gpu"
+    for one per GPU. branches_at_once: on a CPU, most threads that train a branch each. workers: threads that read
+    batches ahead, 0 = none. decode_workers: threads that decode raw images, 0 = one per core. deterministic: make a
+    GPU repeat its bytes. checkpoint_minutes: between checkpoints of training, in addition to the one after each
+    epoch.
     """
 
     device: str
@@ -101,7 +103,7 @@ class Machine(Section):
     checkpoint_minutes: Annotated[float, Field(gt=0)]
 
 
-# Keys of earlier versions: where their values are now.
+# Keys of earlier versions, and the keys that replace them.
 MOVED = {
     "preprocess": "machine.decode_workers",
     "train.workers": "machine.workers",
@@ -124,18 +126,18 @@ class MetaClasses(Section):
 class Train(Section):
     """The training recipe.
 
-    weights: "imagenet", "none", or a file (`{backbone}` in it stands for the backbone's name). share: how
-    far the stem reaches. batch_size: images. accumulate: batches per optimiser step. learning_rate: of
-    Adam. schedule: "multistep" multiplies it by gamma at the milestones, shares of the epochs (0-1);
-    "cosine" brings it to 0. warmup_epochs: linear growth first. weight_decay: decoupled, per step.
+    weights: "imagenet", "none", or a file (`{backbone}` in it stands for the backbone's name). share: shared
+    depth, where the stem ends. batch_size: images. accumulate: batches per optimiser step. learning_rate: of
+    Adam. schedule: "multistep" multiplies it by gamma at the milestones, fractions of the epochs (0-1);
+    "cosine" lets it fall to 0. warmup_epochs: linear growth first. weight_decay: decoupled, per step.
     classifier: of each branch, "linear", the original's, or "cosine": features and weights normalised, cosines
     multiplied by scale. loss: of each branch; those of pytorch-metric-learning learn an embedding of embedding_size
-    numbers in the place of logits, and what they learn beside it has the rate loss_learning_rate. images_per_class:
-    batches hold so many of each class in them; 0 draws images at random. label_smoothing: share of the target.
-    freeze_batch_norm: normalise by the statistics of the start. flip: random horizontal flip. random_crop: smallest
-    share of the area cut out, 1 for none. validation_share: of the training classes, held out to validate on after
-    each epoch (0-1). validation_kind: of embedding, whose recall that is. patience: epochs without a better
-    validation that end the training; the best one is kept.
+    numbers instead of logits, and their own parameters have the rate loss_learning_rate. images_per_class: how many
+    images a batch holds of each of its classes; 0 draws images at random. label_smoothing: as a fraction (0-1).
+    freeze_batch_norm: normalise by the statistics of the starting weights. flip: random horizontal flip.
+    random_crop: smallest fraction of the area that is cut out, 1 for none. validation_share: fraction of the
+    training classes held out for validation after each epoch (0-1). validation_kind: of the embedding whose recall
+    is the validation. patience: training ends after this many epochs without an improvement; the best is kept.
 
     precision: of the forward pass; "auto" is bfloat16 on a GPU that has it, else float32. tf32: let a GPU round the
     factors of float32 products. compile: generate kernels first. cuda_graphs: "auto" lets a GPU record the branches'
@@ -144,7 +146,7 @@ class Train(Section):
     """
 
     weights: str
-    share: Literal["none", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+    share: ShareName
     batch_size: Annotated[int, Field(ge=2, le=10**9)]
     accumulate: Count
     learning_rate: Annotated[float, Field(gt=0)]
@@ -179,7 +181,7 @@ class Embed(Section):
 
     kind: "logits", the original's embedding, or "features", the pooled features of every branch.
     dtype: of the stored embeddings; float16 takes half the space. batch_size: images.
-    untrained: embed with the network as it was before training as well. precision: of the forward pass.
+    untrained: embed with the network as it was before training, too. precision: of the forward pass.
     audit_images: how many test images the batch-independence check embeds again in other batches.
     """
 
@@ -194,10 +196,10 @@ class Embed(Section):
 class Evaluate(Section):
     """Metrics and analyses of the embeddings.
 
-    audit_tolerance: largest difference that the batch-independence check may find, as a share of unit norm.
-    analysis_images: the analyses of ensemble size and compression use at most about so many tested images,
-    of whole classes drawn at random; 0 = no analyses. subsets: how many sets of branches are drawn per
-    ensemble size. pca_dimensions: what embeddings are reduced to.
+    audit_tolerance: largest difference that the batch-independence check may find; embeddings have unit norm.
+    analysis_images: most tested images that the analyses of ensemble size and compression use, of whole classes
+    drawn at random; 0 = no analyses. subsets: how many sets of branches are drawn per ensemble size.
+    pca_dimensions: numbers of dimensions that embeddings are reduced to.
     """
 
     audit_tolerance: Annotated[float, Field(gt=0)]
@@ -209,7 +211,7 @@ class Evaluate(Section):
 def _meta_class_size(value: Any) -> Any:
     number = isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 10**6
     if not (number or isinstance(value, float) and 0 < value < 1 or value == "all"):
-        raise ValueError("2 to 1,000,000 meta classes, a share of the training classes between 0 and 1, or all")
+        raise ValueError("2 to 1,000,000 meta classes, a fraction of the training classes between 0 and 1, or all")
     return value
 
 
@@ -217,11 +219,11 @@ class Variant(Section):
     """A data set with its settings.
 
     layout: which reader. folder: inside data_root. crop: "box" is the annotated bounding box.
-    resize: "squash" to a square, or "crop" the middle out. image_size: side in pixels after it.
-    normalize: mean and std, "dataset" measures the training images.
-    ensemble_size: M branches. meta_class_size: D meta classes per branch, as a number, as a share of the training
-    classes (0-1), or all of them. recall_at: cut-offs K.
-    train: keys of the section `train` with values of this variant's own.
+    resize: "squash" to a square, or "crop" the middle. image_size: side after resizing, pixels.
+    normalize: mean and std; "dataset" measures them on the training images.
+    ensemble_size: M branches. meta_class_size: D meta classes per branch, as a number, as a fraction of the training
+    classes (0-1), or "all" of them. recall_at: cutoffs K.
+    train: keys of the section `train` that have other values in this variant.
     """
 
     layout: LayoutName
@@ -240,7 +242,7 @@ class Variant(Section):
     @classmethod
     def _increasing(cls, value: list[int]) -> list[int]:
         if value != sorted(set(value)):
-            raise ValueError("increasing cut-offs without repeats")
+            raise ValueError("increasing cutoffs without repeats")
         return value
 
     @model_validator(mode="after")
@@ -290,7 +292,7 @@ class Params(Section):
 
 
 def _explain(error: ValidationError, prefix: str = "") -> str:
-    """One line for the first problem of a failed validation: key, found, expected, what to do."""
+    """Return one line on the first problem of a failed validation: key, found, expected, what to do."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     path = [str(part) for part in problem["loc"] if part not in ("name", "values")]

@@ -1,7 +1,7 @@
-"""Where each stage puts what it hands on, relative to the repository's root.
+"""Where each stage puts its outputs, relative to the repository's root.
 
-A variant and a backbone become the names of folders: one with a slash, dots that lead upwards or any other
-character that the pipeline's own names do not have is a ValueError, whoever asks.
+The names of variants and backbones become names of folders. One with a slash, leading dots or any other character
+that the pipeline's own names do not have is a ValueError.
 """
 
 import re
@@ -21,8 +21,8 @@ ARCHITECTURE = Path("data/architecture.png")
 def _part(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise ValueError(
-            f"{name!r:.120}: found no name of a variant or backbone, expected letters, digits, _ . and -; "
-            "use a name that params.yaml has"
+            f"{name!r:.120}: not a name of a variant or backbone, expected letters, digits, _ . and -; "
+            "use a name from params.yaml"
         )
     return name
 
@@ -53,7 +53,7 @@ def embeddings(variant: str, backbone: str) -> Path:
 
 
 def embedding_facts(variant: str, backbone: str) -> Path:
-    """Return the JSON that says what a run's embeddings are, and what the batch-independence check found."""
+    """Return the JSON with the facts of a run's embeddings and the result of the batch-independence check."""
     return embeddings(variant, backbone) / "embedding.json"
 
 
@@ -63,7 +63,7 @@ def unfinished(stage: str, variant: str, backbone: str) -> Path:
 
 
 def results(variant: str, backbone: str) -> Path:
-    """Return the folder of what was measured on a run: result.json and several tables."""
+    """Return the folder of a run's results: result.json and several tables."""
     return RESULTS / _part(variant) / _part(backbone)
 
 
@@ -73,15 +73,15 @@ def result(variant: str, backbone: str) -> Path:
 
 
 def examples(variant: str, backbone: str) -> Path:
-    """Return the folder of a run's queries worth looking at."""
+    """Return the folder of a run's example queries."""
     return results(variant, backbone) / "examples"
 
 
 def figure(name: str) -> Path:
-    """Return the figure of a comparison with what others published."""
+    """Return the figure of a comparison with published methods."""
     return Path("data") / f"{name}.png"
 
 
 def run_record(variant: str, backbone: str) -> Path:
-    """Return the JSON that says how long a training took, and on what; git and DVC ignore it."""
+    """Return the JSON with the time, hardware and commit of a run's training; git and DVC ignore it."""
     return Path("logs") / _part(variant) / f"{_part(backbone)}.json"

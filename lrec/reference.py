@@ -3,7 +3,7 @@
 ENSEMBLE_SIZE, KIND, IMAGE_SIZE = 48, "logits", 256
 # Shared depth: how far the stem reaches, see `lrec.model.backbones.SHARES`.
 SHARE = "layer1"
-# How its branches learn, by parameters that results from before there was a choice do not have.
+# How its branches learn. Results of earlier versions lack these settings.
 LEARNED = {"classifier": "linear", "loss": "cross_entropy"}
 META_CLASS_SIZE = {"car": 12, "cub": 12, "sop": 512, "isc": 192}
 NAMES = {"car": "CARS196", "cub": "CUB-200-2011", "sop": "Stanford Online Products", "isc": "In-shop"}
@@ -19,7 +19,7 @@ VARIANTS = {
 
 
 def title(variant: str) -> str:
-    """Return what one of `VARIANTS` is called in headings.
+    """Return the heading of one of `VARIANTS`.
 
     >>> title("car_cropped"), title("isc")
     ('CARS196, cropped', 'In-shop')

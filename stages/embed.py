@@ -1,7 +1,7 @@
 """Stage embed: embed every split with the trained network, and the tested ones with the network before training.
 
-A run that was killed resumes where it stopped. Several processes share the work when torchrun starts
-them: torchrun --nproc_per_node 2 -m stages.embed <variant> <backbone>
+A killed run resumes where it stopped. Several processes divide the work if torchrun starts them:
+torchrun --nproc_per_node 2 -m stages.embed <variant> <backbone>
 """
 
 import shutil
@@ -22,7 +22,7 @@ from lrec.io import command, files, hashing, locks, provenance
 from lrec.model import saved, weights
 from lrec.model.ensemble import Ensemble
 
-# The packages whose code the numbers come from: an unfinished run resumes only if none of it has changed.
+# The packages that compute the embeddings: an unfinished run resumes only if their code has not changed.
 CODE = ("compute", "data", "embedding", "model")
 
 
@@ -86,7 +86,7 @@ def main(variant: str, backbone: str) -> None:
 
 
 def require_fit(folder: Path, config: dict[str, Any], backbone: str, image_size: int) -> None:
-    """Refuse a network that is another one than its folder says, or was trained on images of another size."""
+    """Refuse a network that does not match its folder's name, or was trained on images of another size."""
     found, expected = (config["backbone"], config["image_size"]), (backbone, image_size)
     if found != expected:
         raise ValueError(
@@ -96,7 +96,7 @@ def require_fit(folder: Path, config: dict[str, Any], backbone: str, image_size:
 
 
 def require_start(folder: Path, config: dict[str, Any], backbone: str, choice: str) -> str:
-    """Return what a network's training began with; refuse a file that has another content by now."""
+    """Return what a network's training started from; refuse a file whose content has changed since."""
     found, expected = weights.describe(backbone, choice), config.get("weights")
     if found != expected:
         raise ValueError(
@@ -107,7 +107,7 @@ def require_start(folder: Path, config: dict[str, Any], backbone: str, choice: s
 
 
 def publish(work: Path, target: Path, packed: store.Store, facts: dict[str, object]) -> None:
-    """Put finished arrays, the rows they belong to and, at `target`, the facts in their folder, all at once."""
+    """Publish the finished arrays, the rows they belong to and, at `target`, the facts, in one atomic folder."""
     with files.atomic_folder(target.parent) as folder:
         for path in sorted(work.glob("*.npy")):
             journal.publish(path, folder / path.name)

@@ -1,4 +1,4 @@
-"""Stage evaluate: exact metrics of the embeddings, trained and before training, and analyses of them."""
+"""Stage evaluate: exact metrics of the embeddings, after and before training, and analyses of the ensemble."""
 
 from pathlib import Path
 
@@ -68,14 +68,14 @@ def main(variant: str, backbone: str) -> None:
         files.write_table(target / "ensemble_size.csv", ensemble_size.curve(sets))
         examples.write(trained, packed, target / paths.examples(variant, backbone).name, where)
         files.write_json(target / paths.result(variant, backbone).name, measured)
-    for name, some in (("untrained", before), ("trained", measured)):
+    for name, some in (("before training", before), ("trained", measured)):
         if some:
             recalls = ", ".join(f"R@{k} {100 * value:.2f}" for k, value in some["recall"].items())
             print(f"{variant}/{backbone}: {name}: {recalls} ({some['queries']:,} queries)")
 
 
 def require_width(dimensions: int, branches: int, folder: Path, *embeddings: np.ndarray) -> None:
-    """Refuse embeddings that are not as wide as they should be, or cannot be divided among the branches."""
+    """Refuse embeddings of the wrong width, or of one that cannot be divided among the branches."""
     widths = sorted({part.shape[1] for part in embeddings} | {dimensions})
     if len(widths) > 1 or dimensions % branches:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Stage meta_classes: deal the training classes into each branch's random groups."""
+"""Stage meta_classes: assign the training classes to random, balanced meta classes, separately for each branch."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Stage preprocess: read a raw data set strictly and pack its images, decoded once."""
+"""Stage preprocess: read a raw data set strictly, decode each image once and pack them all."""
 
 import sys
 from functools import partial

@@ -20,7 +20,7 @@ CURVE = ("branches", "subsets", "recall_at_1")
 
 
 def outputs(check: bool) -> list[Path]:
-    """Return what is written, or pruned; nothing by a check."""
+    """Return what the stage writes or prunes: nothing if it only checks."""
     drawn = [paths.ARCHITECTURE, *(paths.figure(name) for name in figures.PANELS)]
     return [] if check else [paths.TABLES.parent, paths.README, paths.RESULTS, paths.HISTORY, paths.REPORT, *drawn]
 
@@ -29,7 +29,7 @@ def outputs(check: bool) -> list[Path]:
 def main(check: bool) -> None:
     """Write metrics/, report/, the figures in data/, and the README between its markers."""
     text = reading.read_text(paths.README, reading.COMMITTED)
-    readme.insert(text, "")  # without markers nothing is written
+    readme.insert(text, "")  # fails before anything is written if the markers are missing
     known = ledger.read(paths.LEDGER)
     if check:
         return compare(text, known)
@@ -49,7 +49,7 @@ def main(check: bool) -> None:
             for name, table in curves(result, history).items():
                 plots.setdefault(name, []).append(table)
     known = ledger.ordered(known)
-    for variant in reference.VARIANTS:  # so that nothing is written if a figure cannot be drawn
+    for variant in reference.VARIANTS:  # fails before anything is written if a figure cannot be drawn
         figures.rows(variant, paths.REFERENCE, known.get(variant, {}))
     tables = [*benchmarks.tables(known, paths.REFERENCE), benchmarks.model_table(models)]
     inserted = markdown(readme.tables(known, paths.REFERENCE))
@@ -59,7 +59,7 @@ def main(check: bool) -> None:
         files.write_table(paths.TABLES.with_name(f"{name}.csv"), pd.concat(parts))
     ledger.write(paths.LEDGER, known)
     files.write_text(paths.TABLES, markdown(tables))
-    # Read again: someone may have written in it meanwhile.
+    # Read again: someone may have edited it meanwhile.
     files.write_text(paths.README, readme.insert(reading.read_text(paths.README, reading.COMMITTED), inserted))
     files.write_text(paths.REPORT, page.render(shown, known, tables, draw(known)))
     runs = sum(len(entries) for entries in known.values())
@@ -88,8 +88,8 @@ def compare(text: str, known: ledger.Ledger) -> None:
 def prune(settings: params.Params) -> None:
     """Remove results and histories of runs that are not listed from the working tree.
 
-    This stage depends on both folders as they are; leftovers of another selection would make the
-    same run look like a different one. DVC's cache and the ledger keep them.
+    Both folders are dependencies of this stage, so leftovers of another selection would change its hash.
+    DVC's cache and the ledger keep them.
     """
     listed = {(variant, backbone) for variant in settings.datasets for backbone in settings.backbones}
     for path in [*paths.RESULTS.glob("*/*"), *paths.HISTORY.glob("*/*.csv")]:

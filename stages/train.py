@@ -1,7 +1,7 @@
 """Stage train: train an ensemble with the original's recipe or another; the last epoch is kept.
 
-Killed and started again, it resumes from its last checkpoint. Several processes share the work: as many as
-machine.processes says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
+A killed run resumes from its last checkpoint. Several processes divide the work: as many as machine.processes
+says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
 """
 
 import torch
@@ -21,7 +21,7 @@ from lrec.training.recipe import Recipe
 from lrec.training.state import kept_epoch
 from lrec.training.step import collect
 
-# The packages whose code a training's result depends on.
+# The packages whose code the trained network depends on.
 CODE = ("compute", "data", "model", "training")
 
 

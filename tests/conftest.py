@@ -55,7 +55,7 @@ def work(undisturbed: running.Undisturbed, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def tiny_store(tmp_path: Path) -> store.Store:
-    """Six training classes and three test classes of five 32 px pictures each, one colour per class."""
+    """Six training classes and three test classes of five 32 px images each, one colour per class."""
     generator = np.random.default_rng(0)
     names = [f"class {number}" for number in range(9) for _ in range(5)]
     colours = generator.integers(0, 256, (9, 3))

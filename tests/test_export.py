@@ -41,7 +41,7 @@ def run(file: Path, images: np.ndarray) -> np.ndarray:
 def test_embeds_like_the_pipeline(kind: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     if kind == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
-            pytest.importorskip(package, reason="ONNX is an extra: pip install onnx onnxruntime onnxscript")
+            pytest.importorskip(package, reason="optional: pip install -r requirements-extra.txt")
     monkeypatch.setattr(sys, "argv", ["export", "tiny/resnet18", "--format", kind])
     assert export.main() == 0
     assert f"exported/tiny/resnet18/{kind}: differs from the original by at most" in capsys.readouterr().out

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
@@ -37,12 +36,13 @@ def test_the_projects_file_is_valid(root: Path):
     assert settings.train.learning_rate == 1e-4
 
 
-def test_shared_depths_are_those_of_the_model():
-    (share,) = {get_args(params.Train.model_fields["share"].annotation)}
-    assert share == SHARES
+def test_shared_depths_are_those_of_the_model(edited):
+    assert [edited("share: layer1", f"share: {share}").train.share for share in SHARES] == list(SHARES)
+    with pytest.raises(ValueError, match=f"train.share: found 'layer5', expected {' or '.join(map(repr, SHARES))}$"):
+        edited("share: layer1", "share: layer5")
 
 
-def test_paper_settings(root: Path):
+def test_settings_of_the_original(root: Path):
     variants = params.load(root / "params.yaml").variants
     found = {name: (v.ensemble_size, v.meta_class_size, v.epochs, v.image_size) for name, v in variants.items()}
     del found["glyphs"]

@@ -1,1 +1,1 @@
-"""What training reads: the packed images, the meta classes, batches."""
+"""The input of training: packed images, meta classes and batches."""

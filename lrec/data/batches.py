@@ -17,7 +17,7 @@ class Images:
 
     Attributes:
         pixels: (N, S, S, 3) uint8 of the whole store, a memory map.
-        rows: (R,) int64, which of them.
+        rows: (R,) int64, which of those images.
         mean: per channel (red, green, blue), of pixels scaled to 0-1.
         std: likewise.
     """
@@ -35,7 +35,7 @@ class Images:
         return replace(self, rows=self.rows[chosen])
 
     def normalize(self, pixels: Tensor, flipped: Tensor | None = None) -> Tensor:
-        """Make network input of a batch, see the function `normalize`."""
+        """Return a batch as network input, see the function `normalize`."""
         return normalize(pixels, self.mean, self.std, flipped)
 
 
@@ -46,7 +46,7 @@ def gather(images: np.ndarray, selections: Sequence[np.ndarray], device: str, wo
         images: (N, S, S, 3) uint8, a memory map.
         selections: row numbers of each batch.
         device: where the batches go.
-        workers: threads that read ahead, 0 = none; what comes out does not depend on it.
+        workers: threads that read ahead, 0 = none; the batches do not depend on it.
 
     Yields:
         (B, S, S, 3) uint8 on the device.
@@ -71,7 +71,7 @@ def gather(images: np.ndarray, selections: Sequence[np.ndarray], device: str, wo
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float], flipped: Tensor | None = None) -> Tensor:
-    """Make network input of a batch, on the device where it is.
+    """Return a batch as network input, on its device.
 
     Args:
         pixels: (B, S, S, 3) uint8.

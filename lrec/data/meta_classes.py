@@ -15,7 +15,7 @@ _DRAWS = 100
 
 
 def size(choice: int | float | str, num_classes: int) -> int:
-    """Return D for a choice of it: a number, a share of the C classes between 0 and 1, or "all" of them.
+    """Return D, given as a number, as a fraction of the C classes between 0 and 1, or as "all" of them.
 
     >>> [size(choice, 98) for choice in (12, 0.125, 0.5, "all")]
     [12, 12, 49, 98]
@@ -26,7 +26,7 @@ def size(choice: int | float | str, num_classes: int) -> int:
 
 
 def assign(num_classes: int, meta_class_size: int, ensemble_size: int, seed: int) -> np.ndarray:
-    """Deal C classes into D balanced meta classes, independently for each of M branches.
+    """Assign C classes to D balanced meta classes at random, independently for each of M branches.
 
     Args:
         num_classes: C, training classes.
@@ -48,7 +48,7 @@ def assign(num_classes: int, meta_class_size: int, ensemble_size: int, seed: int
             f"meta_class_size: found {meta_class_size}, expected 2 to {num_classes}, the number of training "
             "classes; lower meta_class_size"
         )
-    # 64 branches of two meta classes tell more classes apart than there can be.
+    # 64 branches with two meta classes have more codes than there can be classes.
     if ensemble_size < 1 or meta_class_size ** min(ensemble_size, 64) < num_classes:
         raise ValueError(
             f"ensemble_size {ensemble_size} with meta_class_size {meta_class_size} gives "
@@ -98,7 +98,7 @@ def read(
         class_names: of the C training classes.
         meta_class_size: D.
         ensemble_size: M.
-        made_by: who wrote the file, for errors, see `lrec.io.reading`.
+        made_by: the origin of the file, for errors, see `lrec.io.reading`.
 
     Returns:
         (M, C) int64, columns in the order of `class_names`.

@@ -1,7 +1,7 @@
 """The packed store: a variant's images, decoded, cropped and resized once, in one memory-mapped file.
 
-`images.npy` is (N, S, S, 3) uint8, `index.csv` says what each row is, `dataset.json` where it all
-came from. Labels number the classes of the whole store; training classes come first, from 0.
+`images.npy` is (N, S, S, 3) uint8; `index.csv` has path, class, label and split of each row; `dataset.json` has the
+facts of the data set. Labels number the classes of the whole store from 0; training classes come first.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from lrec.io import files, progress, reading
 from lrec.io.splits import SPLITS, TRAIN
-from lrec.io.splits import tested as tested  # what is searched is asked of a store
+from lrec.io.splits import tested as tested  # other packages take it from here
 
 IMAGES, INDEX, DATASET = "images.npy", "index.csv", "dataset.json"
 COLUMNS = ("row", "path", "class", "label", "split")
@@ -38,14 +38,14 @@ class Pixels(TypedDict):
 
 
 class Packed(TypedDict):
-    """What dataset.json must say for the images to be used."""
+    """The keys of dataset.json that are needed to use the images."""
 
     image_size: Annotated[int, Field(ge=1)]
     train_pixels: Pixels
 
 
 class Facts(Packed):
-    """What dataset.json says once the stage preprocess has written it; (images, classes) per split."""
+    """The keys of dataset.json as the stage preprocess writes it; (images, classes) per split."""
 
     crop: str
     resize: str
@@ -91,7 +91,7 @@ def measured(pixels: Pixels) -> dict[str, list[float]]:
     """Return mean and standard deviation per channel, of values scaled to 0-1, from exact integer sums.
 
     Raises:
-        ValueError: there are no training images, or no images have such sums.
+        ValueError: there are no training images, or the sums are impossible.
     """
     count = pixels["count"]
     if not count:
@@ -109,7 +109,7 @@ def measured(pixels: Pixels) -> dict[str, list[float]]:
 
 def pack(
     folder: Path,
-    pictures: Sequence[Callable[[], np.ndarray]],
+    images: Sequence[Callable[[], np.ndarray]],
     index: pd.DataFrame,
     image_size: int,
     dataset: dict[str, Any],
@@ -118,26 +118,26 @@ def pack(
     """Write a store; `folder` appears complete or not at all.
 
     Args:
-        folder: where to.
-        pictures: N functions, each returning one (S, S, 3) uint8 picture; called from several threads.
+        folder: to write.
+        images: N functions, each returning one (S, S, 3) uint8 image; called from several threads.
         index: N rows with the columns path, class and split.
         image_size: S.
-        dataset: facts to keep in dataset.json beside the pixel sums of the training split.
+        dataset: facts for dataset.json, to which the pixel sums of the training split are added.
         workers: decoding threads, 0 = one per core. Memory does not grow with N.
 
     Raises:
-        ValueError: what a picture raised; nothing is written then.
+        ValueError: raised by one of the functions; nothing is written then.
     """
     training = (index["split"] == TRAIN).to_numpy()
     sums = np.zeros((2, 3), dtype=object)
     with files.atomic_folder(folder) as draft, (draft / IMAGES).open("wb") as stream:
-        shape = (len(pictures), image_size, image_size, 3)
+        shape = (len(images), image_size, image_size, 3)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
-        for row, picture in enumerate(_in_order(pictures, workers)):
-            stream.write(picture.tobytes())
+        for row, image in enumerate(_in_order(images, workers)):
+            stream.write(image.tobytes())
             if training[row]:
-                values = picture.reshape(-1, 3).astype(np.int64)
+                values = image.reshape(-1, 3).astype(np.int64)
                 sums += np.stack([values.sum(0), (values**2).sum(0)])
         pixels = {
             "count": int(training.sum()) * image_size**2,
@@ -148,12 +148,12 @@ def pack(
         files.write_json(draft / DATASET, dataset | {"image_size": image_size, "train_pixels": pixels})
 
 
-def _in_order(pictures: Sequence[Callable[[], np.ndarray]], workers: int) -> Iterator[np.ndarray]:
-    """Call the functions on several threads; yield in order, a bounded number of pictures ahead."""
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, progress.bar(len(pictures), "pack") as bar:
-        for start in range(0, len(pictures), _CHUNK):
-            for picture in pool.map(lambda load: load(), pictures[start : start + _CHUNK]):
-                yield picture
+def _in_order(images: Sequence[Callable[[], np.ndarray]], workers: int) -> Iterator[np.ndarray]:
+    """Call the functions on several threads; yield images in order, with a bounded number in memory."""
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, progress.bar(len(images), "pack") as bar:
+        for start in range(0, len(images), _CHUNK):
+            for image in pool.map(lambda load: load(), images[start : start + _CHUNK]):
+                yield image
                 bar.update()
 
 
@@ -170,8 +170,8 @@ def read_index(path: Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a cell is no number, rows are out of order, a split is unknown, or labels and classes do
-            not belong together.
+        ValueError: a cell is not a number, rows are out of order, a split is unknown, or labels and classes do
+            not correspond.
     """
     table = reading.read_table(path, COLUMNS, "preprocess", integers=("row", "label"))
     table = table.astype({"row": np.int64, "label": np.int64})
@@ -185,7 +185,7 @@ def read_index(path: Path) -> pd.DataFrame:
     twice = pairs[pairs["label"].duplicated(keep=False) | pairs["class"].duplicated(keep=False)]
     if len(twice):
         label, name = twice.iloc[0]
-        _refuse(path, f"found label {label} and class {name!r:.80} also apart, expected one label per class")
+        _refuse(path, f"found label {label} or class {name!r:.80} in several pairs, expected one label per class")
     if sorted(pairs["label"]) != list(range(len(pairs))):
         _refuse(path, f"found labels {min(pairs['label'])}-{max(pairs['label'])}, expected 0-{len(pairs) - 1}")
     training = set(table["label"][table["split"] == TRAIN])
@@ -215,7 +215,7 @@ def open_store(folder: Path) -> Store:
     dataset = reading.read_json(folder / DATASET, "preprocess", Packed)
     if len(images) != len(index):
         raise ValueError(
-            f"{folder}: found {len(images)} images and {len(index)} index rows, expected as many; preprocess anew"
+            f"{folder}: found {len(images)} images and {len(index)} index rows, expected equal numbers; preprocess anew"
         )
     if images.shape[1:] != (dataset["image_size"], dataset["image_size"], 3):
         found = f"images of {' x '.join(map(str, images.shape[1:]))}"

@@ -1,4 +1,4 @@
-"""Look at a raw data set: python -m lrec.datasets check VARIANT."""
+"""Check a raw data set: python -m lrec.datasets check VARIANT."""
 
 import argparse
 import sys

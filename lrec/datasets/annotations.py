@@ -49,14 +49,14 @@ class Row:
         return value
 
     def box(self, left: int, top: int, right: int, bottom: int) -> Box:
-        """Return a box after checking that it holds a pixel; whether it fits is for `decoding.clip` to say."""
+        """Return a box after checking that it holds a pixel; `decoding.clip` checks that it fits the image."""
         if right <= left or bottom <= top:
             self.fail(f"a box from ({left}, {top}) to ({right}, {bottom})", "its right and bottom beyond left and top")
         return left, top, right, bottom
 
 
 def lines(file: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file; blank ones are dropped at the end of the file only.
+    """Return the lines of a UTF-8 text file; blank lines are dropped at the end of the file only.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -83,7 +83,7 @@ def rows(file: Path, columns: Sequence[str], header: bool = False, count: bool =
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a row is short, long or blank, or header or count do not fit.
+        ValueError: a row is short, long or blank, or the header or the count is wrong.
     """
     table = [Row(file, number, tuple(line.split())) for number, line in enumerate(lines(file), start=1)]
     body = table[int(header) + int(count) :]
@@ -108,7 +108,7 @@ def unique(keys: Iterable[tuple[Row, str | int]], meaning: str) -> None:
         meaning: what the key is, for the error.
 
     Raises:
-        ValueError: a key is there twice; both lines are named.
+        ValueError: a key is given twice; both lines are named.
     """
     seen: dict[str | int, Row] = {}
     for row, key in keys:

@@ -20,7 +20,7 @@ OFFICIAL = {splits.TRAIN: (8054, 98), splits.TEST: (8131, 98)}
 CLASSES, TRAIN_CLASSES = 196, 98
 ALL = "cars_annos.mat"
 TRAIN = ("cars_train_annos.mat",)
-# The second name is what browsers make of a second download, and what some mirrors hold.
+# The second name is the one that browsers give a second download; some mirrors have it.
 TEST = ("cars_test_annos_withlabels.mat", "cars_test_annos_withlabels (1).mat")
 HALVES = (("cars_train", TRAIN), ("cars_test", TEST))
 META = "cars_meta.mat"
@@ -47,9 +47,9 @@ class Annotation:
 def read(root: Path, list_missing: bool = False) -> Dataset:
     """Read the set from the folder that holds its annotations, or one nested in it.
 
-    cars_annos.mat is preferred when the folders its paths begin with are there; else the annotations of
-    cars_train and cars_test are read, or of the one that is there, half of the set. Corners count from 1 and are
-    inclusive; a sample's box counts from 0 and leaves right and bottom out.
+    cars_annos.mat is preferred when the folders that its paths begin with are there; otherwise the annotations of
+    cars_train and cars_test are read, or of one of them if the other is absent. Corners count from 1 and are
+    inclusive; a sample's box counts from 0, and its right and bottom are outside.
 
     Args:
         root: the data set's folder.
@@ -99,7 +99,7 @@ def _find(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _load(file: Path, path_field: str, prefix: str = "") -> tuple[list[Annotation], list[str] | None]:
-    """The annotations of a .mat file, and the class names where it has them."""
+    """Return the annotations of a .mat file, and the class names where it has them."""
     content = mat.read(file)
     table = content.get("annotations")
     fields = (path_field, "class", *CORNERS)

@@ -1,7 +1,7 @@
-"""A full look at a raw data set before it is used: counts, archives, every image. Writes nothing.
+"""The check of a raw data set before it is used: counts, archives, every image. It writes nothing.
 
-Problems (the check fails): counts that differ from the official ones, missing or unreadable images,
-boxes outside their image. Notes (it passes): archives whose md5 is not the known one, images with the
+Problems, with which the check fails: counts that differ from the official ones, missing or unreadable images,
+boxes outside their image. Notes, with which it passes: archives whose md5 is not the known one, images with the
 same bytes, images smaller than `SMALL` pixels; the official sets have some of these.
 """
 
@@ -33,7 +33,7 @@ MD5 = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What was seen of one image. fault: why it cannot be used, or None. small: below `SMALL` pixels."""
+    """What the check found of one image. fault: why it cannot be used, or None. small: below `SMALL` pixels."""
 
     sample: Sample
     sha256: str
@@ -42,7 +42,7 @@ class Finding:
 
 
 def examine(dataset: Dataset, sample: Sample) -> Finding:
-    """Decode one image and fit its box into it."""
+    """Decode one image, and check that its box fits into it."""
     path = dataset.root / sample.path
     try:
         width, height = dataset.load(sample).size
@@ -76,7 +76,7 @@ def duplicates(images: list[Finding]) -> tuple[list[list[str]], list[list[str]]]
 
 
 def archives(folders: list[Path]) -> Iterator[str]:
-    """Yield one line per known file that lies in these folders: whether its md5 is the known one."""
+    """Yield one line per known file in these folders: whether its md5 is the known one."""
     for folder in dict.fromkeys(folders):
         for name, known in MD5.items():
             if (folder / name).is_file():
@@ -99,7 +99,7 @@ def run(
     allow_partial: bool = False,
     workers: int = 0,
 ) -> None:
-    """Check a data set and print what was seen.
+    """Check a data set and print what was found.
 
     Args:
         name: of the variant.
@@ -107,12 +107,12 @@ def run(
         raw_root: folder of the raw data sets.
         folder: the set's folder inside it.
         image_size: side of generated images, pixels.
-        allow_partial: take counts that differ from the official ones as a note.
+        allow_partial: counts that differ from the official ones are a note, not a problem.
         workers: threads, 0 = one per core.
 
     Raises:
         FileNotFoundError: the data set or its annotations are missing.
-        ValueError: malformed annotations, or problems were found; they are printed before.
+        ValueError: the annotations are malformed, or problems were found; they are printed before.
     """
     dataset = reader.read(layout, raw_root, folder, image_size, list_missing=True)
     print(escaped(f"{name}: {dataset.found}"))
@@ -142,7 +142,7 @@ def _check_counts(dataset: Dataset, allow_partial: bool) -> int:
 
 
 def _check_images(dataset: Dataset, workers: int) -> int:
-    """Print what was seen of the images; return the number of problems."""
+    """Print what was found of the images; return the number of problems."""
     images = examine_all(dataset, workers)
     faults = [image.fault for image in images if image.fault]
     within, across = duplicates(images)

@@ -60,7 +60,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
 
 
 def _by_id(file: Path, columns: tuple[str, ...], high: int = annotations.MAX_NUMBER) -> dict[int, Row]:
-    """The rows of a file by the id in their first column."""
+    """Return the rows of a file by the id in their first column."""
     rows = [(row, row.integer(0, columns[0], 1, high)) for row in annotations.rows(file, columns)]
     annotations.unique(rows, columns[0])
     return {number: row for row, number in rows}

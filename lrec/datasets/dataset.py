@@ -1,4 +1,4 @@
-"""What every reader of a raw data set returns: a list of samples, and where it was found."""
+"""The value that every reader of a raw data set returns: a list of samples, and where they were found."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

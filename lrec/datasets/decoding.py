@@ -29,9 +29,9 @@ def is_image(name: str) -> bool:
 def decode(path: Path) -> Image.Image:
     """Open an image file as 8-bit RGB.
 
-    The rule: the first frame; turned upright as its EXIF orientation says; transparent parts over
-    white; 16-bit grey scaled to 8 bits (65535 becomes 255; of 16-bit colour Pillow keeps the high
-    byte); palette, grey, CMYK, YCbCr and Lab converted by Pillow; colour profiles are ignored.
+    The rule: the first frame; turned upright by its EXIF orientation; transparent parts over white;
+    16-bit grey scaled to 8 bits (65535 becomes 255; of 16-bit colour Pillow keeps the high byte);
+    palette, grey, CMYK, YCbCr and Lab converted by Pillow; colour profiles are ignored.
 
     Args:
         path: a JPEG, PNG, BMP, GIF, WebP, TIFF or PPM file of at most `MAX_PIXELS` pixels.
@@ -41,7 +41,7 @@ def decode(path: Path) -> Image.Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: truncated, not an image, too large, or of floating-point pixels; names the file.
+        ValueError: truncated, not an image, too large, or with floating-point pixels; names the file.
     """
     if not path.is_file():
         found = f"image not found{missing.hint(path)}"
@@ -57,14 +57,14 @@ def convert(image: Image.Image) -> Image.Image:
     """Convert an image that a caller has opened with Pillow by the rule of `decode`, so to the same pixels.
 
     Args:
-        image: of any mode; it stays as it is. Its EXIF orientation counts for as long as it has one, which
-            `ImageOps.exif_transpose` removes and other ways to turn it do not.
+        image: of any mode; it is not changed. If it has an EXIF orientation, it is turned. `ImageOps.exif_transpose`
+            removes the orientation; other ways to turn an image do not.
 
     Returns:
         The image, mode RGB.
 
     Raises:
-        ValueError: as `decode`, or another frame than the first is selected; names the file it was opened from.
+        ValueError: as for `decode`, or a frame other than the first is selected; names the file it was opened from.
     """
     with _naming(str(getattr(image, "filename", "") or "opened image")):
         if frame := image.tell():
@@ -79,7 +79,7 @@ def convert(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Make an error of whatever is done to an image one line with its name."""
+    """Turn any error of the block into one line with the image's name."""
     try:
         yield
     except (MemoryError, PermissionError):
@@ -107,7 +107,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scale_to_bytes(grey: np.ndarray) -> np.ndarray:
-    """16-bit grey, kept by Pillow in 16 or 32 bits, as uint8; rounds to the nearest."""
+    """Return 16-bit grey, which Pillow keeps in 16 or 32 bits, as uint8, rounded to the nearest."""
     if grey.size and not 0 <= grey.min() <= grey.max() <= 65535:
         raise ValueError(f"grey values from {grey.min()} to {grey.max()}, expected 16 bits; convert the image")
     values = grey.astype(np.uint32)

@@ -1,4 +1,4 @@
-"""Data sets as folders on disk: finding one, listing folders, keeping paths inside, noticing missing files."""
+"""Data sets as folders on disk: finding one, listing folders, refusing paths that lead out, finding missing files."""
 
 import os
 import re
@@ -18,7 +18,7 @@ MANY_FOLDERS = 200  # on a level; no more are looked into for what is missing
 
 
 def locations(raw_root: Path, folder: str, aliases: Sequence[str]) -> list[Path]:
-    """Return the folders of a data set that are there: `folder` inside the raw root, then the other names.
+    """Return the folders of a data set that exist: `folder` inside the raw root, then those with other names.
 
     Raises:
         ValueError: `folder` is absolute or leaves the raw root.
@@ -46,7 +46,7 @@ def locate(raw_root: Path, folder: str, aliases: Sequence[str]) -> Path:
 
 
 def listed(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of a folder's folders and of everything else, sorted; leftovers are left out."""
+    """Return the names of a folder's subfolders and of its other entries, sorted, without leftovers."""
     with os.scandir(folder) as scan:
         entries = sorted((entry.name, entry.is_dir()) for entry in scan if not names.is_leftover(entry.name))
     return [name for name, is_dir in entries if is_dir], [name for name, is_dir in entries if not is_dir]
@@ -72,7 +72,7 @@ def descend(root: Path, is_set: Callable[[Path], bool]) -> Path | None:
 
     Args:
         root: where to begin.
-        is_set: whether a folder is the one that is looked for.
+        is_set: tells whether a folder is the data set's.
 
     Returns:
         The folder, the first by name if a level has several; None if there is none.
@@ -97,7 +97,7 @@ def descend_to(root: Path, markers: Sequence[str]) -> Path:
 
     Args:
         root: where to begin.
-        markers: paths relative to the folder that is looked for.
+        markers: paths relative to the data set's folder.
 
     Raises:
         FileNotFoundError: no marker down to `DEPTH` levels.
@@ -135,7 +135,7 @@ def not_unpacked(folder: Path) -> str:
 
 
 def inside(path: str, where: str) -> str:
-    """Return a path of an annotation in its plain form (forward slashes, no "." parts).
+    """Return a path of an annotation in normal form (forward slashes, no "." parts).
 
     Args:
         path: as the annotation has it.
@@ -157,11 +157,11 @@ def inside(path: str, where: str) -> str:
 
 
 def present(root: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Return the paths that are files, each with the spelling that the disk has; each folder is listed once.
+    """Return the paths that are files, each with its spelling on disk; each folder is listed once.
 
     Args:
         root: the data set's folder (it may itself be a symbolic link).
-        paths: relative to it, as `inside` returns them. An accent may be written otherwise than on disk.
+        paths: relative to it, as `inside` returns them. Accents may be encoded in another way than on disk.
 
     Raises:
         ValueError: a symbolic link on the way leads out of the folder.
@@ -180,7 +180,7 @@ def present(root: Path, paths: Iterable[str]) -> dict[str, str]:
 
 
 def _files(root: Path, home: str, parent: str) -> dict[str, str]:
-    """Paths of one folder's files by their names, on disk and composed; links that stay inside the data set count."""
+    """Return the paths of a folder's files by name, as on disk and composed; links inside the data set count."""
     folder = _on_disk(root, parent)
     if folder is None:
         return {}
@@ -196,8 +196,8 @@ def _files(root: Path, home: str, parent: str) -> dict[str, str]:
 
 
 def _on_disk(root: Path, path: str) -> str | None:
-    """A folder's path in the spelling that the disk has; None where there is no such folder."""
-    # Unlike Path.is_dir, this raises no error where a name is longer than the system takes.
+    """Return a folder's path with its spelling on disk; None where there is no such folder."""
+    # Unlike Path.is_dir, this raises no error for a name that is too long for the system.
     if os.path.isdir(root / path):
         return path
     if path.isascii():
@@ -239,7 +239,7 @@ def assemble(
 
     Raises:
         FileNotFoundError: files are missing.
-        ValueError: a class is in the training split and in another, a link leaves the folder, or a name is against
+        ValueError: a class is in the training split and in another, a link leads out of the folder, or a name breaks
             the rules of `names`.
     """
     names.require_classes(dict.fromkeys((sample.class_name for sample in samples), str(root)))

@@ -1,4 +1,4 @@
-"""A data set of the user's own: one folder per class, or a table of paths.
+"""A user's own data set: one folder per class, or a table of paths.
 
 Folders: train/<class>/<image> and test/<class>/<image>, or query/ and gallery/ in place of test/.
 Table: a CSV with the columns path,class,split and, where there are boxes, x1,y1,x2,y2.
@@ -25,18 +25,18 @@ DOCUMENT_SUFFIXES = ("", ".txt", ".md", ".cff", ".pdf")
 def read(root: Path, list_missing: bool = False) -> Dataset:
     """Read the set; classes of train must not be in the other splits.
 
-    images.csv is read when it is there, else the folders, else the only CSV at the root. Boxes count
-    from 0; x2 and y2 are the first column and row outside. Hidden files, Thumbs.db, desktop.ini and
-    __MACOSX are left out, and at the root README, LICENSE and the like; any other file that is not an
-    image is an error.
+    images.csv is read if there is one, otherwise the folders, otherwise the only CSV at the root. Boxes count
+    from 0; x2 and y2 are the first column and row outside. Hidden files, Thumbs.db, desktop.ini and __MACOSX
+    are ignored, as are README, LICENSE and the like at the root; any other file that is not an image is an
+    error.
 
     Args:
-        root: the data set's folder, or one with nothing else in it than the data set's folder.
+        root: the data set's folder, or one that holds nothing but the data set's folder.
         list_missing: return missing images of a table in `Dataset.missing` instead of raising.
 
     Raises:
         FileNotFoundError: there is no such folder, it has no splits, or images are missing.
-        ValueError: an overlap of classes, an empty class, a file that is not an image, a malformed row.
+        ValueError: classes overlap, a class is empty, a file is not an image, or a row is malformed.
     """
     root = _descend(root)
     folders, files = disk.listed(root)
@@ -52,7 +52,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
 
 
 def _descend(root: Path) -> Path:
-    """The data set's folder: `root`, or one nested in it, where nothing lies beside it that would go unread."""
+    """Return the data set's folder: `root`, or one nested in it with no other data beside it."""
     found = disk.descend(root, _is_set) or root
     for outer in list(found.parents)[: len(found.parts) - len(root.parts)]:
         folders, files = disk.listed(outer)
@@ -67,7 +67,7 @@ def _is_set(folder: Path) -> bool:
 
 
 def _table(folders: list[str], files: list[str]) -> str | None:
-    """The table that says what the images are; None where folders do."""
+    """Return the name of the table that lists the images; None where folders do."""
     tables = [name for name in files if name.lower().endswith(".csv")]
     only = tables[0] if len(tables) == 1 and not set(SPLITS).intersection(folders) else None
     return TABLE if TABLE in files else only
@@ -142,7 +142,7 @@ def _read_table(file: Path) -> list[Sample]:
     lines: dict[str, str] = {}
     for row, sample in zip(rows, samples, strict=True):
         lines.setdefault(sample.class_name, f"{row.file}, line {row.number}")
-    names.require_classes(lines)  # as for every layout, but with the lines
+    names.require_classes(lines)  # `disk.assemble` checks again, but cannot name the lines
     return samples
 
 

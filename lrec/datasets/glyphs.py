@@ -1,6 +1,6 @@
 """The built-in set: characters drawn with the fonts that ship inside matplotlib.
 
-Nothing is downloaded. Each class is one character (Latin, Greek, Cyrillic, digits, signs), drawn in
+Nothing is downloaded. Each class is one character (Latin, Greek, Cyrillic, digits, symbols), drawn in
 16 typefaces and `COPIES` times each, with random place, size, rotation, colours, clutter and noise.
 Train and test characters are disjoint, as in the benchmarks. The same seed gives the same pixels
 for the same versions of Pillow and matplotlib.
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lrec.datasets.dataset import Dataset, Sample
 from lrec.io.splits import TEST, TRAIN
 
-# No two of them look alike: A stands for the Greek and the Cyrillic A too.
+# No two of them look alike: A also stands for the Greek and the Cyrillic A.
 CHARACTERS = "ABDEFGHJKLMNPQRTUWXYZabdefghknqrty23456789&@#$%?!€£§ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπρσφχψωБДЖЗИЛЦЧШЩЭЮЯбджзлцэюя"
 FACES = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
@@ -27,12 +27,12 @@ FACES = (
 COPIES = 2
 SEED = 20260101
 SUPERSAMPLING = 3
-PAPER, INK = (150, 256), (0, 110)  # ranges of each colour channel
+BACKGROUND, INK = (150, 256), (0, 110)  # ranges of each colour channel
 
 
 @cache
 def font_file(face: str) -> Path:
-    """Return the file of one of matplotlib's typefaces; matplotlib itself, which is slow to import, stays out."""
+    """Return the file of one of matplotlib's typefaces, without importing matplotlib, which is slow."""
     found = importlib.util.find_spec("matplotlib")
     assert found is not None, "requirements.txt has matplotlib"
     assert found.origin is not None
@@ -57,7 +57,7 @@ def draw(character: str, face: str, image_size: int, generator: np.random.Genera
         (S, S, 3) uint8, RGB.
     """
     side = image_size * SUPERSAMPLING
-    image = Image.new("RGB", (side, side), _colour(generator, *PAPER))
+    image = Image.new("RGB", (side, side), _colour(generator, *BACKGROUND))
     pen = ImageDraw.Draw(image)
     for _ in range(int(generator.integers(0, 3))):
         ends = [float(value) for value in generator.uniform(0, side, 4)]
@@ -74,7 +74,7 @@ def draw(character: str, face: str, image_size: int, generator: np.random.Genera
 
 
 def read(image_size: int) -> Dataset:
-    """Return the set with images of `image_size` pixels a side; two characters of three are for training."""
+    """Return the set with images of `image_size` pixels a side; two of every three characters are for training."""
 
     def load(sample: Sample) -> Image.Image:
         _, class_name, face, copy = sample.path.split("/")
@@ -94,5 +94,5 @@ def read(image_size: int) -> Dataset:
 
 
 def _class_name(character: str) -> str:
-    """A name that every file system and table takes: the code point."""
+    """Return a name that every file system and table accepts: the code point."""
     return f"U+{ord(character):04X}"

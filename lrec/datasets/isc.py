@@ -29,9 +29,9 @@ BOXES, BOX_COLUMNS = "list_bbox_inshop.txt", ("image_name", "clothes_type", "pos
 def read(root: Path, list_missing: bool = False, images: str = "img") -> Dataset:
     """Read the set from the folder that holds Eval/list_eval_partition.txt, or one nested in it.
 
-    Boxes come from Anno/list_bbox_inshop.txt where it is there. Its corners are taken as they stand:
-    x_1, y_1 the first pixel counted from 0, x_2, y_2 the first one outside (the release does not say).
-    They are pixels of `img`: samples of `img_highres` have no box.
+    Boxes come from Anno/list_bbox_inshop.txt if it exists. The release does not say how corners count; they
+    are used unchanged: x_1, y_1 is the first pixel, counted from 0, and x_2, y_2 the first one outside. They
+    are pixels of `img`: samples of `img_highres` have no box.
 
     Args:
         root: the data set's folder.
@@ -62,7 +62,7 @@ def _either(root: Path, folder: str, name: str) -> Path:
 
 
 def _image_folder(root: Path, images: str) -> str:
-    """The folder that stands for `img` in the list's paths, relative to the root."""
+    """Return the folder that replaces `img` in the list's paths, relative to the root."""
     choices = [f"Img/{images}", images]
     for choice in choices:
         if (root / choice).is_dir():
@@ -79,14 +79,14 @@ def _sample(row: Row, folder: str, box: Box | None) -> Sample:
     name, item, status = row.cells
     if status not in OFFICIAL:
         row.fail(repr(status[:80]), f"evaluation_status, one of {', '.join(OFFICIAL)}")
-    plain = disk.inside(name, f"{row.file}, line {row.number}")
-    if not plain.startswith("img/"):
+    path = disk.inside(name, f"{row.file}, line {row.number}")
+    if not path.startswith("img/"):
         row.fail(repr(name[:80]), "an image_name that begins with img/")
-    return Sample(f"{folder}/{plain.removeprefix('img/')}", item, status, box)
+    return Sample(f"{folder}/{path.removeprefix('img/')}", item, status, box)
 
 
 def _boxes(root: Path, images: list[Row]) -> dict[str, Box]:
-    """The box of each image name; empty where the file is not there."""
+    """Return the box of each image name; none where there is no file of boxes."""
     file = _either(root, "Anno", BOXES)
     if not file.is_file():
         return {}

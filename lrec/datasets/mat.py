@@ -1,7 +1,7 @@
 """A strict reader of MATLAB 5 files, as far as CARS196 needs it: structs, cells, text and numbers.
 
-scipy.io.loadmat reads more, but a damaged file can crash its compiled part and the whole process with
-it; here every length is checked first, and a bad file is a ValueError. Nothing in a file is executed.
+scipy.io.loadmat reads more, but a damaged file can crash its compiled code, and with it the process. Here every
+length is checked first, and a bad file is a ValueError. Nothing in a file is executed.
 
 Source: MathWorks, MAT-File Format, "Level 5 MAT-File Format".
 """
@@ -79,7 +79,7 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _matrix(data: bytes, order: str, depth: int) -> tuple[str, Any]:
-    """Name and value of an array; an element without content is an empty array."""
+    """Return name and value of an array; an element without content is an empty array."""
     if not data:
         return "", []
     if depth > MAX_DEPTH:

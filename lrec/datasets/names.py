@@ -1,8 +1,8 @@
-"""The rules about names, for every way in: folders, tables, annotations, queries and classes given in Python.
+"""The rules for names, however they come in: folders, tables, annotations, queries and classes given in Python.
 
-Names go into tables, pages and terminals, so none holds what would act there. Two names are one if Unicode holds them
-for the same, whichever way their accents are written; they are never two classes if a reader could not tell them
-apart.
+Names go into tables, pages and terminals, so characters that would act there are refused. Two names are the same if
+Unicode treats them as equivalent, whichever way their accents are encoded. Names that a reader could not tell apart
+are never two classes.
 """
 
 import unicodedata
@@ -30,7 +30,7 @@ def is_leftover(name: str) -> bool:
 
 
 def composed(name: str) -> str:
-    r"""Return a name in Unicode's form NFC, in which names are compared: macOS writes accents as signs of their own.
+    r"""Return a name in Unicode's form NFC, in which names are compared: macOS stores accents as separate characters.
 
     >>> composed("cafe\u0301") == "caf\u00e9"
     True
@@ -51,13 +51,13 @@ def fault(name: str) -> str | None:
 
 
 def require_classes(places: Mapping[str, str]) -> None:
-    """Check the names of classes: each by itself, and that no two of them look alike.
+    """Check the names of classes: each by itself, and that no two look alike.
 
     Args:
-        places: each name with the place where it stands, for the error.
+        places: each name with the place where it was found, for the error.
 
     Raises:
-        ValueError: a name is empty, too long, holds hidden characters or has blanks at its ends; or it differs from
+        ValueError: a name is empty, too long, holds hidden characters or has blanks at its ends, or it differs from
             another only in case or in such blanks.
     """
     for name, place in places.items():
@@ -82,12 +82,12 @@ def require_classes(places: Mapping[str, str]) -> None:
 
 
 def _plain(name: str) -> str:
-    """What a reader sees of a name at first sight."""
+    """Return a name without the differences that a reader overlooks."""
     return composed(name).strip().lower()
 
 
 def _difference(name: str, other: str) -> str:
-    """In what two names with the same plain form differ."""
+    """Say in what two names with the same plain form differ."""
     blanks = composed(name).lower() != composed(other).lower()
     case = composed(name).strip() != composed(other).strip()
     return " and ".join(["case"] * case + ["blanks at its ends"] * blanks)

@@ -1,4 +1,4 @@
-"""The way into every raw data set: the registry of layouts, `read`, and `verify`, which compares the counts.
+"""The entry point to all raw data sets: the registry of layouts, `read`, and `verify`, which compares the counts.
 
 A new layout is one entry of `LAYOUTS` and the module that reads it.
 """
@@ -17,10 +17,10 @@ class Layout:
     """How the raw data of a layout are read.
 
     Attributes:
-        read: of a set on disk: takes its folder, and whether to list missing images instead of raising. Of a
-            generated one: takes the side of its images in pixels.
+        read: for a set on disk, takes its folder, and whether to list missing images instead of raising; for a
+            generated one, takes the side of its images in pixels.
         folders: names that the set's folder usually has; they are tried after the one in params.yaml.
-        on_disk: whether there is anything to find and to check; else the images are generated.
+        on_disk: whether there are files to find and check; otherwise the images are generated.
     """
 
     read: Callable[..., Dataset]
@@ -58,7 +58,7 @@ def read(
 
     Raises:
         FileNotFoundError: the folder, an annotation file or an image is missing.
-        ValueError: unknown layout, or malformed annotations.
+        ValueError: the layout is unknown, or the annotations are malformed.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout: found {layout!r}, expected one of {', '.join(LAYOUTS)}")
@@ -82,7 +82,7 @@ def verify(dataset: Dataset, name: str, allow_partial: bool) -> bool:
         Whether the set is partial: it differs, and was accepted. Say so wherever its results appear.
 
     Raises:
-        ValueError: it differs and `allow_partial` is false; found and expected counts of each split.
+        ValueError: it differs and `allow_partial` is false; the message has found and expected counts.
     """
     found = dataset.counts()
     if dataset.official is None or found == dataset.official:
@@ -96,7 +96,7 @@ def verify(dataset: Dataset, name: str, allow_partial: bool) -> bool:
 
 
 def differences(dataset: Dataset) -> str:
-    """Return found against expected counts, one clause per split that differs; empty when none does."""
+    """Return found and expected counts, one clause per split that differs; empty when none does."""
     found, official = dataset.counts(), dataset.official or {}
     clauses = []
     for split in dict.fromkeys([*official, *found]) if official else ():

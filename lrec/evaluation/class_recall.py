@@ -16,22 +16,22 @@ def per_class(best_rank: np.ndarray, labels: np.ndarray, names: dict[int, str], 
         best_rank: (Q,) rank of each query's best positive from 1, 0 without a positive.
         labels: (Q,) the queries' classes.
         names: of the labels.
-        ks: cut-offs.
+        ks: cutoffs.
 
     Returns:
         Columns label, class, queries, recall_at_<k> for every k, in percent.
     """
-    classes, code = np.unique(labels, return_inverse=True)
-    queries = np.bincount(code)
+    classes, number = np.unique(labels, return_inverse=True)
+    queries = np.bincount(number)
     table = pd.DataFrame({"label": classes, "class": [names[label] for label in classes], "queries": queries})
     for k in ks:
-        hits = np.bincount(code, (best_rank > 0) & (best_rank <= k))
+        hits = np.bincount(number, (best_rank > 0) & (best_rank <= k))
         table[f"recall_at_{k}"] = np.round(100 * hits / queries, 2)
     return table
 
 
 def extremes(table: pd.DataFrame, count: int = 5) -> dict[str, list[list[str | float]]]:
-    """Return the classes with the lowest and the highest recall at the first cut-off, [class, percent] each.
+    """Return the classes with the lowest and the highest recall at the first cutoff, [class, percent] each.
 
     Classes with the same recall come in the order of labels, and no class is in both lists.
     """
@@ -47,7 +47,7 @@ def extremes(table: pd.DataFrame, count: int = 5) -> dict[str, list[list[str | f
 
 
 def confusions(task: Task, best_rank: np.ndarray, names: dict[int, str], device: str = "cpu") -> pd.DataFrame:
-    """Return which class came first where it was not the query's own.
+    """Return which class was returned first for queries whose first result is wrong.
 
     Args:
         task: the queries and the gallery.
@@ -56,7 +56,7 @@ def confusions(task: Task, best_rank: np.ndarray, names: dict[int, str], device:
         device: where similarities are computed.
 
     Returns:
-        One row per pair of classes, the most frequent first: class, returned, queries, and share, in percent
+        One row per pair of classes, the most frequent first: class, returned, queries, and share, the percentage
         of the class's queries.
     """
     missed = best_rank != 1

@@ -1,7 +1,7 @@
 """Storage formats of the embedding: quantised, binary and reduced ones, their bytes per image and their recall.
 
-Everything a format needs beside the embeddings (a scale, a mean, directions) is fitted on training images.
-The similarity of two stored embeddings is the dot product of what is read back.
+Whatever a format needs in addition to the embeddings (a scale, a mean, directions) is fitted on training images.
+The similarity of two stored embeddings is the dot product of the restored vectors.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ class Format:
     Attributes:
         name: in results.
         size: bytes per image.
-        restored: maps (n, d) embeddings to what is read back of them, (n, e).
+        restored: maps (n, d) embeddings to the vectors that are restored from storage, (n, e).
     """
 
     name: str
@@ -49,15 +49,15 @@ def compare(task: Task, train: np.ndarray, dimensions: Sequence[int], *, device:
 def formats(train: np.ndarray, dimensions: Sequence[int]) -> Iterator[Format]:
     """Yield the storage formats of embeddings with d dimensions.
 
-    float32 and float16: the numbers. int8: the numbers times one factor for all that brings the largest
-    training value to 127, rounded. signs: binary, one bit per dimension, whether the number is above the
-    training mean. pca k: the k main directions of the training embeddings, as float32, scaled to unit norm;
-    whitened: each direction divided by its standard deviation first. Ties, of which short binary embeddings
-    have many, count against the query, see `lrec.metrics.recall`.
+    float32 and float16: the numbers. int8: the numbers, scaled by one common factor that maps the largest training
+    value to 127, and rounded. signs: binary, one bit per dimension: whether the number is above the training mean.
+    pca k: the first k principal components, as float32, scaled to unit norm; whitened: each component is divided by
+    its standard deviation first. Ties, which short binary embeddings have many of, count against the query, see
+    `lrec.metrics.recall`.
 
     Args:
         train: (n, d) training embeddings.
-        dimensions: k of the principal components; those below both d and n are used.
+        dimensions: the k of the principal components; those below both d and n are used.
     """
     width = train.shape[1]
     some = np.asarray(train[:: -(-len(train) // _FIT_IMAGES)], dtype=np.float32)
@@ -77,14 +77,14 @@ def formats(train: np.ndarray, dimensions: Sequence[int]) -> Iterator[Format]:
 
 
 def principal(centred: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the main directions of rows with mean zero, and the standard deviation along each.
+    """Return the principal directions of rows with mean zero, and the standard deviation along each.
 
     Args:
         centred: (n, d) float32.
         count: k, below n and d.
 
     Returns:
-        (d, k) float32 orthonormal columns, from the widest, and (k,) float32, at least 10^-6 of the widest.
+        (d, k) float32 orthonormal columns, by decreasing deviation, and (k,) float32, at least 10^-6 of the largest.
         The smaller of the two Gram matrices is decomposed, in float64.
     """
     rows = torch.from_numpy(centred).double()

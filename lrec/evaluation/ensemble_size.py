@@ -88,7 +88,7 @@ def sizes(branches: int) -> list[int]:
 
 
 def _draw(branches: int, size: int, subsets: int, generator: np.random.Generator) -> Iterator[list[int]]:
-    """Yield different random sets of so many branches; if there are no more than `subsets`, all of them in order."""
+    """Yield different random sets of `size` branches; all sets in order if there are no more than `subsets`."""
     if math.comb(branches, size) <= subsets:
         yield from map(list, combinations(range(branches), size))
         return

@@ -29,8 +29,8 @@ def choose(best_rank: np.ndarray, labels: np.ndarray, count: int, seed: int = _S
         seed: of the typical ones.
 
     Returns:
-        {"hardest", "typical"}: query numbers. Hardest are those with the lowest ranked best positive, one
-        per class, leaving out queries without a positive; typical ones are drawn at random from all.
+        {"hardest", "typical"}: query numbers. Hardest are those whose best positive ranks lowest, one per class,
+        without the queries that have no positive; typical ones are drawn at random from all queries.
     """
     order = np.lexsort((np.arange(len(best_rank)), -best_rank))
     _, first = np.unique(labels[order], return_index=True)

@@ -1,7 +1,7 @@
-"""The most similar gallery item of every query, leaving out itself or its whole class.
+"""The most similar gallery item of every query, other than the query itself or than its whole class.
 
-It is good enough for descriptions (confusions, agreement of branches). Ranks and recalls must be exact and are
-counted in `lrec.metrics.ranking`.
+It is accurate enough for confusions and the agreement of branches. Ranks and recalls must be exact; they are counted
+in `lrec.metrics.ranking`.
 """
 
 import numpy as np
@@ -22,8 +22,8 @@ def nearest(task: Task, *, others_only: bool = False, device: str = "cpu") -> np
         device: where products are computed.
 
     Returns:
-        (Q,) int64 gallery rows; the lowest row of equals, -1 where nothing is left to find. Memory is
-        that of two blocks of rows and one block of products.
+        (Q,) int64 gallery rows; of equally similar ones the lowest, -1 where no item is left. It takes the
+        memory of two blocks of rows and one block of products.
     """
     labels = torch.tensor(task.item_labels, device=device)
     best = torch.full((len(task.query),), -torch.inf, device=device)

@@ -1,4 +1,4 @@
-"""The result of a run: the metrics of its embeddings, and analyses of them. A metric is added in `METRICS`."""
+"""The result of a run: metrics and analyses of its embeddings. `METRICS` is the registry of metrics."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ from lrec.metrics.recall import Retrieval
 class Metric(NamedTuple):
     """A metric of result.json.
 
-    value: from the ranks and figures of a retrieval. title: under which tables, page and `dvc metrics` show it, in
-    percent, if it is a share of its own; "" keeps it in result.json alone.
+    value: computed from a retrieval. title: of a fraction that tables, page and `dvc metrics` show in percent; "" for
+    a metric that only result.json holds.
     """
 
     value: Callable[[Retrieval], float | None | dict[str, float] | list[float]]
@@ -58,11 +58,11 @@ def analyse(
     pca_dimensions: Sequence[int],
     device: str = "cpu",
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Evaluate smaller ensembles, the agreement of branches, and smaller formats of the embedding.
+    """Evaluate smaller ensembles, the agreement of branches, and storage formats of the embedding.
 
     Args:
-        task: the whole task; of a large one whole classes are drawn at random.
-        train: (n, d) embeddings of training images, that formats are fitted on.
+        task: the whole task; if it is large, whole classes are drawn from it at random.
+        train: (n, d) embeddings of training images, on which formats are fitted.
         branches: M.
         analysis_images: how many queries and gallery items to use at most; 0 = analyse nothing.
         subsets: sets of branches per ensemble size, see `ensemble_size.evaluate`.
@@ -70,9 +70,9 @@ def analyse(
         device: where similarities are computed.
 
     Returns:
-        {"images", "classes", "agreement", "ensemble_size", "compression"}: how many of them were used, and
-        the figures of the two modules; and the table of `ensemble_size.evaluate`. Without analyses the
-        table has one row, all branches, and the dictionary is empty.
+        {"images", "classes", "agreement", "ensemble_size", "compression"}: how many images and classes were used,
+        and the figures; and the table of `ensemble_size.evaluate`. Without analyses the dictionary is empty, and
+        the table has one row, for all branches.
     """
     if analysis_images == 0:
         return {}, ensemble_size.evaluate(task, 1, 1, device=device).assign(branches=branches, members="all")

@@ -1,4 +1,4 @@
-"""A retrieval task: whose embeddings are searched in whose, with the classes that count as right."""
+"""A retrieval task: the embeddings of queries and gallery, with their class labels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -58,10 +58,10 @@ class Task:
         return self.changed(lambda embeddings: np.asarray(embeddings[:, chosen]))
 
     def sample(self, images: int, seed: int = 0) -> "Task":
-        """Return whole classes drawn at random, as many as have at most so many queries and gallery items.
+        """Return a task of whole classes drawn at random that together have at most `images` queries and items.
 
-        All of them if they fit; at least two that have queries. The embeddings are copied into memory. Fewer
-        classes make an easier task, so its figures compare with one another but not with those of all images.
+        It has all classes if they fit, and at least two with queries. The embeddings are copied into memory. Fewer
+        classes make an easier task, so figures of samples are comparable with one another only.
         """
         labels = self.query_labels if self.gallery is None else np.concatenate([self.query_labels, self.gallery_labels])
         classes, counts = np.unique(labels, return_counts=True)
@@ -88,7 +88,7 @@ def read(folder: Path, index: pd.DataFrame, prefix: str = "") -> Task:
 
     Args:
         folder: the embeddings, `<prefix><split>.npy`.
-        index: of the packed store they were made from.
+        index: of the packed store that was embedded.
         prefix: "" for the trained network, "untrained_" for the network before training.
 
     Raises:
@@ -105,7 +105,7 @@ def read(folder: Path, index: pd.DataFrame, prefix: str = "") -> Task:
 
 
 def find(folder: Path, index: pd.DataFrame, prefix: str) -> Task | None:
-    """Open embeddings as `read` does, or return None when nothing with this prefix was embedded."""
+    """Open embeddings as `read` does, or return None where there are none with this prefix."""
     there = all((folder / f"{prefix}{split}.npy").exists() for split in tested(index["split"]))
     return read(folder, index, prefix) if there else None
 

@@ -1,4 +1,4 @@
-"""How a stage or a tool is started from the shell: its arguments, and errors as one clear line."""
+"""How a stage or a tool is started from the shell: its arguments, and errors as one line."""
 
 import argparse
 import io
@@ -28,7 +28,7 @@ def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int
     warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A character of a class or file name that the terminal cannot encode is printed as its escape code.
+            # Characters that the terminal cannot encode are printed as escape codes.
             stream.reconfigure(errors="backslashreplace")
     try:
         os.environ[environment.DEBUG] = "1" if debug else ""

@@ -30,12 +30,12 @@ REMEDIES = {
 
 
 def explain(error: Exception, lower: str) -> str:
-    """Return an expected error as one line that is safe to print; an empty string for a defect of the program."""
+    """Return an expected error as one line that is safe to print; an empty string if it is a bug in the program."""
     text = " ".join(str(error).split()) or type(error).__name__
     memory = isinstance(error, MemoryError) or any(sign in text.lower() for sign in OUT_OF_MEMORY)
     if memory and "lower" not in text:
         while error.__cause__:
-            error = error.__cause__  # an error raised from it may report a damaged file
+            error = error.__cause__  # the outer error may blame a damaged file
         detail = " ".join(str(error).split())[:160] or type(error).__name__
         text = f"out of memory ({detail}); {f'lower {lower}, or ' if lower else ''}end other programs and run again"
     elif isinstance(error, OSError) and error.errno and error.strerror:
@@ -48,5 +48,5 @@ def explain(error: Exception, lower: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a line as it is or, if it quotes a long text, both of its ends."""
+    """Return a line unchanged or, if it is too long, its beginning and end."""
     return text if len(text) <= MAX_LINE else f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 3 :]}"

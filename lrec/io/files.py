@@ -1,4 +1,4 @@
-"""Writing files atomically, so that no file is ever read half-written; `lrec.io.reading` reads them back."""
+"""Writing files atomically, so that no half-written file is ever read; `lrec.io.reading` reads them back."""
 
 import contextlib
 import errno
@@ -79,14 +79,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def require_replaceable(path: Path, own: Collection[str]) -> None:
-    """Refuse an output folder named by a user if it holds other files, which `atomic_folder` would delete.
+    """Refuse a user's output folder if it holds other files, which `atomic_folder` would delete.
 
     Args:
         path: the folder, which need not exist.
         own: names of the files that an earlier output may have written there.
 
     Raises:
-        ValueError: it is no folder, or there is something else in it.
+        ValueError: it is not a folder, or it holds something else.
     """
     if not (path.exists() or path.is_symlink()):
         return
@@ -114,7 +114,7 @@ def _draft(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
-    """Put `path` into a system error, such as that of a full disk, that names no file or the draft."""
+    """Add `path` to a system error, such as that of a full disk, that names no file or only the draft."""
     try:
         yield
     except OSError as error:
@@ -167,7 +167,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def map_array(path: Path, dtype: str | np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """Make a .npy of zeros and open it as a writable memory map, with its disk space allocated.
+    """Create a .npy file of zeros and open it as a writable memory map, with its disk space allocated.
 
     Without the allocation, a disk that fills up later would end the process with SIGBUS.
     """

@@ -14,11 +14,11 @@ def of_file(path: Path) -> str:
 
 
 def of_files(paths: Iterable[Path], root: Path | None = None) -> str:
-    """Return 16 hexadecimal digits of a SHA-256 over the bytes of files in any order, with their names or paths.
+    """Return 16 hexadecimal digits of a SHA-256 of the contents and names of files, whatever their order.
 
     Args:
         paths: of the files.
-        root: a folder that holds all of them, to hash paths relative to it; None hashes names alone.
+        root: a folder that holds all of them, to hash paths relative to it; None hashes file names alone.
     """
     total = hashlib.sha256()
     for path in sorted(paths):
@@ -27,5 +27,5 @@ def of_files(paths: Iterable[Path], root: Path | None = None) -> str:
 
 
 def of_value(value: Any) -> str:
-    """Return 16 hexadecimal digits of a SHA-256 over a value that JSON can hold, whatever the order of its keys."""
+    """Return 16 hexadecimal digits of a SHA-256 of a value that JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -34,7 +34,7 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
     Args:
         writes: files, and folders with their contents, that no other process may write or read in the
             meantime. Leftovers of killed processes are removed. The processes of one job hold them together.
-        reads: likewise, that no other process may write in the meantime.
+        reads: likewise; no other process may write them in the meantime, but others may read them.
 
     Raises:
         ValueError: another process holds one of them, or keeps others from making claims; the message names it.
@@ -70,9 +70,9 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _turn(who: str) -> Iterator[None]:
-    """Give processes their turns: one at a time reads the claims and adds its own."""
+    """Let one process at a time read the claims and add its own."""
     path = FOLDER / "lock"
-    # Unbuffered: a full disk is an error at once.
+    # Unbuffered: a full disk is an error immediately.
     with path.open("ab+", buffering=0) as stream:
         ends = time.monotonic() + PATIENCE
         while True:

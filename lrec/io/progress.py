@@ -11,7 +11,7 @@ LOG_INTERVAL = 30.0
 
 
 def bar(total: int, description: str, quiet: bool = False) -> tqdm:
-    """Return a bar that counts images. In a log it prints every 30 seconds and at the end; if `quiet`, never."""
+    """Return a bar that counts images; in a log file it prints every 30 seconds and at the end, `quiet` hides it."""
     interval = 0.2 if sys.stderr.isatty() else LOG_INTERVAL
     return tqdm(
         total=total, desc=description, unit="image", disable=quiet, mininterval=interval, maxinterval=max(interval, 10)

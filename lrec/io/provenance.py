@@ -1,7 +1,7 @@
-"""Where a result came from: the code behind it, and the time, hardware and commit of a training.
+"""Where a result comes from: a hash of the code, and the time, hardware and commit of the training run.
 
-Time, hardware and commit are kept apart from the pipeline's outputs, whose bytes must be the same for
-the same inputs.
+Time, hardware and commit are stored apart from the pipeline's outputs, which must have the same bytes for the
+same inputs.
 """
 
 import platform
@@ -17,7 +17,7 @@ from lrec.io import files, hashing, reading
 
 
 class Run(TypedDict, total=False):
-    """Time, hardware and commit of a training, as far as they are known."""
+    """Time, hardware and commit of a training run, as far as they are known."""
 
     seconds: Annotated[float, Field(ge=0)]
     device: str
@@ -33,7 +33,7 @@ def code_digest(packages: Sequence[str]) -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit that is checked out, with + when tracked code or parameters differ from it."""
+    """Return the current commit, with + if the code or the parameters in the working tree differ from it."""
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run(
@@ -45,7 +45,7 @@ def _commit() -> str | None:
 
 
 def record(path: Path, settings: dict[str, Any], seconds: float, device: str) -> None:
-    """Write a training's record: its settings, seconds, device, machine and commit."""
+    """Write the record of a training run: its settings, seconds, device, machine and commit."""
     files.write_json(
         path,
         {
@@ -59,7 +59,7 @@ def record(path: Path, settings: dict[str, Any], seconds: float, device: str) ->
 
 
 def find(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record of the training with these settings, without the settings, or None if there is none."""
+    """Return the record of the training run with these settings, without them; None if there is none."""
     if not path.is_file():
         return None
     stored = reading.read_json(path, "train", Run)

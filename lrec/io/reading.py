@@ -1,4 +1,4 @@
-"""Reading files back. An error is one line that names the file, the place in it and what to do."""
+"""Strict reading of files. An error is one line that names the file, the place in it and what to do."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = re.compile(r"[-+]?([0-9]{1,99}\.?[0-9]*|\.[0-9]+)([eE](\+?[0-9]{1,2}|-[0-9]{1,3}))?")
 _FINITE_ROWS = 65536
 
-# Origins of files that no stage makes, given in place of the stage.
+# Origins of files that no stage writes, given instead of a stage.
 COMMITTED, SAVED, GIVEN = "git", "Database.save", "you"
 _OTHER_REMEDIES = {
     COMMITTED: "restore it with `git checkout`",
@@ -43,7 +43,7 @@ def read_json(path: Path, made_by: str, shape: Any = Any) -> Any:
     Args:
         path: of the file.
         made_by: the stage that writes it, for errors.
-        shape: the type of its value, such as a TypedDict: the keys it names are required, others are allowed.
+        shape: the type of its value, such as a TypedDict, whose keys are required; other keys are allowed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -69,7 +69,7 @@ def read_json(path: Path, made_by: str, shape: Any = Any) -> Any:
 
 def _finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return number
 
 
@@ -81,18 +81,18 @@ def read_table(
     numbers: Sequence[str] = (),
     integers: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Read a CSV that must begin with these columns and have a row; every cell comes back as text.
+    """Read a CSV that must begin with these columns and have at least one row; every cell is returned as text.
 
     Args:
         path: of the file.
         columns: names of the first columns.
         made_by: the stage that writes it, for errors.
-        numbers: columns whose cells must be finite numbers, where they are there.
-        integers: columns whose cells must be whole numbers of 64 bits, where they are there.
+        numbers: columns that must hold finite numbers, if the table has them.
+        integers: columns that must hold whole numbers of 64 bits, if the table has them.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a table, a row is short or long, or a cell is no number; file and line are named.
+        ValueError: not a table, a row is short or long, or a cell is not a number; file and line are named.
     """
     reader = csv.reader(io.StringIO(read_text(path, made_by), newline=""), strict=True)
     try:
@@ -122,11 +122,11 @@ def read_table(
 def read_array(path: Path, made_by: str, dimensions: int, *dtypes: type, finite: bool = False) -> np.ndarray:
     """Open a .npy as a read-only memory map; its dimensions must be these, its dtype one of these.
 
-    With `finite`, all of it is read once, and a NaN or an infinity in it is an error too.
+    With `finite`, the whole array is read once, and a NaN or an infinity is an error as well.
     """
     _require(path, made_by)
     try:
-        # Not np.load, which also opens archives; this one reads .npy alone, and never an array of objects.
+        # Not np.load, which also opens archives; this reads .npy files only, and never arrays of objects.
         array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError, OverflowError, RecursionError) as error:
         raise ValueError(_damaged(path, f"not a .npy array ({error})", made_by)) from error
@@ -145,7 +145,7 @@ def read_array(path: Path, made_by: str, dimensions: int, *dtypes: type, finite:
 
 def _require(path: Path, made_by: str) -> Path:
     if not path.is_file():
-        what = "found something else than a file" if path.exists() else "not found"
+        what = "found something other than a file" if path.exists() else "not found"
         if made_by in _OTHER_REMEDIES and not path.exists():
             what += missing.hint(path)
         remedy = _OTHER_REMEDIES.get(made_by, f"run `dvc repro` (stage {made_by}) first")

@@ -1,7 +1,7 @@
-"""The names of splits: as folders of raw data, as a column of tables and as files of embeddings.
+"""The names of splits: of folders of raw data, in a column of tables, and of files of embeddings.
 
-They live here because both sides of the packed store need them, the readers (`lrec.datasets`) and what trains on it
-(`lrec.data`), and neither may import the other.
+They are here because both the readers (`lrec.datasets`) and the packed store (`lrec.data`) need them, and neither may
+import the other.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ SPLITS = (TRAIN, TEST, QUERY, GALLERY)
 
 
 def tested(splits: Iterable[str]) -> list[str]:
-    """Return the splits that are searched and searched in: query and gallery, or else test.
+    """Return the splits that are evaluated: that of the queries and that of the gallery, or test, which is both.
 
     >>> tested(["train", "test"]), tested(["train", "query", "gallery"])
     (['test'], ['query', 'gallery'])
@@ -20,7 +20,7 @@ def tested(splits: Iterable[str]) -> list[str]:
 
 
 def are_whole(splits: Iterable[str]) -> bool:
-    """Return whether a data set can be trained on and tested with these splits, and has no others.
+    """Return whether these splits are exactly those that training and evaluation need.
 
     >>> are_whole(["train", "gallery", "query"]), are_whole(["train"]), are_whole(["train", "test", "query"])
     (True, False, False)

@@ -1,8 +1,8 @@
-"""A strict reader of YAML files: safe, every key once, and no larger in memory than a person would write.
+"""A strict reader of YAML files: safe, without repeated keys, and bounded in size.
 
-A scalar means what it means to DVC, which reads YAML 1.2 with ruamel.yaml: 010 is ten, `no` is a word, 1:30 too.
-PyYAML by itself reads YAML 1.1, so the rules that make numbers of plain scalars are replaced here by those of YAML
-1.2's core schema, with what ruamel.yaml adds to it (1_000, 0b11 and dates).
+A scalar means what it means to DVC, which reads YAML 1.2 with ruamel.yaml: 010 is ten; `no` and 1:30 are text.
+PyYAML itself reads YAML 1.1, so its rules for unquoted scalars are replaced here by those of YAML 1.2's core schema,
+with the additions of ruamel.yaml (1_000, 0b11 and dates).
 """
 
 import re
@@ -14,8 +14,8 @@ import yaml
 MAX_BYTES, MAX_NODES = 2**18, 10_000
 VERSION = (1, 2)
 _TAG = "tag:yaml.org,2002:"
-# Tag, what a plain scalar of it looks like, and the characters that it begins with ("": it may be empty). The first
-# that fits counts.
+# Tag, pattern of its unquoted scalars, and the characters that they begin with ("": it may be empty). The first
+# pattern that matches counts.
 _RESOLVERS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     (
@@ -39,20 +39,20 @@ _BASES = {"0b": 2, "0o": 8, "0x": 16}
 
 
 class Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2, which refuses double keys and what unfolds too far."""
+    """SafeLoader with the scalars of YAML 1.2, which refuses repeated keys and aliases that expand too far."""
 
     yaml_implicit_resolvers: dict = {}  # its own, empty: not those of YAML 1.1
 
     def get_single_node(self) -> yaml.Node | None:
-        """Compose the document, and refuse it if its aliases unfold to a size that nobody would write out."""
+        """Compose the document, and refuse it if it has too many entries once its aliases are expanded."""
         node = super().get_single_node()
-        if self.yaml_version not in (None, VERSION):  # DVC reads the scalars of the version that a file names
+        if self.yaml_version not in (None, VERSION):  # DVC would read scalars by the version that the file names
             raise yaml.YAMLError(f"found %YAML {'.'.join(map(str, self.yaml_version))}, expected 1.2; delete the line")
         sizes: dict[yaml.Node, int] = {}
 
         def unfolded(some: yaml.Node) -> int:
             if some not in sizes:
-                sizes[some] = MAX_NODES + 1  # what it counts as inside itself
+                sizes[some] = MAX_NODES + 1  # counts if the node contains itself
                 entries = some.value if isinstance(some, yaml.CollectionNode) else []
                 parts = [part for entry in entries for part in (entry if isinstance(entry, tuple) else (entry,))]
                 sizes[some] = 1 + sum(unfolded(part) for part in parts)
@@ -67,7 +67,7 @@ class Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                # As it is written and as it is meant: 1 and 01 are one key.
+                # As written and as read: 1 and 01 are the same key.
                 spellings = {key.value} if key.tag == f"{_TAG}merge" else {key.value, self.construct_object(key)}
                 if seen & spellings:
                     raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key {key.value!r:.80} given twice")
@@ -75,12 +75,12 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def integer(self, node: yaml.ScalarNode) -> int:
-        """Return an integer; a leading 0 does not make it octal, 0o does."""
+        """Return an integer; 0o marks an octal one, a leading 0 does not."""
         text = self.construct_scalar(node).replace("_", "")
         return int(text, _BASES.get(text.lstrip("-+")[:2], 10))
 
     def decimal(self, node: yaml.ScalarNode) -> float:
-        """Return a floating-point number; a colon does not make it sexagesimal."""
+        """Return a floating-point number."""
         text = self.construct_scalar(node).replace("_", "").lower()
         return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
@@ -102,5 +102,5 @@ def read(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # A ValueError is a scalar that looks like a number or a date and is none, or bytes that are not UTF-8.
+        # A ValueError is raised for an invalid number or date, or for bytes that are not UTF-8.
         raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}; correct the file") from error

@@ -1,7 +1,7 @@
 """Text from files made safe to display: control characters become visible.
 
-A class or file name may hold anything: escape sequences that repaint a terminal, line breaks that fake a line
-of a log, marks that reverse the reading direction. Text for people shows such characters; text for programs
+A class or file name may hold anything: escape sequences that control a terminal, line breaks that fake a log line,
+marks that reverse the reading direction. In text for people such characters are made visible; text for programs
 keeps them.
 """
 

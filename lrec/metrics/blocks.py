@@ -1,4 +1,4 @@
-"""Partition of a similarity matrix: into blocks that fit in memory, and of a block into tiles that fit in the cache.
+"""The partition of a similarity matrix into blocks that fit in memory, and of blocks into tiles that fit in the cache.
 
 Rows and columns are sorted by class, so the pairs of one class lie near the diagonal.
 """
@@ -18,10 +18,10 @@ _LEAF, _LEAF_ON_GPU = 1024, 6144
 
 
 def block_size(width: int, memory_bytes: int) -> int:
-    """Return the side B of the largest block whose work fits in a number of bytes, at least 8.
+    """Return the side B, at least 8, of the largest block that can be computed in this memory.
 
-    A block needs 12 B^2 bytes (float32 values, a copy of some of its rows, masks) and 12 B d for the
-    rows it is made of, d being their `width`.
+    A block needs 12 B^2 bytes (float32 values, a copy of some of its rows, masks), and 12 B d for the rows
+    that are multiplied, where d is their `width`.
     """
     side = math.sqrt(width * width / 4 + memory_bytes / 12) - width / 2
     return max(8, int(side) // 8 * 8)

@@ -1,8 +1,8 @@
 """Counting, block by block, the items of other classes that reach the thresholds of a query's positives.
 
-A tile is computed in float32, or only those of its rows and columns that `sieve` does not rule out. A row is
-looked at if its largest value may count. Similarities within the proved rounding error of a threshold are in
-doubt; they are computed again in float64. A query for which even that leaves a doubt is noted.
+A tile is computed in float32: all of it, or only the rows and columns that `sieve` does not rule out. A row is
+examined if its largest value may count. Similarities within the proved rounding error of a threshold are in doubt
+and are computed again in float64. Queries that are in doubt even then are marked as undecided.
 """
 
 import math
@@ -17,7 +17,7 @@ from lrec.metrics.similarity import Rows, exact_block, exact_pairs, products, ro
 from lrec.metrics.thresholds import Thresholds
 
 _DENSE = 1 / 64  # fraction of doubtful similarities above which a whole float64 block is cheaper
-_ITEM_BYTES = 1024  # memory an item takes while it is located among the thresholds
+_ITEM_BYTES = 1024  # memory that an item takes while it is located among the thresholds
 _COMPARED = 2**20  # values compared at a time; a float32 count of so few is exact
 
 
@@ -99,7 +99,7 @@ class Counter:
                 self._add_tile(left, other, axes)
 
     def merge(self, others: "list[Counter]") -> None:
-        """Take over what other counters of the same matrix have counted."""
+        """Add the counts of other counters of the same matrix."""
         for other in others:
             self.count += other.count
             self.undecided += other.undecided

@@ -33,11 +33,11 @@ _TURNS = 8  # blocks along a side per thread, so that all threads end at about t
 
 @dataclass(frozen=True)
 class Ranks:
-    """What is known of Q queries, in the order of their rows.
+    """The ranks and precisions of Q queries, in the order of their rows.
 
     Attributes:
         best: (Q,) int64 rank of the best positive from 1, 0 without a positive.
-        average_precision: (Q,) float64 average precision at R, 0 without a positive or if not asked for.
+        average_precision: (Q,) float64 average precision at R, 0 without a positive or if it was not requested.
         r_precision: (Q,) float64 precision at R, likewise.
     """
 
@@ -68,7 +68,7 @@ def rank(queries: Labelled, gallery: Labelled, leave_one_out: bool, precision: b
 
 
 def _passes(queries: Labelled, gallery: Labelled, precision: bool, memory_bytes: int) -> Iterator[slice]:
-    """Yield slices of queries whose positives fit in memory together: nearly always one slice of all queries."""
+    """Return slices of queries whose positives fit in memory together: nearly always one slice of all queries."""
     if not precision:
         return iter([slice(0, queries.rows.size)])
     first = torch.searchsorted(gallery.classes, queries.classes)

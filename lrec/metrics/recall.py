@@ -1,4 +1,4 @@
-"""Retrieval metrics of a set of embeddings: recall at k, mean average precision at R and their like.
+"""Retrieval metrics of a set of embeddings: recall at k, mean average precision at R and related ones.
 
 Policy, for all figures:
 
@@ -37,16 +37,16 @@ class Retrieval:
     """How well a gallery answers Q queries; fractions are between 0 and 1.
 
     Attributes:
-        recall: fraction of queries with a positive among the k most similar items, for every k asked for.
+        recall: fraction of queries with a positive among the k most similar items, for every requested k.
         lone_queries: how many queries have no positive in the gallery.
         mean_reciprocal_rank: mean of one over the rank of the best positive.
         macro_recall_at_1: mean over the queries' classes of the class's recall at 1.
         recall_at_1_interval: class-bootstrap 95 % interval of recall at 1, see `interval`.
         best_rank: (Q,) int64, in the order of the queries: rank of the best positive from 1, 0 without positives.
-        map_at_r: mean average precision at R, None if not asked for. R is the number of positives of a
+        map_at_r: mean average precision at R, None if not requested. R is the number of positives of a
             query; its average precision is the mean over them of the precision at the positive's rank,
             counting 0 for ranks beyond R.
-        r_precision: mean fraction of positives among the R most similar items, None if not asked for.
+        r_precision: mean fraction of positives among the R most similar items, None if not requested.
 
     Source of the last two: Musgrave et al., A Metric Learning Reality Check, ECCV 2020, section 3.2;
     pytorch-metric-learning leaves queries without positives out of these means, here they count as 0.
@@ -133,8 +133,8 @@ def interval(hits: np.ndarray, classes: np.ndarray) -> tuple[float, float]:
     """Return the class-bootstrap 95 % interval of the fraction of hits.
 
     Images of one class resemble each other, so classes and not queries are drawn with replacement: 2,000
-    draws of as many classes as there are, the fraction of hits among their queries each time, and the 2.5
-    and 97.5 percentiles of these fractions (the percentile bootstrap over clusters). The seed is fixed.
+    draws of as many classes as there are, each time the fraction of hits among their queries, and the 2.5th
+    and 97.5th percentiles of these fractions (the percentile bootstrap over clusters). The seed is fixed.
 
     Args:
         hits: (Q,) bool.

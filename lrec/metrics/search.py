@@ -30,8 +30,8 @@ def top(
 
     Args:
         queries: (Q, d) floats.
-        gallery: one or more (n, d) arrays of float16 or float32, memory maps for example; their rows are
-            numbered on from one array to the next, G in all.
+        gallery: one or more (n, d) arrays of float16 or float32, memory maps for example; their G rows are
+            numbered consecutively across arrays.
         k: results per query.
         exclude: (Q,) rows that a query must not find, its own for example; `NO_ROW` for none.
         memory_bytes: bound of the working memory.

@@ -1,4 +1,4 @@
-"""Rough products in bfloat16, which tell the few queries and items of a tile that matter from the many that do not.
+"""Rough products in bfloat16, which find the few queries and items of a tile that may count.
 
 A CPU with bfloat16 instructions multiplies about twice as fast in them as in float32. An item whose rough product
 stays below the query's threshold by more than the proved error need not be counted; only queries and items with other
@@ -25,7 +25,7 @@ def supported(device: torch.device) -> bool:
 
 
 class Sieve:
-    """Rules out most of a tile. After a tile where that did not pay it skips some, twice as many each time."""
+    """Rules out most of a tile. After a tile where sieving did not pay off, it skips tiles, twice as many each time."""
 
     def __init__(self, width: int, lengths: torch.Tensor) -> None:
         """Take d and, for every query, its length times that of the longest gallery item."""

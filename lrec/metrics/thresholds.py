@@ -3,8 +3,8 @@
 The threshold of a positive is the similarity that an item of another class must reach to be ranked before
 it. Of a query with R positives only those ranked R or better matter. The thresholds of a query are sorted in
 descending order; an item is counted at the first one that it reaches, and is ranked before that positive and
-all later ones. As soon as a positive is known to rank below R it is dropped with all later ones. Soon few
-items reach the lowest threshold that is left, so that they can be looked at one by one.
+all later ones. As soon as a positive is known to rank below R, it is dropped with all later ones. Then few items
+reach the lowest remaining threshold, and they can be examined one by one.
 """
 
 from dataclasses import dataclass, replace

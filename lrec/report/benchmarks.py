@@ -1,4 +1,4 @@
-"""The tables of metrics/benchmarks.md: every run of the ledger, beside what was reported and the clean reference."""
+"""The tables of metrics/benchmarks.md: every run of the ledger, beside the reported and the clean reference figures."""
 
 import re
 from pathlib import Path
@@ -50,10 +50,10 @@ def parameter_table() -> Table:
 
 
 def recall_tables(variant: str, entries: Entries, folder: Path) -> list[Table]:
-    """Return the recalls of one variant, the sources side by side in percent; and more on our runs of it.
+    """Return a table of a variant's recalls in percent, a column per source, and one of the details of our runs.
 
-    A backbone's first row is the original's ensemble of it; other sizes and kinds of embedding stand below,
-    without reference figures, which are not theirs.
+    A backbone's first row is the original's ensemble; other sizes and kinds of embedding follow, without
+    reference figures, which do not belong to them.
 
     Args:
         variant: its name; the six benchmarks have reference figures, any other has none.
@@ -115,9 +115,9 @@ def compression_tables(known: Ledger) -> list[Table]:
 
 
 def model_table(models: dict[str, dict[str, Path]]) -> Table:
-    """Return where the models of this state of the repository are: {variant: {name: folder}}.
+    """Return the table of the models of this revision, from {variant: {name: folder}}.
 
-    Models of other rows of the tables belong to other revisions.
+    The models of other rows of the tables belong to other revisions.
     """
     rows = [[v, name, folder.as_posix()] for v, named in models.items() for name, folder in named.items()]
     intro = "Each folder can be fetched without a clone: dvc get REPOSITORY FOLDER"
@@ -158,7 +158,7 @@ def read_reference(path: Path, variant: str) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such table.
+        ValueError: it is not such a table.
     """
     columns = _PUBLISHED_COLUMNS if path.name == PUBLISHED else _COLUMNS
     table = reading.read_table(path, columns, reading.COMMITTED, numbers=["recall_percent"], integers=["k", "year"])
@@ -216,7 +216,7 @@ def _settings(entry: dict[str, Any]) -> str:
 
 
 def _epoch_time(entry: dict[str, Any]) -> str:
-    """How long an epoch of the training took, and on what, where that was recorded."""
+    """How long an epoch of training took, and on which hardware, where that was recorded."""
     record = entry.get("run") or {}
     if "seconds" not in record:
         return ""

@@ -24,8 +24,8 @@ class Line:
         name: of the curve.
         points: (x, y) from left to right.
         colour: its number; after eight, colours repeat, dashed.
-        spreads: of each point, drawn above and below it; or none.
-        words: what each point is, or none.
+        spreads: of each point, drawn above and below it; may be empty.
+        words: what each point is; may be empty.
         joined: whether a line goes through the points; otherwise they are hollow.
     """
 

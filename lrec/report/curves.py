@@ -1,4 +1,4 @@
-"""The curves of the page: those of one run, and all results of a variant in common charts."""
+"""The curves of the page: those of one run, and charts that compare all results of a variant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def of_one(result: dict[str, Any], history: pd.DataFrame) -> list[Markup]:
 
 
 def compared(known: Ledger, histories: dict[tuple[str, str], pd.DataFrame]) -> list[Comparison]:
-    """Draw the results of each variant that has several of them, in one colour each.
+    """Draw charts that compare the results of each variant with several of them; each result has its colour.
 
     Args:
         known: the ledger.
@@ -78,7 +78,7 @@ def compared(known: Ledger, histories: dict[tuple[str, str], pd.DataFrame]) -> l
 
 
 def front(compressed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the compressed embeddings that no other of as few bytes beats, from few bytes to many.
+    """Return the compressed embeddings with a higher recall than all smaller ones, by increasing size.
 
     >>> rows = [("a", 8, 60), ("b", 2, 30), ("c", 4, 30), ("d", 4, 50), ("e", 16, 60)]
     >>> [row["code"] for row in front([dict(zip(("code", "bytes", "recall_at_1"), r)) for r in rows])]

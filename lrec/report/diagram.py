@@ -1,4 +1,4 @@
-"""The figure of the architecture, with shapes read off the model."""
+"""The figure of the architecture, with the shapes that the model has."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ with environment.without("MPLBACKEND"):  # as in figures
 
 
 def shapes(backbone: str, ensemble_size: int, meta_class_size: int, image_size: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of one image at every stage, (C, H, W) or (n,), read off the model on the meta device."""
+    """Return the shape of one image after every part, (C, H, W) or (n,), from the model on the meta device."""
     with torch.device("meta"):
         ensemble = Ensemble(backbone, 1, meta_class_size).eval()
         current = torch.empty(1, 3, image_size, image_size)

@@ -1,4 +1,4 @@
-"""Our recall beside what others published, backbone by backbone; and the style of all figures.
+"""Figures of our recall beside that of published methods, by backbone; and the style of all figures.
 
 The same inputs give the same bytes, for the same version of matplotlib.
 """
@@ -34,7 +34,7 @@ PANELS = {
     "sota_sop": ("sop",),
     "sota_isc": ("isc",),
 }
-# In the order of the figures: this project's backbones, between those that only others used.
+# In the order of the figures: this project's backbones, between those that only published methods use.
 TITLES = {
     "googlenet": "GoogLeNet",
     "bn_inception": "BN-Inception",
@@ -94,9 +94,9 @@ def rows(variant: str, folder: Path, entries: dict[str, dict[str, Any]]) -> dict
         table[table["k"] == 1]
         for table in (read_reference(folder / name, variant) for name in (REPORTED, CLEAN, PUBLISHED))
     )
-    if strange := sorted(set(others["evidence"]) - set(MARKS)):
+    if unknown := sorted(set(others["evidence"]) - set(MARKS)):
         expected = "source or secondary as evidence; restore it with `git checkout`"
-        raise ValueError(f"{folder / PUBLISHED}: found {strange[0]!r:.80}, expected {expected}")
+        raise ValueError(f"{folder / PUBLISHED}: found {unknown[0]!r:.80}, expected {expected}")
     found: dict[str, list[Row]] = {}
     for backbone in TITLES:
         own = []

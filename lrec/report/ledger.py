@@ -1,4 +1,4 @@
-"""The ledger: the last result of every run, kept when it is no longer listed; and what its figures are called.
+"""The ledger: the last result of every run, kept when the run is no longer listed, and the titles of its figures.
 
 Results of different ensemble sizes, and of logits and features, stand side by side.
 """
@@ -15,10 +15,7 @@ from lrec.model.backbones import BACKBONES, SHARES
 from lrec.model.kinds import KINDS
 
 Ledger = dict[str, dict[str, dict[str, Any]]]
-# The figures of a result beside its recalls, and their titles, wherever figures are shown: tables, page, `dvc metrics`.
-# A metric of the stage evaluate is shown once it stands here and in `Result`, there as NotRequired[Fraction]: earlier
-# results lack it.
-# Titles of the metrics beside recall in results that do not name them themselves.
+# Titles of the metrics beside recall, for results of earlier versions, which do not hold them.
 EARLIER = {"map_at_r": "MAP@R", "r_precision": "R-precision"}
 # Compressed embeddings whose title is not their name in results.
 COMPRESSED = {"signs": "binary"}
@@ -52,7 +49,7 @@ class Settings(TypedDict):
 
 
 class BranchSet(TypedDict):
-    """Recall of so many branches, percent."""
+    """Recall at 1 of sets of branches of one size, percent."""
 
     branches: Size
     recall_at_1: Percent
@@ -60,7 +57,7 @@ class BranchSet(TypedDict):
 
 
 class Compressed(TypedDict):
-    """Recall with a compressed embedding of so many bytes, percent."""
+    """Recall at 1 of a compressed embedding, percent, and its bytes."""
 
     code: str
     bytes: Size
@@ -83,7 +80,7 @@ def _all_or_none(analysis: dict[str, Any]) -> dict[str, Any]:
 
 
 class Result(TypedDict):
-    """What a result must say to be shown; it says more."""
+    """The keys of a result that tables and page need; it has others."""
 
     variant: Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")]
     backbone: Annotated[str, Field(pattern=f"^({'|'.join(BACKBONES)})$")]
@@ -108,16 +105,16 @@ class Result(TypedDict):
 
 
 def titles(entry: dict[str, Any]) -> dict[str, str]:
-    """Return the metrics beside recall that a result has to show, in percent: {key: title}."""
+    """Return the metrics beside recall that are shown of a result, in percent: {key: title}."""
     return entry.get("titles", EARLIER)
 
 
 def _comparable(result: dict[str, Any]) -> dict[str, Any]:
     if result["partial"] and not result["official"]:
-        raise ValueError("official counts beside partial: true")
+        raise ValueError("official counts where partial is true")
     for key in titles(result):
         if not isinstance(result.get(key), float) or not 0 <= result[key] <= 1:
-            raise ValueError(f"a share from 0 to 1 as {key}, which `titles` names")
+            raise ValueError(f"a fraction from 0 to 1 as {key}, which `titles` names")
     return result
 
 
@@ -125,7 +122,7 @@ Whole = Annotated[Result, AfterValidator(_comparable)]
 
 
 def read_result(path: Path, variant: str, backbone: str) -> dict[str, Any]:
-    """Read the result.json of a run: at least what `Result` says."""
+    """Read the result.json of a run, which must have the keys of `Result`."""
     result = reading.read_json(path, "evaluate", Whole)
     if (result["variant"], result["backbone"]) != (variant, backbone):
         found = f"{result['variant']}/{result['backbone']}"
@@ -138,7 +135,7 @@ def read_result(path: Path, variant: str, backbone: str) -> dict[str, Any]:
 def read(path: Path) -> Ledger:
     """Read a ledger {variant: {name: entry}}; one that does not exist is empty.
 
-    Entries are named anew, see `name`, whatever an older version called them.
+    Entries get the names that `name` returns, whatever an older version called them.
 
     Raises:
         ValueError: it is damaged, or an entry stands in another's place; the message says how to restore it.
@@ -159,7 +156,7 @@ def read(path: Path) -> Ledger:
 
 
 def name(entry: dict[str, Any]) -> str:
-    """Return what a result is listed as: its backbone, then what differs from the original's ensemble of logits.
+    """Return a result's name in the ledger: its backbone, then what differs from the original's ensemble of logits.
 
     >>> original = {"ensemble_size": 48, "meta_class_size": 12, "share": "layer1"}
     >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": original})
@@ -191,7 +188,7 @@ def is_full_size(variant: str, entry: dict[str, Any]) -> bool:
 
 
 def metric(entry: dict[str, Any]) -> str:
-    """Return what `dvc metrics` lists a result as: a name that stays when the size of the ensemble changes.
+    """Return a result's name in `dvc metrics`: one that stays when the size of the ensemble changes.
 
     One run has one size per variant, and its parameters say which.
 
@@ -202,11 +199,11 @@ def metric(entry: dict[str, Any]) -> str:
 
 
 def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> bool:
-    """Put a run's result in, in place.
+    """Add a run's result to the ledger, or replace the run's earlier result.
 
     A run with the same code, data and settings whose 95 % interval of R@1 overlaps the published one
-    reproduces the published figure; that one stays, with the record of the training that gave it. So
-    published tables do not move with the last bits of another CPU's sums.
+    reproduces the published figure, which stays, with the record of its training. So published tables
+    do not change when another CPU rounds differently.
 
     Args:
         ledger: to change.
@@ -214,7 +211,7 @@ def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) ->
         run: time, hardware and commit of the training.
 
     Returns:
-        Whether the entry was put in; False for a reproduction.
+        Whether the ledger has changed; False for a reproduction.
     """
     entries = ledger.setdefault(entry["variant"], {})
     if reproduces(entries.get(name(entry)), entry):
@@ -224,7 +221,7 @@ def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) ->
 
 
 def reproduces(published: dict[str, Any] | None, entry: dict[str, Any]) -> bool:
-    """Whether a result is the published one once more, up to floating-point noise in training."""
+    """Whether a result reproduces the published one, up to floating-point noise in training."""
     same = ("settings", "embedding", "evaluation", "counts", "official", "queries", "gallery")
     if not published or any(published.get(key) != entry[key] for key in same):
         return False

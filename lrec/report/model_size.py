@@ -29,7 +29,7 @@ def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_si
     such as relu.
     """
     with warnings.catch_warnings():
-        # thop compares versions with distutils, which says on import that it is deprecated.
+        # thop compares versions with distutils, which warns on import that it is deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
         from thop import profile
 

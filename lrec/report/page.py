@@ -1,4 +1,4 @@
-"""What the report says: everything is gathered here, and rendered by page.html."""
+"""The HTML report: its content is gathered here and rendered by page.html."""
 
 import base64
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ class Shown(TypedDict):
     image: Annotated[str, Field(pattern=r"^[0-9]+\.(png|jpg)$")]
 
 
-# `class` is no name in Python's syntax.
+# A class body cannot declare a key named `class`.
 Query = TypedDict("Query", {**Shown.__annotations__, "class": str, "best_rank": int, "results": list["Found"]})
 Found = TypedDict("Found", {**Shown.__annotations__, "class": str, "similarity": float, "right": bool})
 
 
 class Examples(TypedDict):
-    """What examples.json must say."""
+    """The keys that examples.json must have."""
 
     sections: dict[Annotated[str, Field(pattern="^(hardest|typical)$")], list[Query]]
 
@@ -117,7 +117,7 @@ def run_table(entries: dict[str, dict[str, Any]]) -> Table:
         rows.append(
             [
                 benchmarks.marked(name, entry),
-                " / ".join(f"{100 * share:.1f}" for share in entry["recall"].values()),
+                " / ".join(f"{100 * recall:.1f}" for recall in entry["recall"].values()),
                 " / ".join(entry["recall"]),
                 f"{parameters:,}",
                 f"{macs / 1e9:.3g}",
@@ -128,7 +128,7 @@ def run_table(entries: dict[str, dict[str, Any]]) -> Table:
         )
     header = ["run", "Recall@K, percent", "K", "parameters", "GMACs per image", "training time", "hardware", "commit"]
     notes = ["† on a part of the data set."] if any(entry["partial"] for entry in entries.values()) else []
-    intro = "Every run that was ever made here. A multiply-accumulate is two floating-point operations."
+    intro = "Every run of the ledger. A multiply-accumulate is two floating-point operations."
     return Table("", header, rows, intro, notes)
 
 
@@ -150,7 +150,7 @@ def _shown(run: Listed) -> dict[str, Any]:
 
 
 def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of the figures at the head of a run."""
+    """Names and values of the figures that head a run's section."""
     low, high = result["recall_at_1_interval"]
     parameters, macs = _size(result)
     facts = [

@@ -1,6 +1,6 @@
 """The README's tables: the original's seven, each with our own runs of other sizes below, and the other data sets.
 
-They depend on the ledger and data/reference alone, so that a check can render them again.
+They depend on the ledger and data/reference alone, so a check can render them again.
 """
 
 from decimal import ROUND_HALF_UP, Decimal
@@ -25,7 +25,7 @@ from lrec.report.tables import MISSING, Table
 BEGIN, END = "<!-- benchmarks: written by the stage report -->", "<!-- end of benchmarks -->"
 BUILT_IN = "glyphs"
 MOST = 6  # rows of own runs below a table
-LEGEND = f"In the next six tables: Recall@K in percent, reported / clean reference / ours ({MISSING}: not measured)."
+LEGEND = f"In the next six tables: Recall@K in percent, reported / clean reference / ours ({MISSING}: no figure)."
 
 
 def tables(known: ledger.Ledger, folder: Path) -> list[Table]:
@@ -35,17 +35,17 @@ def tables(known: ledger.Ledger, folder: Path) -> list[Table]:
         known: the ledger.
         folder: of reported_recall.csv and clean_recall.csv.
     """
-    made = [parameter_table()]
+    found = [parameter_table()]
     for number, variant in enumerate(reference.VARIANTS):
         entries = known.get(variant, {})
         full = {name: entry for name, entry in entries.items() if ledger.is_full_size(variant, entry)}
-        made.append(benchmark_table(variant, full, folder, "" if number else LEGEND))
+        found.append(benchmark_table(variant, full, folder, "" if number else LEGEND))
         others = {name: entry for name, entry in entries.items() if name not in full}
-        made += [own_runs("", others, "Our runs of other sizes")] if others else []
+        found += [own_runs("", others, "Our runs of other sizes")] if others else []
     for variant in sorted(set(known) - set(reference.VARIANTS)):
         title = f"The built-in set ({variant})" if variant == BUILT_IN else heading(variant)
-        made.append(own_runs(title, known[variant], "Our runs"))
-    return made
+        found.append(own_runs(title, known[variant], "Our runs"))
+    return found
 
 
 def benchmark_table(variant: str, full: Entries, folder: Path, intro: str = "") -> Table:
@@ -53,7 +53,7 @@ def benchmark_table(variant: str, full: Entries, folder: Path, intro: str = "") 
 
     Args:
         variant: one of `lrec.reference.VARIANTS`.
-        full: the ledger's {backbone: entry} that are comparable, see `lrec.report.ledger.is_full_size`.
+        full: {backbone: entry} of the ledger's comparable runs, see `lrec.report.ledger.is_full_size`.
         folder: of reported_recall.csv and clean_recall.csv.
         intro: the line above it.
     """
@@ -110,7 +110,7 @@ def _column(k: int) -> str:
 
 
 def _label(name: str, entry: dict[str, Any]) -> str:
-    """Name a run, with the size of its images where that is another than the benchmark's."""
+    """Name a run, with the size of its images where the benchmark has another size."""
     size = entry["settings"]["image_size"]
     benchmark = entry["variant"] in reference.VARIANTS
     return f"{name}, {size} px" if benchmark and size != reference.IMAGE_SIZE else name

@@ -1,6 +1,6 @@
 """A table as a value, and its two renderers: Markdown for files, HTML for the page.
 
-All text of a table is plain text. Names of files and data sets may hold anything, so each renderer makes harmless
+All text of a table is plain text. Names of files and data sets may hold anything, so each renderer replaces or escapes
 what would end a cell, open a tag or a comment, or act on a screen.
 """
 
@@ -14,7 +14,7 @@ from lrec.io.text import boxed
 
 MISSING = "–"  # a figure that was not measured, or not published
 _UNSAFE = str.maketrans("|<>", "¦‹›")
-_LONG = 50  # characters from which on a cell of the page is wrapped
+_LONG = 50  # characters; a longer cell of the page is wrapped
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Table:
     """A table with what is written around it.
 
     Attributes:
-        title: its heading; "" continues the table before it.
+        title: its heading; "" for a table that belongs to the one before it.
         header: names of the columns.
-        rows: as many cells each.
+        rows: of one cell per column.
         intro: a line before the table, or "".
         notes: lines after it.
     """

@@ -24,7 +24,7 @@ MAX_ROWS = 20
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line; each option has a second name, by which the original project knew it."""
+    """Return the command line; some options have a second name, that of the original implementation."""
     options = argparse.ArgumentParser(prog="python -m lrec.retrieve", description=__doc__)
     options.add_argument(
         "--query",
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
     answers = [answer(database, *found) for found in zip(queries, scores, rows, strict=True)]
     draw(database, queries, answers, options.output)
     more = f", the first {MAX_ROWS} of {len(queries)} queries" if len(queries) > MAX_ROWS else ""
-    notes.append(f"picture: {options.output}{more}")
+    notes.append(f"figure: {options.output}{more}")
     if options.json:
         print(json.dumps({"database": name, "split": database.facts.get("split"), "queries": answers}, indent=2))
     else:
@@ -80,14 +80,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _embed(database: Database, queries: list[query.Query]) -> np.ndarray:
-    """Take embeddings of the database where a query is in it; the model is needed for the others only."""
+    """Return embeddings: the database's own for queries that are in it, and the model's for the others."""
     others = [q.source for q in queries if q.row == search.NO_ROW]
     fresh = iter(database.embed(others) if others else ())
     return np.stack([next(fresh) if q.row == search.NO_ROW else database.embedding(q.row) for q in queries])
 
 
 def answer(database: Database, asked: query.Query, scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-    """Return a query's results as plain values; `right` is null where a class is unknown."""
+    """Return a query's results as JSON holds them; `right` is null where a class is unknown."""
     results = []
     for rank, (score, row) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True), start=1):
         if row == search.NO_ROW:  # an approximate index may find fewer
@@ -113,8 +113,8 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _named(name: str) -> str:
-    plain, shown = readable(name), escaped(name)
-    return f"{shown} {plain}" if len(plain) == 1 != len(name) else shown or "unknown"
+    character, shown = readable(name), escaped(name)
+    return f"{shown} {character}" if len(character) == 1 != len(name) else shown or "unknown"
 
 
 def draw(database: Database, queries: list[query.Query], answers: list[dict[str, Any]], path: Path) -> None:

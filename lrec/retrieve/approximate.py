@@ -1,6 +1,6 @@
 """Approximate search with faiss, an optional dependency (pip install faiss-cpu), for galleries beyond a million.
 
-Not needed for anything else: `lrec.metrics.search` is exact and takes memory for one block.
+Nothing else needs faiss: `lrec.metrics.search` is exact and needs memory for one block.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from lrec.metrics import search
 from lrec.retrieve.storage import BLOCK
 
 KINDS = ("flat", "ivfpq", "hnsw")
-_TRAINING = 100_000  # rows that the lists and codebooks of ivfpq are learnt from
+_TRAINING = 100_000  # rows that the lists and codebooks of ivfpq are learned from
 
 
 def _faiss() -> Any:
@@ -27,12 +27,12 @@ class Index:
     """A faiss index over the rows of one or more arrays (n, d).
 
     Args:
-        kind: "flat" (exact), "ivfpq" (some 16 to 64 bytes a row instead of 4 d) or "hnsw" (a graph, fast, 4 d
-            bytes and more a row).
+        kind: "flat" (exact), "ivfpq" (16 to 64 bytes per row instead of 4 d) or "hnsw" (a graph: fast, more than
+            4 d bytes per row).
         gallery: arrays of float32 or float16, memory maps for example; read block by block.
 
     Raises:
-        ValueError: unknown kind, faiss is not installed, or too few rows to learn codebooks from.
+        ValueError: the kind is unknown, faiss is not installed, or there are too few rows to learn codebooks from.
     """
 
     def __init__(self, kind: str, gallery: Sequence[np.ndarray]) -> None:
@@ -44,7 +44,7 @@ class Index:
             self._index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
             self._index.hnsw.efConstruction, self._index.hnsw.efSearch = 100, 128
         elif kind == "ivfpq":
-            self._index = self._coded(faiss, gallery, size, width)
+            self._index = self._quantised(faiss, gallery, size, width)
         else:
             raise ValueError(f"index: found {kind!r}, expected one of {', '.join(KINDS)}")
         for part in gallery:
@@ -52,12 +52,12 @@ class Index:
                 self._index.add(np.ascontiguousarray(part[start : start + BLOCK], dtype=np.float32))
 
     @staticmethod
-    def _coded(faiss: Any, gallery: Sequence[np.ndarray], size: int, width: int) -> Any:
+    def _quantised(faiss: Any, gallery: Sequence[np.ndarray], size: int, width: int) -> Any:
         if size < 256:
             raise ValueError(f"index: found {size} rows, expected at least 256 for ivfpq; use flat")
-        lists = max(1, min(int(4 * size**0.5), size // 39))  # faiss asks for 39 training rows a list
+        lists = max(1, min(int(4 * size**0.5), size // 39))  # faiss asks for 39 training rows per list
         pieces = next(count for count in (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1) if width % count == 0)
-        # A code book needs 39 training rows an entry as well.
+        # A codebook needs 39 training rows per entry as well.
         bits = min(8, (size // 39).bit_length() - 1)
         quantizer = faiss.IndexFlatIP(width)
         index = faiss.IndexIVFPQ(quantizer, width, lists, pieces, bits, faiss.METRIC_INNER_PRODUCT)
@@ -75,17 +75,17 @@ class Index:
             exclude: (Q,) rows a query must not find, `lrec.metrics.search.NO_ROW` for none.
 
         Returns:
-            Scores (Q, k) float32, those of ivfpq being approximate, and rows (Q, k) int64; where fewer were
-            found, -inf and `NO_ROW` at the end.
+            Scores (Q, k) float32, approximate with ivfpq, and rows (Q, k) int64; where fewer were found, -inf
+            and `NO_ROW` at the end.
         """
         scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k + 1)
         own = (rows == exclude[:, None]) & (rows != search.NO_ROW)
-        # A stable sort moves the excluded row behind the others; one result too many was asked for.
+        # k + 1 results were requested; a stable sort moves an excluded row behind the others.
         order = np.argsort(own, axis=1, kind="stable")[:, :k]
         scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
         return np.where(rows == search.NO_ROW, -np.inf, scores).astype(np.float32), rows
 
 
 def agreement(exact: np.ndarray, found: np.ndarray) -> float:
-    """Return the share of the exact results (Q, k) that are among those found (Q, k)."""
+    """Return the fraction of the exact results (Q, k) that are among those found (Q, k)."""
     return float(np.mean([np.isin(right, rows).mean() for right, rows in zip(exact, found, strict=True)]))

@@ -1,4 +1,4 @@
-"""The figure of a retrieval: each query and its results side by side, framed by right and wrong."""
+"""The figure of a search: each query and its results side by side, framed green if right and red if wrong."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from lrec.datasets.glyphs import font_file
 from lrec.io import files
 
 RIGHT, WRONG, UNKNOWN, QUERY = "#1a7f37", "#cf222e", "#8c959f", "#24292f"
-PAPER, EMPTY = "#ffffff", "#eaeef2"
-# Pixels: side of an image, its frame, space around it, height of the caption, of the headline.
+BACKGROUND, EMPTY = "#ffffff", "#eaeef2"
+# Pixels: side of an image, its frame, the space around it, height of the caption and of the header.
 _SIDE, _FRAME, _GAP, _CAPTION, _HEAD = 160, 6, 10, 52, 34
 _APART = 28  # between the query and its results
-_LONGEST = 200  # characters of a name that are considered at all
+_LONGEST = 200  # characters of a name that are measured at all
 _SMALL = 100  # images below this side are enlarged without blurring
 
 
@@ -47,7 +47,7 @@ def draw(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
     """
     step = _SIDE + 2 * _FRAME + _GAP
     width = max(len(row) for row in rows) * step + _APART + _GAP
-    sheet = Image.new("RGB", (width, _HEAD + len(rows) * (step + _CAPTION)), PAPER)
+    sheet = Image.new("RGB", (width, _HEAD + len(rows) * (step + _CAPTION)), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     for column in range(max(len(row) for row in rows)):
         centre = _left(column, step) + _FRAME + _SIDE // 2
@@ -74,7 +74,7 @@ def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, left: i
     else:
         image = fitted(tile.pixels, _SIDE)
         sheet.paste(image, (inner[0] + (_SIDE - image.width) // 2, inner[1] + (_SIDE - image.height) // 2))
-    # The sign says the same as the colour, for readers who do not tell green from red.
+    # The mark repeats the colour for readers who cannot tell green from red.
     mark = {True: "✓ ", False: "✗ ", None: ""}[tile.right]
     score = "" if tile.similarity is None else f"{mark}{tile.similarity:.3f}"
     name, size = readable(tile.class_name), 14 if len(readable(tile.class_name)) > 3 else 20
@@ -95,7 +95,7 @@ def fitted(pixels: np.ndarray, side: int) -> Image.Image:
 
 
 def _trimmed(name: str, size: int, width: int) -> str:
-    """Leave out the middle of a name that is too long: both ends tell classes apart."""
+    """Leave out the middle of a name that is too long: either end may tell classes apart."""
     if len(name) > _LONGEST:
         name = f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"
     font, kept = _font(size), len(name)
@@ -108,5 +108,5 @@ def _trimmed(name: str, size: int, width: int) -> str:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has Latin, Greek, Cyrillic and the signs."""
+    """DejaVu Sans, which comes with matplotlib and has Latin, Greek, Cyrillic and the marks."""
     return ImageFont.truetype(font_file("DejaVuSans"), size)

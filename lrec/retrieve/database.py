@@ -1,4 +1,4 @@
-"""A database of embeddings to search, grow and save; it stays on disk until it is searched."""
+"""A database of embeddings that can be searched, extended and saved; it stays on disk until it is searched."""
 
 import os
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Database:
     """Embeddings of G images, what each image is, and the model that embeds new ones.
 
     Attributes:
-        parts: arrays (n, d) of float32 or float16 that hold rows 0 to G-1 one after the other.
+        parts: arrays (n, d) of float32 or float16 that together hold rows 0 to G-1, in order.
         index: G rows with the columns path, class ("" where unknown) and row, the row in the packed
             store (-1 where the image is not in it).
         facts: where the model and the packed store are, and how images are resized. Their paths, and those of added
@@ -39,7 +39,7 @@ class Database:
         self._require_whole()
 
     def _require_whole(self) -> None:
-        """Refuse an index that does not say what each embedding is of."""
+        """Refuse an index that does not have one row per embedding."""
         if len(self.index) != (rows := sum(map(len, self.parts))):
             raise ValueError(f"index: found {len(self.index):,} rows, expected {rows:,}, one per embedding")
 
@@ -51,11 +51,11 @@ class Database:
             path: a folder that `save` wrote, or a run that the pipeline has embedded, as "car_cropped/resnet18".
             split: of a run: "train", "test", "query" or "gallery"; None is the gallery where there is one, else
                 test.
-            device: of embedding and search.
+            device: for embedding and search.
 
         Raises:
             FileNotFoundError: there is no such database, or no such split.
-            ValueError: a file is damaged, or files do not belong together.
+            ValueError: a file is damaged, or the files do not belong together.
         """
         return cls(*storage.read(Path(path), split), device)
 
@@ -89,7 +89,7 @@ class Database:
         """The model, read on first use.
 
         Raises:
-            ValueError: the database was made without one, or with other weights than the model has now.
+            ValueError: the database has none, or its embeddings come from other weights than the model has now.
         """
         if "model" not in self.facts:
             raise ValueError("database: names no model that could embed an image; pass embeddings, (N, d) of floats")
@@ -154,18 +154,18 @@ class Database:
         return search.top(embedded, self.parts, k, hidden, memory_bytes=memory_bytes, device=self._device)
 
     def add(self, images: SomeImages, classes: str | Sequence[str | None] | None = None) -> np.ndarray:
-        """Append images in memory; `save` makes that last.
+        """Append images in memory; `save` writes them to disk.
 
         Args:
             images: one or several, N: files, opened images or arrays, which are embedded; or embeddings (N, d) of
                 floats.
-            classes: their N names, where known; "" or None where not.
+            classes: names of their N classes; "" or None where unknown.
 
         Returns:
             Their rows, (N,) int64.
 
         Raises:
-            ValueError: numbers or dimensions differ, or a class has a name that no data set may have.
+            ValueError: lengths or dimensions differ, or a class has a name that no data set may have.
         """
         vectors = given.embeddings(images)
         listed = given.images(images) if vectors is None else [""] * len(vectors)
@@ -181,7 +181,7 @@ class Database:
         return np.arange(first, len(self))
 
     def _classes(self, classes: str | Sequence[str | None] | None, count: int) -> list[str]:
-        """The names of new images' classes, under the rules that hold for a data set."""
+        """Return the class names of new images, checked by the rules for data sets."""
         given_names = [classes] if isinstance(classes, str) else [""] * count if classes is None else list(classes)
         if len(given_names) != count:
             raise ValueError(f"classes: found {len(given_names)}, expected {count}, one per image")
@@ -200,16 +200,16 @@ class Database:
         return self.embed(images) if vectors is None else vectors
 
     def save(self, path: str | Path) -> None:
-        """Write a folder that `load` opens; it appears complete or not at all, and may be the one loaded.
+        """Write a folder that `load` opens; it appears complete or not at all, and may be the one loaded from.
 
         Raises:
-            ValueError: there is a folder with other files in it, or index and embeddings differ in length.
+            ValueError: the folder holds other files, or index and embeddings differ in length.
         """
         self._require_whole()
         storage.write(Path(path), self.parts, self.index, self.facts)
 
     def image(self, row: int) -> np.ndarray | None:
-        """Return the image of a row, (H, W, 3) uint8, or None where neither store nor file is here."""
+        """Return the image of a row, (H, W, 3) uint8, or None where neither the store nor the file has it."""
         entry = self.index.iloc[row]
         if entry["row"] >= 0 and self.stored is not None:
             return np.array(self.stored.images[entry["row"]])

@@ -1,4 +1,4 @@
-"""From images, however they are given, to embeddings, as the pipeline makes them of its stored images."""
+"""From images, however they are given, to embeddings, as the pipeline computes them for its stored images."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ _BATCH = 64
 
 
 class Encoder:
-    """A trained ensemble with what it takes to prepare an image for it.
+    """A trained ensemble with the preparation that its images need.
 
     Args:
         folder: of the saved ensemble.
@@ -58,7 +58,7 @@ class Encoder:
         return out
 
     def embed(self, images: SomeImages) -> np.ndarray:
-        """Embed one image or several as (N, d) float32, holding a batch of them in memory at a time."""
+        """Embed one image or several as (N, d) float32, with one batch of them in memory at a time."""
         listed = given.images(images)
         starts = range(0, len(listed), _BATCH)
         parts = [self.encode(self.prepare(listed[start : start + _BATCH])) for start in starts]

@@ -1,4 +1,4 @@
-"""What a caller gives in Python: one image or several, each a file, opened or pixels; or their embeddings."""
+"""What the Python API accepts: one image or several, each a file, an opened image or pixels; or embeddings."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,13 +20,13 @@ def images(given: SomeImages) -> list[OneImage]:
     """Return one image or several as a list.
 
     Raises:
-        ValueError: neither an image nor several of something.
+        ValueError: neither an image nor several.
     """
     given = _without_torch(given)
     if isinstance(given, str | Path | Image.Image):
         return [given]
     if isinstance(given, np.ndarray):
-        if given.dtype.kind in "OU":  # of names of files
+        if given.dtype.kind in "OU":  # file names
             return list(given.ravel())
         return list(given) if given.ndim > 3 else [given]
     if not isinstance(given, Iterable):
@@ -35,7 +35,7 @@ def images(given: SomeImages) -> list[OneImage]:
 
 
 def opened(image: OneImage) -> Image.Image:
-    """Return an image as RGB; by one rule, however it is given.
+    """Return an image as RGB, decoded by one rule however it is given.
 
     Raises:
         FileNotFoundError: a file is not there.

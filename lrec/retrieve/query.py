@@ -45,7 +45,7 @@ class Finder:
     """Turns what a user wrote into queries.
 
     Args:
-        database: that is searched; the images of its data set, whatever their split, are known by path.
+        database: to search; the images of its data set, whatever their split, are known by path.
     """
 
     def __init__(self, database: Database) -> None:
@@ -63,14 +63,14 @@ class Finder:
         self._raw = _raw_folders(folder.name, database.place(""))
 
     def default(self) -> list[Query]:
-        """Return a few images, the same every time: of the query split if the gallery is searched, else its own."""
+        """Return a few images, always the same: of the query split if the gallery is searched, else of the database."""
         searched = self._table["own"] != search.NO_ROW
         chosen = np.flatnonzero(searched & (self._table["path"] != ""))
         asking, searched_in = (tested := store.tested(self._table["split"]))[0], tested[-1]
         if self._database.facts.get("split") == searched_in != asking:
             chosen = np.flatnonzero(self._table["split"] == asking)
         if not len(chosen):
-            raise ValueError("query: found none, and the database has no image of its own to take; add --query PATH")
+            raise ValueError("query: found none, and the database has no image to search with; add --query PATH")
         some = np.random.default_rng(_SEED).choice(chosen, min(DEFAULT_QUERIES, len(chosen)), replace=False)
         return [self._at(int(place)) for place in np.sort(some)]
 
@@ -120,7 +120,7 @@ class Finder:
         return f", passed over for their format: {shown}{more}" if others else ""
 
     def _known(self, path: str) -> int | None:
-        """The place of an image of the data set, however its accents are written."""
+        """Return the place of an image of the data set, whichever way its accents are encoded."""
         return self._places.get(path, self._places.get(names.composed(path)))
 
     def _place(self, text: str) -> int:
@@ -141,7 +141,7 @@ class Finder:
         return self._database.place(entry["path"])
 
     def _of_file(self, path: Path) -> Query:
-        """A file; one that lies in the data set's raw folder is the data set's image of that name."""
+        """Return the query of a file; a file in the data set's raw folder is the data set's image of that name."""
         for raw in self._raw:
             if path.resolve().is_relative_to(raw):
                 parts = path.resolve().relative_to(raw).parts
@@ -152,7 +152,7 @@ class Finder:
 
 
 def _matches(pattern: str) -> list[Path]:
-    """The files that a glob stands for, without leftovers that only its wildcards take in."""
+    """Return the files that match a glob, without leftovers that only its wildcards match."""
     written = set(Path(pattern).parts)
     found = [Path(name) for name in glob.glob(pattern, recursive=True)]
     return sorted(p for p in found if p.is_file() and not any(map(names.is_leftover, set(p.parts) - written)))

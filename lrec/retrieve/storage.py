@@ -1,4 +1,4 @@
-"""Where a database comes from: a folder that `Database.save` wrote, or the embeddings of a run of the pipeline."""
+"""Where a database is stored: in a folder that `Database.save` wrote, or as the embeddings of a run."""
 
 import os
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ BLOCK = 65536  # rows that are copied together
 
 
 class Facts(TypedDict, total=False):
-    """What database.json may say; of the model that embeds images all, or nothing.
+    """The keys of database.json; those of the model that embeds images are all there, or none is.
 
     weights: SHA-256 of the model's weights, with which the database was embedded. root: the folder from which the paths
     of model, store and images start, relative to the database's own.
@@ -39,12 +39,12 @@ class Facts(TypedDict, total=False):
 
 def _whole(facts: dict[str, Any]) -> dict[str, Any]:
     if absent := [name for name in ("resize", "kind") if "model" in facts and name not in facts]:
-        raise ValueError(f"{absent[0]} beside model")
+        raise ValueError(f"{absent[0]} where there is a model")
     return facts
 
 
 class Stored(NamedTuple):
-    """What a database is made of, see `lrec.retrieve.database.Database`."""
+    """The parts of a database, see `lrec.retrieve.database.Database`."""
 
     embeddings: np.ndarray
     index: pd.DataFrame
@@ -55,7 +55,7 @@ def read(path: Path, split: str | None) -> Stored:
     """Open a database; `path` and `split` are those of `Database.load`, as are the errors."""
     if (path / FACTS).is_file():
         if split is not None:
-            raise ValueError(f"{path}: found a split ({split}), expected none: a saved database is one whole")
+            raise ValueError(f"{path}: found a split ({split}), expected none: a saved database has no splits")
         return _saved(path)
     root, run = _run(path)
     if len(run.parts) == 2 and (root / paths.embeddings(*run.parts)).is_dir():
@@ -128,14 +128,14 @@ def _of_run(root: Path, variant: str, backbone: str, split: str | None) -> Store
         "store": paths.store(variant).as_posix(),
         "resize": dataset["resize"],
         "crop": dataset["crop"],
-        "kind": made["kind"],
+        "kind": embedded["kind"],
     }
     facts |= {"root": str(root)} if root != Path() else {}
     return Stored(_open_array(folder / f"{split}.npy", "embed"), rows[list(COLUMNS)].reset_index(drop=True), facts)
 
 
 def _open_array(path: Path, made_by: str) -> np.ndarray:
-    """Memory-map embeddings of either precision; what is not finite in them is noticed when it is searched."""
+    """Memory-map embeddings of either dtype; a search reports values that are not finite."""
     return reading.read_array(path, made_by, 2, np.float32, np.float16)
 
 
@@ -144,12 +144,12 @@ def write(path: Path, parts: Sequence[np.ndarray], index: pd.DataFrame, facts: d
 
     Args:
         path: of the folder.
-        parts: arrays (n, d) of one dtype that hold the rows of `index` one after the other.
+        parts: arrays (n, d) of one dtype that together hold the rows of `index`, in order.
         index: G rows.
         facts: see `Facts`.
 
     Raises:
-        ValueError: there is a folder with other files in it.
+        ValueError: the folder holds other files.
     """
     files.require_replaceable(path, (EMBEDDINGS, INDEX, FACTS))
     files.clear_drafts(path)

@@ -11,7 +11,7 @@ import tiny_pipeline as tiny
 from damage import Damage, cut, other, rows, swap
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_sets import draw_marked, save_mat, write
+from synthetic_sets import draw_marked, save_mat, write
 
 from lrec.datasets import reader
 

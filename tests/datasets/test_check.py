@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_sets import touch, write
 from PIL import Image
+from synthetic_sets import touch, write
 
 from lrec.datasets import check, reader
 

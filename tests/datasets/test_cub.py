@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from made_sets import RED, RED_BOX, draw_marked, shared, touch, write
+from synthetic_sets import check_box, draw_marked, shared, touch, write
 
 from lrec.datasets import cub
 
@@ -18,7 +17,7 @@ FILES = {
 
 
 def make(root: Path, **changed: list[str]) -> Path:
-    """The made set, with the lines of some files (by stem) replaced."""
+    """The synthetic set, with the lines of some files (by stem) replaced."""
     for name, lines in FILES.items():
         write(root / name, "\n".join(changed.get(name.removesuffix(".txt"), lines)) + "\n")
     touch(root / "images", PATHS.values())
@@ -57,11 +56,7 @@ def test_box_is_right_to_the_pixel(tmp_path: Path) -> None:
     dataset = cub.read(make(tmp_path))
     sample = dataset.samples[0]
     draw_marked(tmp_path / sample.path)
-    assert sample.box == RED_BOX
-    image = dataset.load(sample)
-    cut = np.asarray(image.crop(sample.box))
-    assert (cut == RED).all()
-    assert cut.size == 3 * (np.asarray(image) == RED).all(-1).sum()
+    check_box(dataset, sample)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_sets import draw_marked
 from PIL import Image
+from synthetic_sets import draw_marked
 from torchvision import transforms
 
 from lrec.datasets import decoding

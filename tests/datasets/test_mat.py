@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
-from made_sets import shared
+from synthetic_sets import shared
 
 from lrec.datasets import mat
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_sets import touch, write
+from synthetic_sets import touch, write
 
 from lrec.datasets import disk, folder, isc, names, sop
 from lrec.datasets.dataset import Dataset

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_sets import draw_marked, touch, write
+from synthetic_sets import draw_marked, touch, write
 
 from lrec.datasets import check, disk, glyphs, reader
 from lrec.datasets.dataset import Dataset, Sample

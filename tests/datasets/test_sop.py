@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from made_sets import touch, write
+from synthetic_sets import touch, write
 
 from lrec.datasets import sop
 

@@ -50,11 +50,11 @@ RETRIEVE: list[tuple[list[str], str]] = [
     (["--database", ""], "found no such database"),
     (["--database", "tiny"], "tiny: found no such database, expected one of tiny/mobilenet_v2"),
     (["--database", "tiny/resnet18"], "tiny/resnet18: found no such database"),
-    (["--database", "../tiny"], "'..': found no name of a variant or backbone"),
+    (["--database", "../tiny"], "'..': not a name of a variant or backbone"),
     (["--database", "/etc/passwd"], "/etc/passwd: found no such database"),
     (["--database", "embeddings"], "embeddings: found no such database"),
-    (["--database", "tiny/.."], "found no name of a variant or backbone"),
-    (["--database", f"{ESCAPES}/x"], r"\x1b]0;owned\x07\x1b[31m': found no name of a variant"),
+    (["--database", "tiny/.."], "not a name of a variant or backbone"),
+    (["--database", f"{ESCAPES}/x"], r"\x1b]0;owned\x07\x1b[31m': not a name of a variant"),
     (["--device", "meta"], "device: found 'meta'"),
     (["--device", "tpu"], "device: found 'tpu'"),
     (["--device", ""], "device: found ''"),
@@ -67,11 +67,11 @@ EXPORT: list[tuple[list[str], str]] = [
     (["tiny"], "tiny: not a run, expected <variant>/<backbone>"),
     ([""], "not a run"),
     (["a/b/c"], "a/b/c: not a run"),
-    (["../models"], "'..': found no name of a variant or backbone"),
-    (["tiny/.."], "'..': found no name of a variant or backbone"),
-    (["tiny/a b"], "'a b': found no name of a variant or backbone"),
-    (["tiny/\n"], r"'\n': found no name of a variant or backbone"),
-    ([f"tiny/{ESCAPES}"], "found no name of a variant or backbone"),
+    (["../models"], "'..': not a name of a variant or backbone"),
+    (["tiny/.."], "'..': not a name of a variant or backbone"),
+    (["tiny/a b"], "'a b': not a name of a variant or backbone"),
+    (["tiny/\n"], r"'\n': not a name of a variant or backbone"),
+    ([f"tiny/{ESCAPES}"], "not a name of a variant or backbone"),
     (["tiny/resnet18"], "models/tiny/resnet18/config.json: not found"),
     ([NAME, "--format", "exported", "--output", "params.yaml/x"], "params.yaml"),
 ]
@@ -88,7 +88,7 @@ HOSTILE_NAMES = ["..", "../other", "/tmp/other", "a/b", "a\\b", "x\n", "a\0b", "
 SAVED: list[tuple[str, Damage, str]] = [
     ("database.json", cut(0.5), "database.json: not JSON"),
     ("database.json", other(b"[]"), "database.json: top level: found []"),
-    ("database.json", key("resize"), "resize beside model"),
+    ("database.json", key("resize"), "resize where there is a model"),
     ("database.json", key("resize", "stretch"), "resize: found 'stretch', expected 'squash' or 'crop'"),
     ("database.json", key("kind", None), "kind: found None"),
     ("database.json", key("store", 7), "store: found 7"),
@@ -176,7 +176,7 @@ def test_names_stay_names(project: Path, capsys: pytest.CaptureFixture[str], nam
     works += [lambda main=main: main(name, "mobilenet_v2") for main in (train.main, embed.main, evaluate.main)]
     for work in works:
         line = tiny.refused(work, capsys)
-        assert "unknown variant" in line or "found no name of a variant or backbone" in line, line
+        assert "unknown variant" in line or "not a name of a variant or backbone" in line, line
     assert tiny.state(project.parent) == outside
     assert not (project.parent / "other").exists()
 

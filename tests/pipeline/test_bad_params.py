@@ -12,7 +12,7 @@ import tiny_pipeline as tiny
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_sets import write
+from synthetic_sets import write
 
 from lrec import params
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny_pipeline as tiny
-from made_sets import write
 from PIL import Image
+from synthetic_sets import write
 
 from lrec import class_names, paths
 from lrec.data import store
@@ -137,7 +137,7 @@ def test_the_search_shows_them(
 def test_hidden_characters_of_an_index(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store made elsewhere: the stages go through, and neither terminal, page, picture nor table has them raw."""
+    """A store made elsewhere: the stages go through, and neither terminal, page, figure nor table has them raw."""
     hidden = list(HIDDEN.values())
     index = store.read_index(paths.store("tiny") / store.INDEX)
     index["class"] = index["class"].replace(dict(zip(VISIBLE[::2], hidden, strict=False)))

@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 import tiny_pipeline as tiny
 import yaml
-from made_sets import save_mat
+from synthetic_sets import save_mat
 
 
 class Call:

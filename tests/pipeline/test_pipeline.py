@@ -120,6 +120,28 @@ def test_a_second_repro_has_nothing_to_do(clone: Path):
     assert call(clone, "git", "status", "--porcelain") == before
 
 
+def edited(clone: Path, *modules: str) -> set[str]:
+    """Edit the docstrings of some modules; return the stages that `dvc status` then lists."""
+    before = {name: (clone / "lrec" / name).read_text(encoding="utf-8") for name in modules}
+    for name, text in before.items():
+        (clone / "lrec" / name).write_text(text.replace('"""', '"""Edited. ', 1), encoding="utf-8")
+    try:
+        return {name.partition("@")[0] for name in json.loads(call(clone, "dvc", "status", "--json").splitlines()[-1])}
+    finally:
+        for name, text in before.items():
+            (clone / "lrec" / name).write_text(text, encoding="utf-8")
+
+
+def test_what_an_edited_docstring_costs(clone: Path):
+    """Code that reads raw data or results neither trains nor embeds; code that trains does."""
+    cheap = ["datasets/check.py", "metrics/recall.py", "evaluation/task.py", "report/page.py", "retrieve/query.py"]
+    assert edited(clone, *cheap) == {"preprocess", "evaluate", "report"}
+    assert edited(clone, "retrieve/query.py") == set()
+    assert edited(clone, "training/loop.py") == {"train"}
+    assert edited(clone, "embedding/extract.py") == {"embed", "evaluate"}
+    assert edited(clone) == set()
+
+
 def test_leftovers_of_another_selection_do_not_change_the_lock(clone: Path):
     before = (clone / "dvc.lock").read_bytes()
     for name in ("results/sop/resnet50/result.json", "history/sop/resnet50.csv"):

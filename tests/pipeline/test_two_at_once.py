@@ -119,7 +119,7 @@ def test_two_started_together(work: Path, undisturbed: Undisturbed, name: str):
 
 @pytest.mark.slow
 def test_two_queue_workers(undisturbed: Undisturbed, tmp_path: Path):
-    """Each experiment's results are those of a plain run with its parameters.
+    """Each experiment's results are those of an ordinary run with its parameters.
 
     The folder's name has a space but only ASCII: DVC cannot queue experiments in others.
     """

@@ -27,8 +27,8 @@ COMMANDS = {
     "retrieve": "500 8",
     "training": "--branches 2 --batch-sizes 2 --size 32 --rounds 1 --warmup 0",
 }
-# The peers that some of them are measured against.
-PEERS = {"recall": ("faiss", "pytorch_metric_learning"), "retrieve": ("faiss",)}
+# The baselines that some of them are measured against.
+BASELINES = {"recall": ("faiss", "pytorch_metric_learning"), "retrieve": ("faiss",)}
 
 
 def run(root: Path, name: str, arguments: str) -> list[str]:
@@ -42,8 +42,8 @@ def run(root: Path, name: str, arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_it_runs(root: Path, project: Path, name: str):
-    for peer in PEERS.get(name, ()):
-        pytest.importorskip(peer, reason="peers are extras: pip install -r requirements-dev.txt")
+    for baseline in BASELINES.get(name, ()):
+        pytest.importorskip(baseline, reason="an optional dependency: pip install -r requirements-dev.txt")
     assert len(run(root, name, COMMANDS[name])) >= 2
 
 

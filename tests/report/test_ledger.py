@@ -85,5 +85,5 @@ def test_a_metric_with_a_title_is_a_share(tmp_path: Path, value: object):
     path = tmp_path / "ledger.json"
     entry = full_size(speed=value, titles={"speed": "Speed"})
     path.write_text(json.dumps({"car_cropped": {"resnet18": entry}}))
-    with pytest.raises(ValueError, match="a share from 0 to 1 as speed, which `titles` names"):
+    with pytest.raises(ValueError, match="a fraction from 0 to 1 as speed, which `titles` names"):
         ledger.read(path)

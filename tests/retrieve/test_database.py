@@ -9,16 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from retrieval_project import make
 
 from lrec.retrieve import Database, approximate
-
-
-@pytest.fixture(scope="module")
-def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    make(root, folder)
-    return folder
 
 
 @pytest.fixture

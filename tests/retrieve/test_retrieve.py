@@ -15,13 +15,6 @@ from lrec.retrieve import Database, query
 from lrec.retrieve import __main__ as tool
 
 
-@pytest.fixture(scope="module")
-def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    make(root, folder)
-    return folder
-
-
 @pytest.fixture
 def project(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(made)

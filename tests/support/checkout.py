@@ -66,7 +66,7 @@ def commit(folder: Path, message: str) -> None:
 
 
 def tiny(root: Path, folder: Path) -> None:
-    """Make a clone whose pipeline, on 56 pictures, takes half a minute: nearly all of it is starting Python."""
+    """Make a clone whose pipeline, on 56 images, takes half a minute: nearly all of it is starting Python."""
     clone(root, folder)
     settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     own = {"layout": "folder", "folder": PICTURES, "ensemble_size": 2, "meta_class_size": 3, "epochs": 2}

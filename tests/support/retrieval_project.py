@@ -1,4 +1,4 @@
-"""A project folder as `dvc repro` leaves it, small enough to be made in a second: two combinations."""
+"""A project folder as `dvc repro` leaves it, written in a second: two runs."""
 
 import shutil
 from pathlib import Path

@@ -30,7 +30,7 @@ STAGES: dict[str, Callable[[], None]] = {
     "check": functools.partial(report.main, True),
 }
 RAW = Path("raw/tiny")
-# Pictures of these classes; three for training, two for testing.
+# Images of these classes; three for training, two for testing.
 CLASSES = {"train": ("ant", "bee", "cat"), "test": ("dog", "eel")}
 
 

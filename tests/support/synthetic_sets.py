@@ -9,7 +9,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-# Columns 5-9 and rows 3-10 of a 20x16 picture, counted from 0 and inclusive, are red.
+from lrec.datasets.dataset import Dataset, Sample
+
+# Columns 5-9 and rows 3-10 of a 20x16 image, counted from 0 and inclusive, are red.
 RED = (255, 0, 0)
 RED_BOX = (5, 3, 10, 11)
 CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
@@ -38,12 +40,21 @@ def write(file: Path, text: str) -> Path:
 
 
 def draw_marked(file: Path) -> None:
-    """Write a blue picture with `RED_BOX` in red; a PNG by content, whatever the name."""
+    """Write a blue image with `RED_BOX` in red; a PNG by content, whatever the name."""
     pixels = np.zeros((16, 20, 3), np.uint8)
     pixels[..., 2] = 255
     pixels[3:11, 5:10] = RED
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file, format="PNG")
+
+
+def check_box(dataset: Dataset, sample: Sample) -> None:
+    """Check that the box of an image that `draw_marked` has written is right to the pixel."""
+    assert sample.box == RED_BOX
+    image = dataset.load(sample)
+    cut = np.asarray(image.crop(sample.box))
+    assert (cut == RED).all()
+    assert cut.size == 3 * (np.asarray(image) == RED).all(-1).sum()
 
 
 def save_mat(
