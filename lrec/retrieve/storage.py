@@ -119,12 +119,12 @@ def _of_run(root: Path, variant: str, backbone: str, split: str | None) -> Store
     if split not in there:
         raise ValueError(f"split: found {split!r}, expected one of {', '.join(there)} for {variant}")
     rows = table[table["split"] == split]
-    dataset, made = store.read_facts(packed), audit.read(root / paths.embedding_facts(variant, backbone))
+    dataset, embedded = store.read_facts(packed), audit.read(root / paths.embedding_facts(variant, backbone))
     facts = {
         "name": f"{variant}/{backbone}",
         "split": split,
         "model": paths.model(variant, backbone).as_posix(),
-        "weights": made["weights"],
+        "weights": embedded["weights"],
         "store": paths.store(variant).as_posix(),
         "resize": dataset["resize"],
         "crop": dataset["crop"],
