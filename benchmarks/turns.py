@@ -4,6 +4,7 @@ On a CPU they take turns while the others wait, so that other programs slow all 
 the other, with its memory to itself.
 """
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,11 +30,9 @@ class Worker:
         Raises:
             ChildProcessError: it has ended for another reason.
         """
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it may have ended, and said why
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
-        except BrokenPipeError:  # it has ended, and may have said why
-            pass
         line = self.process.stdout.readline()
         if not line:
             raise ChildProcessError(f"{' '.join(self.command)}: ended without an answer")
@@ -41,7 +40,9 @@ class Worker:
 
     def end(self) -> None:
         """Let the process go."""
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it may have ended already
+            self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait()
 
 
