@@ -121,7 +121,7 @@ def test_a_folder_killed_between_its_two_renames_comes_back(tmp_path: Path):
 
 def test_running_processes_keep_their_drafts(holder: Holder):
     holder("models/a", TORCHELASTIC_RUN_ID="job", RANK="0", MASTER_PORT="1")
-    killed = holder("models/a", RANK="1", MASTER_PORT="1")
+    killed = holder("models/a", TORCHELASTIC_RUN_ID="job", RANK="1", MASTER_PORT="1")
     killed.kill()
     killed.wait()
     with locks.held([Path("elsewhere")]):
