@@ -249,11 +249,17 @@ def assemble(
     if absent and not list_missing:
         raise FileNotFoundError(
             f"{root}: {len(absent):,} of {len(samples):,} images are missing, the first is {absent[0]}"
-            f"{missing.hint(root / absent[0]) or not_unpacked(root)}; unpack the images again, "
+            f"{_cause(root, absent[0])}; unpack the images again, "
             "`python -m lrec.datasets check` with the variant's name lists them all"
         )
     samples = [replace(sample, path=there.get(sample.path, sample.path)) for sample in samples]
     return Dataset(root, found, samples, official, lambda sample: decoding.decode(root / sample.path), tuple(absent))
+
+
+def _cause(root: Path, path: str) -> str:
+    """A clause on what is there in the place of an image."""
+    whole = (root / path.partition("/")[0]).exists()
+    return missing.hint(root / path) if whole else not_unpacked(root) or missing.hint(root / path)
 
 
 def _classes(samples: list[Sample], train: bool) -> set[str]:
