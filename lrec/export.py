@@ -20,6 +20,7 @@ from lrec.model.ensemble import Ensemble
 from lrec.model.kinds import KINDS
 
 TOLERANCE = 1e-4
+ONE_FILE = 2**31 - 2**24  # bytes of weights; a file of ONNX holds at most 2 GiB, and the graph needs some of it
 _BATCHES = (1, 3)  # sizes compared; the network is traced with 2
 
 
@@ -44,8 +45,13 @@ class Embedding(nn.Module):
         return self.ensemble.embed((images - self.mean) / self.std, self.kind)
 
 
+def weight_bytes(network: nn.Module) -> int:
+    """Return how many bytes a network's weights take."""
+    return sum(value.nbytes for value in network.state_dict().values())
+
+
 def onnx(network: Embedding, example: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
-    """Write model.onnx (weights beyond 2 GB beside it); return a function that runs it.
+    """Write model.onnx, one file up to 2 GB, larger weights beside it; return a function that runs it.
 
     Raises:
         ValueError: onnx, onnxscript or onnxruntime is not installed.
@@ -66,6 +72,7 @@ def onnx(network: Embedding, example: Tensor, folder: Path) -> Callable[[Tensor]
         dynamic_shapes=shapes,
         dynamo=True,
         verbose=False,
+        external_data=weight_bytes(network) > ONE_FILE,
     )
     session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
@@ -142,6 +149,9 @@ def main() -> int:
         with locks.held([target], [source]):
             difference = export(parts[0], parts[1], options.format, target, options.kind)
         print(f"{target}: differs from the original by at most {difference:.1e}")
+        written = sorted(entry.name for entry in target.iterdir() if entry.name in WRITTEN)
+        if len(written) > 1:
+            print(f"{target}: two files, {' and '.join(written)}; keep them together under these names")
 
     return command.guard(work, options.debug)
 

@@ -7,6 +7,7 @@ with the key's full path. Leaf functions take plain values, never these objects.
 import difflib
 import importlib
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -176,6 +177,15 @@ class Train(Section):
     parallel: Literal["ensemble", "data"]
 
 
+# Keys of `train` that do nothing where another one has such a value.
+UNUSED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("milestones", "gamma"), ("schedule", lambda value: value == "cosine")),
+    "scale": ("classifier", lambda value: value == "linear"),
+    **dict.fromkeys(("embedding_size", "loss_learning_rate"), ("loss", lambda value: value == "cross_entropy")),
+    **dict.fromkeys(("validation_kind", "patience"), ("validation_share", lambda value: value == 0)),
+}
+
+
 class Embed(Section):
     """Extraction.
 
@@ -285,6 +295,22 @@ class Params(Section):
     def train_of(self, name: str) -> Train:
         """Return the training recipe of a variant: the section `train` with the variant's own values."""
         return self.train.model_copy(update=self.variant(name).train)
+
+    def without_effect(self, name: str, given: Iterable[str]) -> list[str]:
+        """Return a line for each given key of `train` that does nothing in the training of a variant."""
+        lines, own, recipe = [], self.variant(name).train, self.train_of(name)
+        for key in given:
+            value = getattr(self.train, key)
+            if key in own and own[key] != value:
+                lines.append(
+                    f"train.{key}: {value} has no effect on {name}, whose own block says {own[key]}; "
+                    f"set variants.{name}.train.{key}"
+                )
+            elif key not in own and key in UNUSED:
+                other, unused = UNUSED[key]
+                if unused(setting := getattr(recipe, other)):
+                    lines.append(f"train.{key}: {value} has no effect while train.{other} is {setting}")
+        return lines
 
     def raw_root(self) -> Path:
         """Return the folder of the raw data sets; the environment variable LREC_DATA wins."""

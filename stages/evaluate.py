@@ -1,5 +1,6 @@
 """Stage evaluate: exact metrics of the embeddings, after and before training, and analyses of the ensemble."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from lrec.compute import device
 from lrec.data import store
 from lrec.embedding import audit
 from lrec.evaluation import class_recall, ensemble_size, examples, result, task
-from lrec.io import command, files, locks
+from lrec.io import command, files, locks, splits
 from lrec.model import saved
 
 
@@ -68,6 +69,8 @@ def main(variant: str, backbone: str) -> None:
         files.write_table(target / "ensemble_size.csv", ensemble_size.curve(sets))
         examples.write(trained, packed, target / paths.examples(variant, backbone).name, where)
         files.write_json(target / paths.result(variant, backbone).name, measured)
+    if reason := splits.meaningless(dataset["counts"], measured["queries"], measured["lone_queries"]):
+        print(f"WARNING: {variant}/{backbone}: these recalls mean nothing: {reason}", file=sys.stderr)
     for name, some in (("before training", before), ("trained", measured)):
         if some:
             recalls = ", ".join(f"R@{k} {100 * value:.2f}" for k, value in some["recall"].items())

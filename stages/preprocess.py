@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lrec import params, paths
-from lrec.data import store
+from lrec.data import meta_classes, store
 from lrec.datasets import reader
 from lrec.datasets.dataset import Dataset, Sample
 from lrec.datasets.decoding import crop_and_resize
@@ -23,6 +23,11 @@ def image(dataset: Dataset, chosen: params.Variant, sample: Sample) -> np.ndarra
         return crop_and_resize(dataset.load(sample), box, chosen.image_size, chosen.resize)
     except ValueError as error:
         raise ValueError(str(error) if sample.path in str(error) else f"{sample.path}: {error}") from error
+    except MemoryError as error:
+        raise MemoryError(
+            f"{dataset.root / sample.path}: out of memory while this image was decoded; lower machine.decode_workers "
+            "if it is above 1, make the image smaller, or end other programs and run again"
+        ) from error
 
 
 @locks.holding(writes=lambda variant: [paths.store(variant)])
@@ -32,9 +37,16 @@ def main(variant: str) -> None:
     chosen = settings.variant(variant)
     dataset = reader.read(chosen.layout, settings.raw_root(), chosen.folder, chosen.image_size)
     is_partial = reader.verify(dataset, variant, settings.allow_partial)
+    warnings = reader.require_enough(dataset, variant)
+    if not settings.meta_classes.load_ids:
+        classes = dataset.counts()[store.TRAIN][1]
+        size = meta_classes.size(chosen.meta_class_size, classes)
+        meta_classes.require(classes, size, chosen.ensemble_size, f"variants.{variant}.")
     print(f"{variant}: {dataset.found}")
     for split, (images, classes) in dataset.counts().items():
         print(f"{variant}: {split}: {images:,} images of {classes:,} classes")
+    for warning in warnings:
+        print(f"WARNING: {variant}: {warning}", file=sys.stderr)
     if is_partial:
         print(f"WARNING: {variant} is not the whole data set: {reader.differences(dataset)}", file=sys.stderr)
     facts = {

@@ -4,13 +4,15 @@ A killed run resumes from its last checkpoint. Several processes divide the work
 says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
 """
 
+import sys
+
 import torch
 
 from lrec import params, paths
 from lrec.compute import allocator, collective, device, launch
 from lrec.data import meta_classes, store
 from lrec.data.batches import Images
-from lrec.io import command, files, hashing, locks, provenance
+from lrec.io import command, files, given, hashing, locks, provenance
 from lrec.model import saved, weights
 from lrec.model.classifiers import Classifier
 from lrec.model.ensemble import Ensemble
@@ -55,6 +57,9 @@ def main(variant: str, backbone: str) -> None:
     ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items())
     together = f" in {collective.count()} processes, {recipe.parallel} parallel" if collective.count() > 1 else ""
     if collective.rank() == 0:
+        given_keys = given.changed(settings.train.model_dump(), "train", f"train@{variant}-{backbone}")
+        for line in settings.without_effect(variant, given_keys):
+            print(f"WARNING: {line}", file=sys.stderr)
         how = f"in {recipe.precision} on {device.describe(where)}{together}"
         print(f"{variant}/{backbone}: training {how}; of its own: {ours or 'nothing'}")
 

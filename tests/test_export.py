@@ -85,3 +85,17 @@ def test_errors(name: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(sys, "argv", ["export", name, "--format", "exported"])
     assert export.main() == 1
     assert message in capsys.readouterr().err
+
+
+def test_onnx_is_one_file_or_says_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """The exporter by itself puts weights of any size in a second file, without which the first does not load."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="ONNX is an extra: pip install onnx onnxruntime onnxscript")
+    target = Path("exported/tiny/resnet18/onnx")
+    for limit, written in ((export.ONE_FILE, ["model.onnx"]), (1000, ["model.onnx", "model.onnx.data"])):
+        monkeypatch.setattr(export, "ONE_FILE", limit)
+        monkeypatch.setattr(sys, "argv", ["export", "tiny/resnet18"])
+        assert export.main() == 0
+        assert sorted(entry.name for entry in target.iterdir()) == written
+        said = "two files, model.onnx and model.onnx.data; keep them together" in capsys.readouterr().out
+        assert said == (len(written) == 2)

@@ -25,6 +25,24 @@ def size(choice: int | float | str, num_classes: int) -> int:
     return max(2, round(choice * num_classes)) if isinstance(choice, float) else int(choice)
 
 
+def require(num_classes: int, meta_class_size: int, ensemble_size: int, where: str = "") -> None:
+    """Refuse sizes for which there are no groups, see `assign`; `where` comes before the parameters' names."""
+    if num_classes < 2:
+        raise ValueError(f"found {num_classes} training class, expected at least 2, which branches can tell apart")
+    if not 2 <= meta_class_size <= num_classes:
+        raise ValueError(
+            f"{where}meta_class_size: found {meta_class_size}, expected 2 to {num_classes}, the number of training "
+            "classes; lower meta_class_size"
+        )
+    # 64 branches of two meta classes tell more classes apart than there can be.
+    if ensemble_size < 1 or meta_class_size ** min(ensemble_size, 64) < num_classes:
+        raise ValueError(
+            f"{where}ensemble_size {ensemble_size} with meta_class_size {meta_class_size} gives "
+            f"{meta_class_size ** max(ensemble_size, 0)} different codes, expected at least {num_classes}, one "
+            "per training class; raise either"
+        )
+
+
 def assign(num_classes: int, meta_class_size: int, ensemble_size: int, seed: int) -> np.ndarray:
     """Assign C classes to D balanced meta classes at random, independently for each of M branches.
 
@@ -43,18 +61,7 @@ def assign(num_classes: int, meta_class_size: int, ensemble_size: int, seed: int
 
     Source: the original implementation; the randomized meta classes are DREML's (Xuan et al., ECCV 2018).
     """
-    if not 2 <= meta_class_size <= num_classes:
-        raise ValueError(
-            f"meta_class_size: found {meta_class_size}, expected 2 to {num_classes}, the number of training "
-            "classes; lower meta_class_size"
-        )
-    # 64 branches with two meta classes have more codes than there can be classes.
-    if ensemble_size < 1 or meta_class_size ** min(ensemble_size, 64) < num_classes:
-        raise ValueError(
-            f"ensemble_size {ensemble_size} with meta_class_size {meta_class_size} gives "
-            f"{meta_class_size ** max(ensemble_size, 0)} different codes, expected at least {num_classes}, one "
-            "per training class; raise either"
-        )
+    require(num_classes, meta_class_size, ensemble_size)
     generator = np.random.default_rng(seed)
     deck = np.arange(num_classes) % meta_class_size
     for _ in range(_DRAWS):

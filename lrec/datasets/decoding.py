@@ -146,7 +146,7 @@ def crop_and_resize(image: Image.Image, box: Box | None, image_size: int, resize
         box: left, top, right, bottom in pixels, right and bottom outside; None takes the whole image.
         image_size: side S in pixels.
         resize: "squash" (Resize((S, S)): the aspect ratio is lost) or "crop" (Resize(S), the short
-            side to S, then CenterCrop(S)); bilinear, with antialiasing.
+            side to S, then CenterCrop(S)); bilinear, with antialiasing. Nothing larger than `MAX_PIXELS` is made.
 
     Returns:
         (S, S, 3) uint8.
@@ -163,5 +163,10 @@ def crop_and_resize(image: Image.Image, box: Box | None, image_size: int, resize
     short = min(image.size)
     width, height = (int(image_size * side / short) for side in image.size)
     left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+    if width * height > MAX_PIXELS:
+        # A strip, whose ends nobody will see: only the middle is enlarged.
+        across, down = image.width / width, image.height / height
+        middle = (left * across, top * down, (left + image_size) * across, (top + image_size) * down)
+        return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR, middle))
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized.crop((left, top, left + image_size, top + image_size)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from lrec.datasets import decoding, names
+from lrec.datasets import decoding, links, names
 from lrec.datasets.dataset import Dataset, Sample
 from lrec.io import missing
 from lrec.io.splits import TRAIN
@@ -184,13 +184,13 @@ def _files(root: Path, home: str, parent: str) -> dict[str, str]:
     folder = _on_disk(root, parent)
     if folder is None:
         return {}
-    _refuse_outside(root / folder, home)
+    links.require_inside(root / folder, home)
     found = {}
     with os.scandir(root / folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_file():
                 if entry.is_symlink():
-                    _refuse_outside(Path(entry.path), home)
+                    links.require_inside(Path(entry.path), home)
                 found[entry.name] = f"{folder}/{entry.name}".lstrip("/")
     return {names.composed(name): path for name, path in found.items()} | found
 
@@ -210,15 +210,6 @@ def _on_disk(root: Path, path: str) -> str | None:
             return None
         place = f"{place}/{same[0]}".lstrip("/")
     return place
-
-
-def _refuse_outside(path: Path, home: str) -> None:
-    real = os.path.realpath(path)
-    if os.path.commonpath([real, home]) != home:
-        raise ValueError(
-            f"{path}: a symbolic link to {real}, expected it to stay inside {home}; "
-            "copy the files, or make the data set's whole folder the link"
-        )
 
 
 def assemble(
@@ -258,11 +249,17 @@ def assemble(
     if absent and not list_missing:
         raise FileNotFoundError(
             f"{root}: {len(absent):,} of {len(samples):,} images are missing, the first is {absent[0]}"
-            f"{missing.hint(root / absent[0]) or not_unpacked(root)}; unpack the images again, "
+            f"{_cause(root, absent[0])}; unpack the images again, "
             "`python -m lrec.datasets check` with the variant's name lists them all"
         )
     samples = [replace(sample, path=there.get(sample.path, sample.path)) for sample in samples]
     return Dataset(root, found, samples, official, lambda sample: decoding.decode(root / sample.path), tuple(absent))
+
+
+def _cause(root: Path, path: str) -> str:
+    """A clause on what is there in the place of an image."""
+    whole = (root / path.partition("/")[0]).exists()
+    return missing.hint(root / path) if whole else not_unpacked(root) or missing.hint(root / path)
 
 
 def _classes(samples: list[Sample], train: bool) -> set[str]:

@@ -78,7 +78,8 @@ def _check_root(root: Path, folders: list[str], files: list[str]) -> None:
     if strange:
         hints = (missing.near(name, SPLITS) for name in strange if name in folders)
         hint = next((f" (the split {text.replace(' is there, which', '')})" for text in hints if text), "")
-        deeper = next((disk.descend(root / name, _is_set) for name in strange if name in folders), None)
+        below = (disk.descend(root / name, _is_set) for name in strange if name in folders)
+        deeper = next(filter(None, below), None)
         hint = hint or (f" ({deeper} has the splits, with other things around it)" if deeper else "")
         hint = hint or disk.not_unpacked(root)
         _refuse(root, strange, f"{', '.join(SPLITS)} or one table {TABLE}{hint}")

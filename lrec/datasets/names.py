@@ -18,15 +18,17 @@ LEFTOVERS = (
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "@sharebin"),
 )
 
+POINTER = ".dvc"  # the end of the name of a file that `dvc add` writes beside data
+
 
 def is_leftover(name: str) -> bool:
-    """Return whether a file or folder is hidden, half-written or left by a system, so that no listing shows it.
+    """Return whether a file or folder is hidden, half-written, or left by a system or DVC, so that no listing shows it.
 
     >>> some = "a.png", ".a.png", "._a.png", "Thumbs.db", "__MACOSX", "@eaDir", "lost+found"
     >>> [name for name in some if not is_leftover(name)]
     ['a.png']
     """
-    return name.startswith(".") or name.lower() in LEFTOVERS
+    return name.startswith(".") or name.lower() in LEFTOVERS or name.endswith(POINTER)
 
 
 def composed(name: str) -> str:

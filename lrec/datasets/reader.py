@@ -3,6 +3,7 @@
 A new layout is one entry of `LAYOUTS` and the module that reads it.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from lrec.datasets import car, cub, disk, folder, glyphs, isc, sop
 from lrec.datasets.dataset import Dataset
+from lrec.io import splits
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,38 @@ def verify(dataset: Dataset, name: str, allow_partial: bool) -> bool:
         f"{name}: {differences(dataset)}; complete the data set (docs/datasets.md), or set allow_partial: true in "
         "params.yaml to go on with what is there"
     )
+
+
+def require_enough(dataset: Dataset, name: str) -> list[str]:
+    """Refuse a data set that is too small to train on or to test with.
+
+    Args:
+        dataset: as a reader returned it.
+        name: of the variant, for the error.
+
+    Returns:
+        A line if its recall will mean nothing.
+
+    Raises:
+        ValueError: there is one training class, or one test image; what was found, and what to add.
+    """
+    counts = dataset.counts()
+    for split, place, needed, why in (
+        (splits.TRAIN, 1, "2 classes", "a network learns to tell them apart: add images of another class"),
+        (splits.TEST, 0, "2 images", "each is searched for among the others: add another one"),
+    ):
+        found = counts.get(split, (2, 2))
+        if found[place] < 2:
+            raise ValueError(
+                f"{name}: {split}: found {found[0]} {'image' if found[0] == 1 else 'images'} of {found[1]} "
+                f"{'class' if found[1] == 1 else 'classes'}, expected at least {needed}; {why}"
+            )
+    tested = splits.tested(counts)
+    queries, items = ([s.class_name for s in dataset.samples if s.split == split] for split in (tested[0], tested[-1]))
+    times = Counter(items)
+    lone = sum(times[query] <= (len(tested) == 1) for query in queries)
+    reason = splits.meaningless(counts, len(queries), lone)
+    return [reason] if reason else []
 
 
 def differences(dataset: Dataset) -> str:

@@ -11,7 +11,7 @@ from lrec import reference
 from lrec.io import reading
 from lrec.model.backbones import BACKBONES
 from lrec.report import model_size
-from lrec.report.ledger import COMPRESSED, Ledger, ordered, titles
+from lrec.report.ledger import COMPRESSED, Ledger, meaningless, ordered, titles
 from lrec.report.tables import MISSING, Table
 
 REPORTED, CLEAN, PUBLISHED = "reported_recall.csv", "clean_recall.csv", "published_recall.csv"
@@ -139,18 +139,22 @@ def cutoffs(entries: Entries) -> list[int]:
 
 
 def marked(text: str, entry: dict[str, Any] | None) -> str:
-    """Return text with the mark of a run on a part of the data set, which `partial_notes` explains."""
-    return f"{text} †" if entry and entry["partial"] else text
+    """Return text with a run's marks, which `partial_notes` explains: † of a part of a data set, ‡ of no meaning."""
+    if not entry:
+        return text
+    return text + " †" * entry["partial"] + " ‡" * bool(meaningless(entry))
 
 
 def partial_notes(entries: Entries) -> list[str]:
-    """Say which part of the data set each marked run used: once, or with names where the parts differ."""
+    """Say which part of the data set each marked run used, once or with names where parts differ; and what ‡ means."""
     parts: dict[str, list[str]] = {}
     for name, entry in entries.items():
         if entry["partial"]:
             parts.setdefault(_part(entry), []).append(name)
     names = [f" {'; '.join(of)}:" if len(parts) > 1 else "" for of in parts.values()]
-    return [f"†{of} {part}; not comparable with the full benchmark." for of, part in zip(names, parts, strict=True)]
+    notes = [f"†{of} {part}; not comparable with the full benchmark." for of, part in zip(names, parts, strict=True)]
+    reasons = dict.fromkeys(filter(None, map(meaningless, entries.values())))
+    return notes + [f"‡ means nothing: {reason}." for reason in reasons]
 
 
 def read_reference(path: Path, variant: str) -> pd.DataFrame:

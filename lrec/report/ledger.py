@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from lrec import reference
-from lrec.io import files, provenance, reading
+from lrec.io import files, provenance, reading, splits
 from lrec.model.backbones import BACKBONES, SHARES
 from lrec.model.kinds import KINDS
 
@@ -107,6 +107,11 @@ class Result(TypedDict):
 def titles(entry: dict[str, Any]) -> dict[str, str]:
     """Return the metrics beside recall that are shown of a result, in percent: {key: title}."""
     return entry.get("titles", EARLIER)
+
+
+def meaningless(entry: dict[str, Any]) -> str:
+    """Return why a result's recall says nothing about its embeddings; empty if it does."""
+    return splits.meaningless(entry["counts"], entry["queries"], entry["lone_queries"])
 
 
 def _comparable(result: dict[str, Any]) -> dict[str, Any]:

@@ -128,6 +128,8 @@ def run_table(entries: dict[str, dict[str, Any]]) -> Table:
         )
     header = ["run", "Recall@K, percent", "K", "parameters", "GMACs per image", "training time", "hardware", "commit"]
     notes = ["† on a part of the data set."] if any(entry["partial"] for entry in entries.values()) else []
+    reasons = dict.fromkeys(filter(None, map(ledger.meaningless, entries.values())))
+    notes += [f"‡ means nothing: {reason}." for reason in reasons]
     intro = "Every run of the ledger. A multiply-accumulate is two floating-point operations."
     return Table("", header, rows, intro, notes)
 
@@ -146,6 +148,7 @@ def _shown(run: Listed) -> dict[str, Any]:
         "examples": run.examples,
         "folder": run.folder,
         "partial": run.result["partial"],
+        "meaningless": ledger.meaningless(run.result),
     }
 
 

@@ -20,7 +20,8 @@ from lrec.metrics import search
 from lrec.retrieve import approximate, contact_sheet, query
 from lrec.retrieve.database import Database
 
-MAX_ROWS = 20
+RESULTS = 8
+MAX_ROWS, MAX_COLUMNS = 20, 50  # of the figure
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--database", "--data_base", help="as car_cropped/resnet18, or a folder of Database.save")
     options.add_argument("--split", "--data_type", help="train, test, query or gallery; default: gallery, or else test")
-    options.add_argument("--num", "--retrieval_num", type=int, default=8, help="results per query (default: 8)")
+    options.add_argument("--num", "--retrieval_num", type=int, help="results per query (default: 8, or all)")
     options.add_argument("--output", type=_png, default=Path("retrieval.png"), help="figure (default: retrieval.png)")
     options.add_argument("--json", action="store_true", help="print JSON in place of tables")
     options.add_argument("--index", choices=approximate.KINDS, help="search with faiss, and compare with exact search")
@@ -62,21 +63,31 @@ def run(options: argparse.Namespace) -> None:
     notes += finder.passed_over
     if any(q.row == search.NO_ROW and not q.class_name for q in queries) and database.facts.get("crop") == "box":
         notes.append(f"{name} holds images cropped to boxes: crop a photo of your own to its object first")
-    scores, rows = database.search(embedded, options.num, exclude)
+    number = _number(database, exclude) if options.num is None else options.num
+    scores, rows = database.search(embedded, number, exclude)
     if options.index:
         index = approximate.Index(options.index, database.parts)
         exact = rows
-        scores, rows = index.search(embedded, options.num, exclude)
+        scores, rows = index.search(embedded, number, exclude)
         notes.append(f"faiss {options.index}: {100 * approximate.agreement(exact, rows):.1f}% of the exact results")
     answers = [answer(database, *found) for found in zip(queries, scores, rows, strict=True)]
     draw(database, queries, answers, options.output)
     more = f", the first {MAX_ROWS} of {len(queries)} queries" if len(queries) > MAX_ROWS else ""
+    more += f", the first {MAX_COLUMNS} of {number} results" if number > MAX_COLUMNS else ""
     notes.append(f"figure: {options.output}{more}")
     if options.json:
         print(json.dumps({"database": name, "split": database.facts.get("split"), "queries": answers}, indent=2))
     else:
         print("\n\n".join(table(found) for found in answers) + "\n")
     print("\n".join(map(escaped, notes)), file=sys.stderr if options.json else sys.stdout)
+
+
+def _number(database: Database, exclude: np.ndarray) -> int:
+    """How many results a query has if nobody says how many: fewer where there are fewer."""
+    others = len(database) - int((exclude != search.NO_ROW).any())
+    if others < 1:
+        raise ValueError(f"the database holds {len(database)} image, which cannot find itself; add more images")
+    return min(RESULTS, others)
 
 
 def _embed(database: Database, queries: list[query.Query]) -> np.ndarray:
@@ -126,7 +137,7 @@ def draw(database: Database, queries: list[query.Query], answers: list[dict[str,
                 contact_sheet.Tile(asked.pixels(), asked.class_name),
                 *(
                     contact_sheet.Tile(database.image(r["row"]), r["class"], r["similarity"], r["right"])
-                    for r in found["results"]
+                    for r in found["results"][:MAX_COLUMNS]
                 ),
             ]
             for asked, found in zip(queries[:MAX_ROWS], answers, strict=False)

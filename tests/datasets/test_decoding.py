@@ -291,3 +291,26 @@ def test_box_outside_is_refused(box: decoding.Box) -> None:
 def test_unknown_resize_is_refused() -> None:
     with pytest.raises(ValueError, match="found 'stretch', expected squash or crop"):
         decoding.crop_and_resize(Image.new("RGB", (20, 16)), None, 8, "stretch")
+
+
+@pytest.mark.parametrize("size", [(60_000, 2), (2, 60_000), (65_000, 1), (1, 65_000)])
+def test_a_strip_takes_no_more_memory_than_an_image(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its short side enlarged to 256 pixels would make the other one millions of pixels long."""
+    made, real = [], Image.Image.resize
+
+    def resize(self: Image.Image, to: tuple[int, int], *rest: object) -> Image.Image:
+        made.append(to[0] * to[1])
+        return real(self, to, *rest)
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    image = Image.new("RGB", size, (10, 20, 30))
+    for how in ("crop", "squash"):
+        assert (decoding.crop_and_resize(image, None, 256, how) == (10, 20, 30)).all()
+    assert max(made) <= decoding.MAX_PIXELS
+
+
+def test_the_middle_of_a_strip_is_what_a_crop_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 900, 3), np.uint8))
+    whole = decoding.crop_and_resize(image, None, 64, "crop").astype(int)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
+    assert np.abs(decoding.crop_and_resize(image, None, 64, "crop") - whole).max() <= 2

@@ -199,3 +199,43 @@ def test_set_nested_too_deep_is_not_found(tmp_path: Path) -> None:
     products(tmp_path / "SOP/1/2/3")
     with pytest.raises(FileNotFoundError, match=r"found none of Ebay_train\.txt"):
         reader.read("sop", tmp_path, "SOP", 32)
+
+
+def of_counts(**classes: list[int]) -> Dataset:
+    """A data set with so many images in each class of a split; query and gallery share their classes."""
+    samples = [
+        Sample(f"{split}/{number}/{image}.jpg", f"{'train' if split == 'train' else 'test'} {number}", split)
+        for split, sizes in classes.items()
+        for number, size in enumerate(sizes)
+        for image in range(size)
+    ]
+    return Dataset(Path(), "made", samples, None, lambda sample: None)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({"train": [6], "test": [6, 6]}, "mine: train: found 6 images of 1 class, expected at least 2 classes; .* add"),
+        ({"train": [1], "test": [6, 6]}, "mine: train: found 1 image of 1 class, expected at least 2 classes"),
+        ({"train": [2, 2], "test": [1]}, "mine: test: found 1 image of 1 class, expected at least 2 images; .* add"),
+    ],
+)
+def test_sets_that_are_too_small_are_refused(classes: dict[str, list[int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        reader.require_enough(of_counts(**classes), "mine")
+
+
+@pytest.mark.parametrize(
+    ("classes", "warning"),
+    [
+        ({"train": [1, 1], "test": [2, 1]}, ""),
+        ({"train": [1, 1], "test": [1, 1]}, "no query has another image of its class to find"),
+        ({"train": [1, 1], "test": [5]}, "all that is searched is of one class"),
+        ({"train": [1, 1], "query": [1, 1], "gallery": [1, 1]}, ""),
+        ({"train": [1, 1], "query": [1], "gallery": [1]}, "all that is searched is of one class"),
+        ({"train": [1, 1], "query": [1], "gallery": [0, 1]}, "no query has another image of its class to find"),
+    ],
+)
+def test_recalls_that_will_mean_nothing_are_announced(classes: dict[str, list[int]], warning: str) -> None:
+    lines = reader.require_enough(of_counts(**classes), "mine")
+    assert [line.partition(", so")[0] for line in lines] == ([warning] if warning else [])

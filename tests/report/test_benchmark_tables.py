@@ -6,7 +6,7 @@ from ledger_entries import SETTINGS, entry, of_size
 
 from lrec import paths
 from lrec.model.backbones import BACKBONES
-from lrec.report import benchmarks, ledger
+from lrec.report import benchmarks, ledger, page, readme
 from lrec.report.tables import Table, markdown
 
 
@@ -178,3 +178,19 @@ def test_every_backbone_has_its_parameters():
     table = benchmarks.parameter_table()
     assert [line[0] for line in table.rows] == list(BACKBONES)
     assert all(float(cell.replace(",", "")) > 0 for line in table.rows for cell in line[1:])
+
+
+def test_recalls_without_meaning_are_marked(root: Path):
+    counts = {"train": [8, 2], "test": [9, 1]}
+    entries = {"resnet18": of_size(4, counts=counts, official=None), "resnet50": of_size(4)}
+    recalls, runs = made(root, entries, "mine")
+    assert [line[0] for line in runs.rows] == ["resnet18 ‡", "resnet50"]
+    assert recalls.notes == [
+        "‡ means nothing: all that is searched is of one class, so every result is right whatever the embeddings are."
+    ]
+    alone = of_size(4, lone_queries=9, queries=9, partial=True)
+    recalls, runs = made(root, {"resnet18": alone})
+    assert "resnet18 † ‡" in [line[0] for line in runs.rows]
+    assert "‡ means nothing: no query has another image of its class to find" in recalls.notes[-1]
+    assert page.run_table({"resnet18": alone}).notes[-1].startswith("‡ means nothing: no query has")
+    assert "‡" in markdown(readme.tables({"mine": entries}, root / "data/reference"))

@@ -30,6 +30,35 @@ def test_load_by_folder(database: Database):
     assert len(Database.load("embeddings/tiny/resnet18", "train")) == 16
 
 
+def test_from_another_folder(database: Database, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As from a notebook: nothing depends on where a database is opened."""
+    expected = database.search("raw/pictures/0.png", 3)
+    database.add("raw/pictures/1.png", "added")
+    database.save(tmp_path / "mine")
+    (made / "notebooks").mkdir(exist_ok=True)
+    image = made / "raw/pictures/0.png"
+    for place, run in (
+        (made / "notebooks", Path("../embeddings/tiny/resnet18")),
+        (tmp_path, made / "embeddings/tiny/resnet18"),
+    ):
+        monkeypatch.chdir(place)
+        opened = Database.load(run)
+        np.testing.assert_array_equal(opened.search(image, 3)[1], expected[1])
+        assert opened.image(0) is not None
+        with pytest.raises(FileNotFoundError, match="no runs in .*name a run by its folder, as"):
+            Database.load("tiny/resnet18")
+        again = Database.load(tmp_path / "mine")
+        np.testing.assert_array_equal(again.search(image, 3)[1], expected[1])
+        assert again.image(0) is not None
+        assert again.image(len(again) - 1) is not None
+        again.add(image)
+        again.save("copied")
+        monkeypatch.chdir("/")
+        copy = Database.load(place / "copied")
+        assert copy.image(len(copy) - 1) is not None
+        assert copy.search(image, 1)[1] == [[len(copy) - 1]]
+
+
 def test_search_takes_embeddings_tensors_and_images(database: Database):
     expected = database.search(np.array(database.parts[0][:2]), 3)
     assert expected[1][:, 0].tolist() == [0, 1]

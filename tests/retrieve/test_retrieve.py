@@ -49,6 +49,62 @@ def test_no_argument_at_all(project: Path, capsys: pytest.CaptureFixture, monkey
         assert figure.size[0] > 1200
 
 
+def test_fewer_results_where_there_are_fewer(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody asked for eight."""
+    database = Database.load("tiny/resnet18")
+    for count in (4, 2, 1):
+        few = Database(
+            np.array(database.parts[0][:count]), database.index[:count].reset_index(drop=True), database.facts
+        )
+        few.save(tmp_path / str(count))
+        monkeypatch.setattr(sys, "argv", ["retrieve", "--database", str(tmp_path / str(count))])
+        assert tool.main() == (count == 1)
+        out, err = capsys.readouterr()
+        if count > 1:
+            found = ask(capsys, "--database", str(tmp_path / str(count)))["queries"]
+            assert {len(query["results"]) for query in found} == {count - 1}
+        else:
+            assert err == "error: the database holds 1 image, which cannot find itself; add more images\n"
+
+
+def test_the_figure_has_a_bound(project: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tool, "MAX_COLUMNS", 3)
+    found = ask(capsys, "--query", "row:20", "row:21", "--num", "20")
+    assert [len(query["results"]) for query in found["queries"]] == [20, 20]
+    with Image.open(project / "retrieval.png") as figure:
+        assert figure.width < 5 * 190
+
+
+def test_files_of_other_formats_are_named(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    shutil.copy(project / "raw/pictures/0.png", tmp_path / "a.png")
+    for name in ("b.heic", "c.avif", "notes.txt", "d.cr2", "Thumbs.db", "@eaDir/x.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    tool.run(tool.parser().parse_args(["--query", str(tmp_path)]))
+    line = f"{tmp_path}: 1 images, passed over for their format: b.heic, c.avif, d.cr2 and 1 more"
+    assert line in capsys.readouterr().out
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"found no image in this folder, passed over .* b\.heic, .*expected \.jpg"
+    ):
+        tool.run(tool.parser().parse_args(["--query", str(tmp_path)]))
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("20.PNG", "'20.png' is there, which differs only in case"),
+        ("raw/Pictures/0.png", "'pictures' is there, which differs only in case"),
+        ("raw/pictures/0.jpg", "'0.png' is there, which differs only in its suffix"),
+    ],
+)
+def test_the_nearest_query_is_named(project: Path, written: str, hint: str):
+    with pytest.raises(FileNotFoundError, match=hint):
+        tool.run(tool.parser().parse_args(["--query", written]))
+
+
 def test_an_image_of_the_data_set_does_not_find_itself(project: Path, capsys: pytest.CaptureFixture):
     by_path = ask(capsys, "--query", "20.png", "--num", "23")["queries"][0]
     assert [r["row"] for r in by_path["results"]] == expected(project, 4)
