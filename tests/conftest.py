@@ -15,7 +15,12 @@ from hypothesis import Phase, settings
 # As in the stages, before torch is loaded: waiting threads do not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import checked_device  # noqa: E402
+
 from lrec.data import store  # noqa: E402
+
+# Before anything is trained: autograd makes a queue for each device that it knows of then, and never another.
+checked_device.register()
 
 # For mutation testing, which asks whether a test fails and not for its smallest example.
 settings.register_profile("first-failure", phases=[Phase.explicit, Phase.generate])

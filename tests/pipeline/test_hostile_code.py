@@ -104,7 +104,7 @@ def test_nothing_runs_what_it_reads(root: Path, folder: str) -> None:
 def test_modules_are_loaded_by_names_that_stand_in_the_code_alone(root: Path) -> None:
     tree = ast.parse((root / "lrec/params.py").read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and name_of(node.func) == "_registered"]
-    assert len(calls) == 4
+    assert len(calls) == 5
     for call in calls:
         assert all(isinstance(argument, ast.Constant) for argument in call.args)
         assert call.args[0].value.startswith("lrec.")
