@@ -186,7 +186,7 @@ def test_documentation_has_every_md5() -> None:
 
 def test_a_set_too_small_to_train_on_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is wrong with its images, but the stage that comes next refuses it."""
-    for name in ("train/a/1.png", "test/b/1.png", "test/b/2.png"):
-        draw_marked(tmp_path / "set" / name)
+    for seed, name in enumerate(("train/a/1.png", "test/b/1.png", "test/b/2.png")):
+        noise(tmp_path / "set" / name, seed)
     check.run("mine", "folder", tmp_path, "set", 32)
     assert "WARNING: mine: train: found 1 image of 1 class, expected at least 2 classes" in capsys.readouterr().err
