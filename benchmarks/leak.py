@@ -15,7 +15,6 @@ import argparse
 from copy import deepcopy
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 
@@ -24,6 +23,7 @@ from lrec.compute import allocator, device
 from lrec.data import meta_classes, store
 from lrec.data.batches import Images
 from lrec.embedding import batch_norm, extract
+from lrec.io import environment
 from lrec.metrics.recall import recall_at_k
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
@@ -124,8 +124,11 @@ def trained_with_weights(
 
 def draw(rows: dict[str, list[float]], title: str) -> None:
     """Draw the recalls as bars."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    with environment.without("MPLBACKEND"):
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.5, 3.6), dpi=120, layout="constrained")
     width = 0.8 / len(rows)

@@ -7,6 +7,7 @@ same bytes, images smaller than `SMALL` pixels; the official sets have some of t
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -128,6 +129,12 @@ def run(
     problems += _check_images(dataset, workers)
     if problems:
         raise ValueError(f"{name}: {problems:,} problem(s), listed above; docs/datasets.md")
+    try:
+        warnings = reader.require_enough(dataset, name)
+    except ValueError as error:  # there is nothing wrong with the images
+        warnings = [str(error)]
+    for warning in warnings:
+        print(escaped(f"WARNING: {warning}"), file=sys.stderr)
     print(f"{name}: no problems")
 
 

@@ -62,9 +62,11 @@ def near(name: str, there: Iterable[str]) -> str:
     if len(name) < 4 or "/" in name:
         return ""
     # Another number is another file.
-    numbered = [other for other in names[:MANY] if re.findall(r"\d+", other) == re.findall(r"\d+", name)]
-    close = difflib.get_close_matches(name, numbered, n=1, cutoff=0.75)
-    return f"{close[0]!r:.120} is there" if close else ""
+    stems = {os.path.splitext(other)[0]: other for other in names[:MANY]}
+    own = os.path.splitext(name)[0]
+    numbered = [stem for stem in stems if re.findall(r"\d+", stem) == re.findall(r"\d+", own)]
+    close = difflib.get_close_matches(own, numbered, n=1, cutoff=0.75)
+    return f"{stems[close[0]]!r:.120} is there" if close else ""
 
 
 def _composed(name: str) -> str:

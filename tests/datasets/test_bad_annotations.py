@@ -240,7 +240,9 @@ def test_boxes(raw: Path, root: Path, capsys: pytest.CaptureFixture[str], name: 
     values["variants"]["tiny"]["crop"] = "box"
     tiny.write_settings(raw.parents[1], values)
     own(raw)
-    for path in ("train/a.png", "train/b.png", "test/c.png"):
+    with (raw / "images.csv").open("a") as stream:  # the fewest that are worked on
+        stream.write("train/d.png,elk,train,0,0,9,9\ntest/e.png,bee,test,0,0,9,9\ntest/f.png,fly,test,0,0,9,9\n")
+    for path in ("train/a.png", "train/b.png", "test/c.png", "train/d.png", "test/e.png", "test/f.png"):
         draw_marked(raw / path)
     (raw / "images.csv").write_bytes(swap(*BOXES[name])((raw / "images.csv").read_bytes()))
     if name == "1 over the edge":

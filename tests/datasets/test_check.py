@@ -182,3 +182,11 @@ def test_command_fails_in_one_line(project: Path, variant: str, message: str) ->
 def test_documentation_has_every_md5() -> None:
     text = (REPOSITORY / "docs/datasets.md").read_text(encoding="utf-8")
     assert [name for name, md5 in check.MD5.items() if name not in text or md5 not in text] == []
+
+
+def test_a_set_too_small_to_train_on_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is wrong with its images, but the stage that comes next refuses it."""
+    for seed, name in enumerate(("train/a/1.png", "test/b/1.png", "test/b/2.png")):
+        noise(tmp_path / "set" / name, seed)
+    check.run("mine", "folder", tmp_path, "set", 32)
+    assert "WARNING: mine: train: found 1 image of 1 class, expected at least 2 classes" in capsys.readouterr().err
