@@ -22,8 +22,10 @@ import yaml
 from matplotlib.figure import Figure
 
 from lrec import params, paths
+from lrec.data import store
 from lrec.io import files, strict_yaml
-from lrec.report import figures, model_size
+from lrec.model import saved
+from lrec.report import curves, figures, ledger, model_size
 
 RUNS, TABLE = Path("benchmarks/study.yaml"), Path("metrics/study.csv")
 EPOCHS = 6  # of one network at a budget of 1
@@ -73,11 +75,10 @@ def command(study: dict[str, Any], kind: str, run: dict[str, Any], weights: str)
 def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of the run whose outputs are in the working tree."""
     variant, backbone = study["variant"], study["backbone"]
-    config = json.loads((paths.model(variant, backbone) / "config.json").read_text(encoding="utf-8"))
+    config = saved.read_config(paths.model(variant, backbone))
     record = json.loads(paths.run_record(variant, backbone).read_text(encoding="utf-8"))
     history = pd.read_csv(paths.history(variant, backbone))
-    index = pd.read_csv(paths.store(variant) / "index.csv")
-    images = int((index["split"] == "train").sum())
+    images = len(store.open_store(paths.store(variant)).rows(store.TRAIN))
     if kind == "choices":
         images = round(images * (1 - study["held_out"]["train.validation_share"]))
     shape = backbone, config["ensemble_size"], config["meta_class_size"]
@@ -101,7 +102,7 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
     }
     if kind == "choices":
         return found | {"held_out_recall_at_1": round(history["validation_recall_at_1"].iloc[-1], 2)}
-    result = json.loads(paths.result(variant, backbone).read_text(encoding="utf-8"))
+    result = ledger.read_result(paths.result(variant, backbone), variant, backbone)
     codes = {code["code"]: code for code in result["analysis"]["compression"]}
     whitened = codes.get(f"pca {WHITENED} whitened", {})
     low, high = result["recall_at_1_interval"]
@@ -114,19 +115,6 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def pareto(points: list[tuple[float, float]]) -> list[int]:
-    """Return which of (cost, recall) no other has at most the cost of and more recall, by rising cost.
-
-    >>> pareto([(3, 50), (1, 40), (2, 45), (4, 49), (1, 30)])
-    [1, 2, 0]
-    """
-    kept: list[int] = []
-    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
-        if not kept or points[place][1] > points[kept[-1]][1]:
-            kept.append(place)
-    return kept
-
-
 def draw(path: Path, table: pd.DataFrame) -> None:
     """Draw recall at 1 of held-out classes over training compute and over embedding compute; name the Pareto points."""
     chosen = table[table["kind"] == "choice"].reset_index(drop=True)
@@ -136,8 +124,7 @@ def draw(path: Path, table: pd.DataFrame) -> None:
             for family, marker in (("one network", "o"), ("ensemble", "D")):
                 rows = chosen[chosen["family"] == family]
                 axes.plot(rows[column], rows["held_out_recall_at_1"], marker, label=family, markersize=5)
-            best = pareto(list(zip(chosen[column], chosen["held_out_recall_at_1"], strict=True)))
-            line = chosen.loc[best]
+            line = pd.DataFrame(curves.front(chosen.to_dict("records"), column, "held_out_recall_at_1"))
             axes.plot(line[column], line["held_out_recall_at_1"], color=figures.FAINT, linewidth=1, zorder=0)
             for _, row in line.iterrows():
                 place = (row[column], row["held_out_recall_at_1"])

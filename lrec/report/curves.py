@@ -77,16 +77,21 @@ def compared(known: Ledger, histories: dict[tuple[str, str], pd.DataFrame]) -> l
     return found
 
 
-def front(compressed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the compressed embeddings with a higher recall than all smaller ones, by increasing size.
+def front(rows: Sequence[dict[str, Any]], cost: str = "bytes", recall: str = "recall_at_1") -> list[dict[str, Any]]:
+    """Return the rows with a higher recall than all that cost less or as much, by increasing cost (Pareto points).
+
+    Args:
+        rows: such as compressed embeddings.
+        cost: key of what should be small.
+        recall: key of what should be large.
 
     >>> rows = [("a", 8, 60), ("b", 2, 30), ("c", 4, 30), ("d", 4, 50), ("e", 16, 60)]
     >>> [row["code"] for row in front([dict(zip(("code", "bytes", "recall_at_1"), r)) for r in rows])]
     ['b', 'd', 'a']
     """
     kept: list[dict[str, Any]] = []
-    for row in sorted(compressed, key=lambda row: (row["bytes"], -row["recall_at_1"])):
-        if not kept or row["recall_at_1"] > kept[-1]["recall_at_1"]:
+    for row in sorted(rows, key=lambda row: (row[cost], -row[recall])):
+        if not kept or row[recall] > kept[-1][recall]:
             kept.append(row)
     return kept
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import study
 from lrec.io import strict_yaml
-from lrec.report import model_size
+from lrec.report import curves, model_size
 
 
 @pytest.fixture
@@ -68,7 +68,8 @@ def test_the_list_says_what_is_done(root: Path, tmp_path: Path, planned: dict):
 
 
 def test_the_figure_names_what_no_other_run_beats(tmp_path: Path):
-    assert study.pareto([(3, 50), (1, 40), (2, 45), (4, 49), (1, 30)]) == [1, 2, 0]
+    costs = [{"cost": cost, "recall": recall} for cost, recall in [(3, 50), (1, 40), (2, 45), (4, 49), (1, 30)]]
+    assert [row["cost"] for row in curves.front(costs, "cost", "recall")] == [1, 2, 3]
     rows = [("a", "one network", 1.0, 40.0), ("b", "ensemble", 2.0, 50.0), ("c", "ensemble", 3.0, 45.0)]
     table = pd.DataFrame(rows, columns=["name", "family", "train_tmacs", "held_out_recall_at_1"])
     study.draw(tmp_path / "study.png", table.assign(kind="choice", embed_mmacs=table["train_tmacs"]))
