@@ -315,6 +315,8 @@ def _module() -> Any:
         "graph": _graph,
         "graph_pool_handle": lambda: (0, 0),
         "current_stream": lambda *_: SimpleNamespace(wait_stream=lambda _: None, synchronize=lambda: None),
+        # Only while a test has it: torch.nn.DataParallel and the like take any device that is there.
+        "is_available": lambda: NAME in lrec_device._GPUS,
         "get_device_name": lambda *_: "a checked device",
         "get_amp_supported_dtype": lambda: [torch.bfloat16],
         "is_bf16_supported": lambda including_emulation=True: True,
