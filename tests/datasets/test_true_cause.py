@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_sets import save_mat, touch, write
+from synthetic_sets import save_mat, touch, write
 
 from lrec.datasets import car, cub, disk, folder, isc, links, names, reader, sop
 

@@ -166,8 +166,7 @@ def test_weight_files_that_are_none(tmp_path: Path):
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"entries differ from torchvision's, the first is layer1\.2"):
         Ensemble("resnet18", 1, 5, weights=str(tmp_path / "other.pth"))
-    found = r"nowhere\.pth: not found \('other\.pth' is there\); train\.weights must be"
-    with pytest.raises(FileNotFoundError, match=found):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: not found; train\.weights must be"):
         Ensemble("resnet18", 1, 5, weights=str(tmp_path / "nowhere.pth"))
 
 
