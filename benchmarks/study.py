@@ -51,13 +51,18 @@ def settings_of(study: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def held_out(study: dict[str, Any], run: dict[str, Any]) -> float:
+    """Return the fraction of the training classes that a run holds out."""
+    return run.get("held_out", study["held_out"]["train.validation_share"])
+
+
 def command(study: dict[str, Any], kind: str, run: dict[str, Any], weights: str) -> list[str]:
     """Return the DVC command of a run."""
     variant, backbone = study["variant"], study["backbone"]
     target = [f"train@{variant}-{backbone}"] if kind == "choices" else []
     found = settings_of(study, run) | {"train.weights": weights, "datasets": [variant], "backbones": [backbone]}
     if kind == "choices":
-        found |= study["held_out"]
+        found |= study["held_out"] | {"train.validation_share": held_out(study, run)}
     changes = [
         f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}" for key, value in found.items()
     ]
@@ -80,7 +85,7 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
     history = pd.read_csv(paths.history(variant, backbone))
     images = len(store.open_store(paths.store(variant)).rows(store.TRAIN))
     if kind == "choices":
-        images = round(images * (1 - study["held_out"]["train.validation_share"]))
+        images = round(images * (1 - held_out(study, run)))
     shape = backbone, config["ensemble_size"], config["meta_class_size"]
     macs = model_size.count_macs(*shape, config["image_size"], config["share"])
     found = {
@@ -101,7 +106,8 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
         "commit": (record["commit"] or "")[:10],
     }
     if kind == "choices":
-        return found | {"held_out_recall_at_1": round(history["validation_recall_at_1"].iloc[-1], 2)}
+        recall = round(history["validation_recall_at_1"].iloc[-1], 2)
+        return found | {"held_out": held_out(study, run), "held_out_recall_at_1": recall}
     result = ledger.read_result(paths.result(variant, backbone), variant, backbone)
     codes = {code["code"]: code for code in result["analysis"]["compression"]}
     whitened = codes.get(f"pca {WHITENED} whitened", {})
