@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from lrec import params, paths
+from lrec import params, paths, schema
 from lrec.data import meta_classes, store
 from lrec.datasets import reader
 from lrec.datasets.dataset import Dataset, Sample
@@ -14,7 +14,7 @@ from lrec.datasets.decoding import crop_and_resize
 from lrec.io import command, locks
 
 
-def image(dataset: Dataset, chosen: params.Variant, sample: Sample) -> np.ndarray:
+def image(dataset: Dataset, chosen: schema.Variant, sample: Sample) -> np.ndarray:
     """Return one image as the store keeps it, (S, S, 3) uint8."""
     box = sample.box if chosen.crop == "box" else None
     if chosen.crop == "box" and box is None:

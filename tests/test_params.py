@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lrec import params
+from lrec import params, schema
 from lrec.io import strict_yaml
 from lrec.model.backbones import BACKBONES, SHARES
 
@@ -149,7 +149,7 @@ def test_blocks_come_back_as_they_stand(root: Path, name: str):
     assert settings.variant(name).model_dump() == yaml.safe_load((root / "params.yaml").read_text())["variants"][name]
 
 
-@pytest.mark.parametrize(("old", "new"), params.MOVED.items())
+@pytest.mark.parametrize(("old", "new"), schema.MOVED.items())
 def test_a_key_that_moved_is_refused_with_its_new_name(edited, old: str, new: str):
     section, _, key = old.partition(".")
     change = ("datasets: [glyphs]", "datasets: [glyphs]\npreprocess: {workers: 0}")
@@ -165,7 +165,7 @@ def test_a_variants_own_key_that_moved_is_refused(edited):
 
 
 def test_new_names_of_moved_keys_exist():
-    assert {new.partition(".")[2] for new in params.MOVED.values()} <= set(params.Machine.model_fields)
+    assert {new.partition(".")[2] for new in schema.MOVED.values()} <= set(schema.Machine.model_fields)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -213,5 +213,5 @@ def test_settings_that_do_nothing_are_said(edited):
 
 
 def test_keys_that_can_be_unused_exist():
-    known = params.Train.model_fields
-    assert all(key in known and other in known for key, (other, _) in params.UNUSED.items())
+    known = schema.Train.model_fields
+    assert all(key in known and other in known for key, (other, _) in schema.UNUSED.items())

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from synthetic_sets import check_box, draw_marked, shared, touch, write
 
-from lrec import params
+from lrec import schema
 from lrec.datasets import decoding, folder
 
 TREE = ["train/b/2.JPG", "train/b/1.png", "train/a/x.jpeg", "test/c/1.jpg", "test/c/2.webp", "test/d/1.tif"]
@@ -207,7 +207,7 @@ def test_missing_image_of_a_table(tmp_path: Path) -> None:
 def test_documentation_holds(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs/own-photos.md").read_text(encoding="utf-8")
     block = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
-    variant = params.Variant.model_validate(block["photos"])
+    variant = schema.Variant.model_validate(block["photos"])
     assert (variant.layout, variant.folder) == ("folder", "photos")
     example = text.partition("    path,class,split\n")[2].partition("\n\n")[0]
     rows = [line.strip() for line in example.splitlines()]

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic_sets import write
 
-from lrec import params
+from lrec import params, schema
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)
@@ -61,11 +61,11 @@ KEYS = [
     *("datasets", "backbones", "data_root", "allow_partial"),
     *(f"{section}" for section in ("meta_classes", "train", "embed", "evaluate", "machine", "variants")),
     *("meta_classes.seed", "meta_classes.load_ids", "variants.tiny"),
-    *(f"train.{name}" for name in params.Train.model_fields),
-    *(f"embed.{name}" for name in params.Embed.model_fields),
-    *(f"machine.{name}" for name in params.Machine.model_fields),
-    *(f"evaluate.{name}" for name in params.Evaluate.model_fields),
-    *(f"variants.tiny.{name}" for name in params.Variant.model_fields),
+    *(f"train.{name}" for name in schema.Train.model_fields),
+    *(f"embed.{name}" for name in schema.Embed.model_fields),
+    *(f"machine.{name}" for name in schema.Machine.model_fields),
+    *(f"evaluate.{name}" for name in schema.Evaluate.model_fields),
+    *(f"variants.tiny.{name}" for name in schema.Variant.model_fields),
 ]
 OUT_OF_RANGE: dict[str, list[Any]] = {
     "datasets": [[], ["nope"], ["tiny", "tiny"], ["../tiny"], ["tiny\n"], [""], [["tiny"]]],

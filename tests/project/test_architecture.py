@@ -1,6 +1,6 @@
 """Which package may import which, that stages import no stage, and that the tree explains itself.
 
-params.py looks the names of layouts, backbones, kinds and losses up by module name when a file is checked; that
+schema.py looks the names of layouts, backbones, kinds and losses up by module name when a file is checked; that
 is no import, so that a stage does not depend on every registry.
 """
 
@@ -15,7 +15,8 @@ ARROWS = {
     "compute": "",
     "paths": "",
     "reference": "",
-    "params": "io",
+    "schema": "",
+    "params": "io schema",
     "class_names": "io",
     "data": "io",
     "datasets": "io",
@@ -26,10 +27,10 @@ ARROWS = {
     "evaluation": "metrics data io paths",
     "report": "model io reference class_names",
     "export": "model io paths",
-    "retrieve": "io compute paths params class_names data datasets model embedding metrics",
+    "retrieve": "io compute paths schema params class_names data datasets model embedding metrics",
 }
 # The commands of a package read params.yaml, whatever the package may import.
-COMMANDS = {"lrec/datasets/__main__.py": "params"}
+COMMANDS = {"lrec/datasets/__main__.py": "params schema"}
 
 
 def room(path: str) -> str:
