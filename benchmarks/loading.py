@@ -79,8 +79,8 @@ def main() -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to((dataset.root / sample.path).resolve())
         index = pd.DataFrame([(s.path, s.class_name, "train") for s in samples], columns=["path", "class", "split"])
-        pictures = [lambda s=s: crop_and_resize(dataset.load(s), None, options.size, "squash") for s in samples]
-        store.pack(folder / "store", pictures, index, options.size, {})
+        decoders = [lambda s=s: crop_and_resize(dataset.load(s), None, options.size, "squash") for s in samples]
+        store.pack(folder / "store", decoders, index, options.size, {})
         images = store.open_store(folder / "store").images
         size, batch_size = options.size, options.batch_size
         runs = {

@@ -40,9 +40,9 @@ def pack(folder: Path) -> None:
 
     start = time.perf_counter()
     dataset = reader.read("folder", folder / "raw", "set", SIZE)
-    pictures = [lambda s=s: crop_and_resize(dataset.load(s), None, SIZE, "squash") for s in dataset.samples]
+    decoders = [lambda s=s: crop_and_resize(dataset.load(s), None, SIZE, "squash") for s in dataset.samples]
     index = pd.DataFrame([(s.path, s.class_name, s.split) for s in dataset.samples], columns=["path", "class", "split"])
-    store.pack(folder / "store", pictures, index, SIZE, {})
+    store.pack(folder / "store", decoders, index, SIZE, {})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{time.perf_counter() - start:.3f} {peak:.0f}")
 

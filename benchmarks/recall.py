@@ -93,8 +93,8 @@ def metric_learning(data: np.ndarray, labels: np.ndarray, where: str) -> dict[in
         def requires_knn(self):
             return [*super().requires_knn(), "recall"]
 
-    peer = Calculator(include=("recall",), k=max(KS), device=torch.device(where))
-    return peer.get_accuracy(data, labels)["recall"]
+    calculator = Calculator(include=("recall",), k=max(KS), device=torch.device(where))
+    return calculator.get_accuracy(data, labels)["recall"]
 
 
 def product(data: np.ndarray, labels: np.ndarray, where: str) -> None:

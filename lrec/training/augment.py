@@ -12,7 +12,7 @@ from torch.nn.functional import affine_grid, grid_sample
 class Changes:
     """What happens to a batch of B images.
 
-    flipped: (F,) int64, positions of those flipped horizontally. windows: (B, 3) float32, share of the
+    flipped: (F,) int64, positions of those flipped horizontally. windows: (B, 3) float32, fraction of the
     side that is kept and where its centre lies (x, y, from -1 to 1), or None to keep all.
     """
 
@@ -34,7 +34,7 @@ def draw(generator: np.random.Generator, count: int, flip: bool, random_crop: fl
         generator: source of the randomness.
         count: B.
         flip: flip every second image horizontally, on average.
-        random_crop: smallest share of the area that is cut out and scaled up again, 1 for none.
+        random_crop: smallest fraction of the area that is cut out and scaled up again, 1 for none.
     """
     flipped = torch.from_numpy(np.flatnonzero(generator.random(count) < 0.5)) if flip else None
     if random_crop >= 1:

@@ -1,9 +1,9 @@
-"""Checkpoints of a training: a folder that is whole or not there, from which it resumes bit by bit.
+"""Checkpoints of a training run: a folder that is whole or not there, from which it resumes bit by bit.
 
-The folder's name is a hash of everything that the training depends on, so that a training with other
+The folder's name is a hash of everything that the run depends on, so that a run with other
 parameters, data or code never resumes from it. Inside, each state has a folder of its own: one file of
 tensors per process, and a progress.json that is written last. What a process needs it finds whoever
-wrote it, so a training may resume with another number of processes.
+wrote it, so a run may resume with another number of processes.
 """
 
 import errno
@@ -67,7 +67,7 @@ class Checkpoint:
         best: Mapping[str, Tensor] | None = None,
         shared: bool = True,
     ) -> None:
-        """Write the state of a training; an earlier one goes once this one is whole.
+        """Write the state of a training run; an earlier one goes once this one is whole.
 
         Args:
             learned: stem, branches and losses, see `lrec.training.step.Trainer`.

@@ -25,7 +25,7 @@ from lrec.training.validation import Held
 
 @dataclass(frozen=True)
 class Machine:
-    """What the result of a training does not depend on, floating-point noise apart.
+    """What the result of training does not depend on, floating-point noise apart.
 
     Attributes:
         device: where to train.
@@ -87,7 +87,7 @@ def fit(
     """Train an ensemble in place, alone or together with the other processes that torchrun has started.
 
     Everything random in an epoch comes from a generator seeded with the recipe's seed and the epoch, so
-    a training that resumes from a checkpoint ends with the same bytes as one that was never stopped.
+    a training run that resumes from a checkpoint ends with the same bytes as one that was never stopped.
 
     Args:
         model: the ensemble at its start; of several processes in ensemble parallel each has its part.
@@ -101,7 +101,7 @@ def fit(
 
     Returns:
         One row per epoch: epoch (from 1), learning_rate of its last step, loss (mean over branches and
-        images), accuracy (share of right meta classes, while training), and with `held`
+        images), accuracy (fraction of right meta classes, while training), and with `held`
         validation_recall_at_1 (percent).
 
     Raises:

@@ -20,7 +20,7 @@ class Loss:
     """A loss.
 
     Attributes:
-        make: from D meta classes, the outputs of a branch and the share of label smoothing to a module that maps
+        make: from D meta classes, the outputs of a branch and the amount of label smoothing to a module that maps
             (B, outputs) and (B,) int64 meta classes to a scalar. What it learns are its parameters.
         is_metric: whether the outputs are an embedding and not one logit per meta class.
     """

@@ -43,13 +43,13 @@ class Recipe:
     def rate(self, epoch: int, done: float) -> float:
         """Return the learning rate of one step.
 
-        "multistep" multiplies by `gamma` at each milestone, a share of the epochs rounded down, but not in the
+        "multistep" multiplies by `gamma` at each milestone, a fraction of the epochs rounded down, but not in the
         first epoch; "cosine" falls from the end of the warm-up to 0. During the warm-up the rate grows linearly
         from 0.
 
         Args:
             epoch: from 0.
-            done: share of the epoch that is done once the step is, above 0 and at most 1.
+            done: fraction of the epoch that is done once the step is, above 0 and at most 1.
 
         >>> recipe = Recipe(epochs=10, learning_rate=1.0, milestones=[0.5, 0.7], gamma=0.5)
         >>> [recipe.rate(epoch, 1) for epoch in (0, 4, 5, 6, 7)]

@@ -1,4 +1,4 @@
-"""How far a training is, and its figures so far."""
+"""How far a training run is, and its figures so far."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ VALIDATION = "validation_recall_at_1"
 
 @dataclass
 class State:
-    """How far a training is: plain values that a checkpoint keeps."""
+    """How far a training run is: plain values that a checkpoint keeps."""
 
     epoch: int = 0
     step: int = 0

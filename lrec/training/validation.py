@@ -23,12 +23,12 @@ class Held:
     labels: np.ndarray
 
 
-def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Choose the classes to hold out, at random.
 
     Args:
         labels: (R,) int64 class of each training image.
-        share: of the classes, between 0 and 1; at least two are held out, or none for 0.
+        fraction: of the classes, between 0 and 1; at least two are held out, or none for 0.
         seed: the same seed chooses the same classes.
 
     Returns:
@@ -37,14 +37,14 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     Raises:
         ValueError: fewer than two classes would be left to train on, or no held-out class has two images.
     """
-    if share == 0:
+    if fraction == 0:
         return np.zeros(len(labels), dtype=bool)
     classes = np.unique(labels)
-    count = max(2, round(share * len(classes)))
+    count = max(2, round(fraction * len(classes)))
     if len(classes) - count < 2:
         raise ValueError(
-            f"train.validation_share: found {share}, which leaves {len(classes) - count} of {len(classes)} classes to "
-            "train on, expected at least two; lower it"
+            f"train.validation_share: found {fraction}, which leaves {len(classes) - count} of {len(classes)} classes "
+            "to train on, expected at least two; lower it"
         )
     held = np.isin(labels, np.random.default_rng(seed).permutation(classes)[:count])
     if np.unique(labels[held], return_counts=True)[1].max() < 2:
@@ -56,7 +56,7 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def recall_at_1(embeddings: Tensor, labels: Tensor) -> float:
-    """Return the share of images whose most similar other image is of their class.
+    """Return the fraction of images whose most similar other image is of their class.
 
     The policy is that of `lrec.metrics.recall`: the image itself is left out by its index, ties count against it, and
     an image alone in its class is a miss.

@@ -30,7 +30,7 @@ def images(packed: store.Store, rows: np.ndarray) -> Images:
 
 
 def naive(network: Ensemble, packed: store.Store, rows: np.ndarray) -> np.ndarray:
-    """The plain loop: one image after the other, contiguous, nothing folded."""
+    """The baseline loop: one image after the other, contiguous, nothing folded."""
     mean, std = (torch.tensor(store.IMAGENET[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
         images = [torch.from_numpy(packed.images[row].copy()).permute(2, 0, 1) / 255 for row in rows]
@@ -38,7 +38,7 @@ def naive(network: Ensemble, packed: store.Store, rows: np.ndarray) -> np.ndarra
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(7, 0), (100, 2)])
-def test_equals_the_plain_loop(tiny_store: store.Store, batch_size: int, workers: int):
+def test_equals_the_baseline_loop(tiny_store: store.Store, batch_size: int, workers: int):
     rows = tiny_store.rows("test")[::-1]
     expected = naive(Ensemble("resnet18", 2, 5), tiny_store, rows)
     out = np.full((15, 10), np.nan, np.float32)

@@ -1,4 +1,4 @@
-"""The ensemble is torchvision's network, cut where the paper cuts it; sizes match the paper's to the digit."""
+"""The ensemble is torchvision's network, cut where the original cuts it; sizes match the original's to the digit."""
 
 import csv
 import warnings
@@ -16,7 +16,7 @@ from lrec.model.ensemble import Ensemble
 from lrec.report import model_size
 
 
-def paper_counts(root: Path) -> list[tuple[str, int, int]]:
+def original_counts(root: Path) -> list[tuple[str, int, int]]:
     with (root / "data/reference/reported_parameters.csv").open() as stream:
         return [
             (row["backbone"], reference.META_CLASS_SIZE[row["dataset"]], int(row["parameters"]))
@@ -24,8 +24,8 @@ def paper_counts(root: Path) -> list[tuple[str, int, int]]:
         ]
 
 
-def test_all_16_parameter_counts_of_the_paper(root: Path):
-    expected = paper_counts(root)
+def test_all_16_parameter_counts_of_the_original(root: Path):
+    expected = original_counts(root)
     assert len(expected) == 16
     for backbone, size, count in expected:
         assert model_size.count_parameters(backbone, 48, size) == count

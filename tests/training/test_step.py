@@ -1,4 +1,4 @@
-"""Streamed training gives the numbers of the plain loop, and the same bytes for the same seed."""
+"""Branch-wise training gives the numbers of the baseline loop, and the same bytes for the same seed."""
 
 import copy
 import time
@@ -14,14 +14,14 @@ from lrec.training.step import Trainer, _OrderedSum
 
 
 def trainer(ensemble: Ensemble, learning_rate: float, branches_at_once: int = 1, **options) -> Trainer:
-    """A trainer on the processor with a learning rate."""
+    """A trainer on the CPU with a learning rate."""
     made = Trainer(ensemble, Recipe(epochs=1, **options), branches_at_once=branches_at_once)
     made.set_learning_rate(learning_rate)
     return made
 
 
-def naive_step(ensemble: Ensemble, optimizer: torch.optim.Optimizer, images, targets) -> torch.Tensor:
-    """The plain loop: all branches forward, one loss, one backward, one optimiser."""
+def baseline_step(ensemble: Ensemble, optimizer: torch.optim.Optimizer, images, targets) -> torch.Tensor:
+    """The baseline loop: all branches forward, one loss, one backward, one optimiser."""
     logits = ensemble(images)
     losses = torch.stack([cross_entropy(logits[:, m], targets[m]) for m in range(len(targets))])
     optimizer.zero_grad()
@@ -30,33 +30,33 @@ def naive_step(ensemble: Ensemble, optimizer: torch.optim.Optimizer, images, tar
     return losses.detach()
 
 
-def test_steps_equal_the_plain_loop():
+def test_steps_equal_the_baseline_loop():
     """In float64, where Adam does not blow rounding up to the size of a step."""
     generator = torch.Generator().manual_seed(0)
-    plain = Ensemble("resnet18", 3, 4).double().to(memory_format=torch.channels_last).train()
-    streamed = trainer(copy.deepcopy(plain), 1e-3)
-    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3, fused=True)
+    baseline = Ensemble("resnet18", 3, 4).double().to(memory_format=torch.channels_last).train()
+    branchwise = trainer(copy.deepcopy(baseline), 1e-3)
+    optimizer = torch.optim.Adam(baseline.parameters(), lr=1e-3, fused=True)
     for _ in range(4):
         images = torch.randn(6, 3, 32, 32, generator=generator).double().to(memory_format=torch.channels_last)
         targets = torch.randint(0, 4, (3, 6), generator=generator)
-        expected = naive_step(plain, optimizer, images, targets)
-        losses, _ = streamed.step(images, targets)
+        expected = baseline_step(baseline, optimizer, images, targets)
+        losses, _ = branchwise.step(images, targets)
         torch.testing.assert_close(losses, expected, rtol=1e-7, atol=1e-9)
-    for (name, one), other in zip(plain.state_dict().items(), streamed.model.state_dict().values(), strict=True):
+    for (name, one), other in zip(baseline.state_dict().items(), branchwise.model.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7, msg=name)
 
 
-def test_gradients_equal_the_plain_loops():
+def test_gradients_equal_the_baseline_loops():
     """With plain gradient descent in place of Adam the weights show the gradients themselves."""
-    plain = Ensemble("resnet18", 3, 4).double().to(memory_format=torch.channels_last).train()
-    streamed = Trainer(copy.deepcopy(plain), Recipe(epochs=1))
-    parts = {"stem": streamed.model.stem} | {str(m): branch for m, branch in enumerate(streamed.model.branches)}
-    streamed.optimizers = {name: torch.optim.SGD(part.parameters(), lr=0.1) for name, part in parts.items()}
+    baseline = Ensemble("resnet18", 3, 4).double().to(memory_format=torch.channels_last).train()
+    branchwise = Trainer(copy.deepcopy(baseline), Recipe(epochs=1))
+    parts = {"stem": branchwise.model.stem} | {str(m): branch for m, branch in enumerate(branchwise.model.branches)}
+    branchwise.optimizers = {name: torch.optim.SGD(part.parameters(), lr=0.1) for name, part in parts.items()}
     images = torch.randn(6, 3, 32, 32).double().to(memory_format=torch.channels_last)
     targets = torch.randint(0, 4, (3, 6))
-    naive_step(plain, torch.optim.SGD(plain.parameters(), lr=0.1), images, targets)
-    streamed.step(images, targets)
-    for (name, one), other in zip(plain.named_parameters(), streamed.model.parameters(), strict=True):
+    baseline_step(baseline, torch.optim.SGD(baseline.parameters(), lr=0.1), images, targets)
+    branchwise.step(images, targets)
+    for (name, one), other in zip(baseline.named_parameters(), branchwise.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)
 
 
@@ -70,17 +70,17 @@ def test_counts_of_right_answers():
 
 
 def test_only_one_branch_has_gradients_at_a_time():
-    streamed = trainer(Ensemble("resnet18", 3, 4).train(), 1e-3)
+    branchwise = trainer(Ensemble("resnet18", 3, 4).train(), 1e-3)
     seen = []
 
     def look(*_) -> None:
-        seen.append(sum(p.grad is not None for p in streamed.model.parameters()))
+        seen.append(sum(p.grad is not None for p in branchwise.model.parameters()))
 
-    for branch in streamed.model.branches:
+    for branch in branchwise.model.branches:
         branch.register_forward_hook(look)
-    streamed.step(torch.randn(4, 3, 32, 32), torch.zeros(3, 4, dtype=torch.int64))
+    branchwise.step(torch.randn(4, 3, 32, 32), torch.zeros(3, 4, dtype=torch.int64))
     assert seen == [0, 0, 0]
-    assert all(p.grad is None for p in streamed.model.parameters())
+    assert all(p.grad is None for p in branchwise.model.parameters())
 
 
 @pytest.fixture
@@ -169,29 +169,29 @@ def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_weights():
 
 @pytest.mark.parametrize("share", ["none", "maxpool", "layer3", "layer4"])
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
-def test_every_share_trains_as_the_plain_loop(share: str, backbone: str):
-    plain = Ensemble(backbone, 2, 4, share=share).double().to(memory_format=torch.channels_last).train()
-    streamed = trainer(copy.deepcopy(plain), 1e-3)
-    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3, fused=True)
+def test_every_share_trains_as_the_baseline_loop(share: str, backbone: str):
+    baseline = Ensemble(backbone, 2, 4, share=share).double().to(memory_format=torch.channels_last).train()
+    branchwise = trainer(copy.deepcopy(baseline), 1e-3)
+    optimizer = torch.optim.Adam(baseline.parameters(), lr=1e-3, fused=True)
     images = torch.randn(6, 3, 32, 32).double().to(memory_format=torch.channels_last)
     targets = torch.randint(0, 4, (2, 6))
-    expected = naive_step(plain, optimizer, images, targets)
-    losses, _ = streamed.step(images, targets)
+    expected = baseline_step(baseline, optimizer, images, targets)
+    losses, _ = branchwise.step(images, targets)
     torch.testing.assert_close(losses, expected, rtol=1e-7, atol=1e-9)
-    for (name, one), other in zip(plain.state_dict().items(), streamed.model.state_dict().values(), strict=True):
+    for (name, one), other in zip(baseline.state_dict().items(), branchwise.model.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_compiled_steps_equal_plain_ones_and_branches_share_the_kernels():
-    plain = trainer(Ensemble("resnet18", 3, 4), 1e-3)
-    compiled = trainer(copy.deepcopy(plain.model), 1e-3, compile=True)
+def test_compiled_steps_equal_eager_ones_and_branches_share_the_kernels():
+    eager = trainer(Ensemble("resnet18", 3, 4), 1e-3)
+    compiled = trainer(copy.deepcopy(eager.model), 1e-3, compile=True)
     torch._dynamo.reset()
     images, targets = torch.randn(4, 3, 32, 32), torch.randint(0, 4, (3, 4))
-    for steps in (plain, compiled):
+    for steps in (eager, compiled):
         steps.start_epoch()
-    expected, _ = plain.step(images, targets)
+    expected, _ = eager.step(images, targets)
     losses, _ = compiled.step(images, targets)
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
