@@ -26,6 +26,7 @@ class Params(schema.Section):
     data_root: str
     allow_partial: bool
     meta_classes: schema.MetaClasses
+    recipes: dict[str, schema.Recipe]
     train: schema.Train
     embed: schema.Embed
     evaluate: schema.Evaluate
@@ -49,8 +50,13 @@ class Params(schema.Section):
         return self.variants[name]
 
     def train_of(self, name: str) -> schema.Train:
-        """Return the training recipe of a variant: the section `train` with the variant's own values."""
-        return self.train.model_copy(update=self.variant(name).train)
+        """Return how a variant trains: its own values, else those of the section `train`, else its recipe's."""
+        section, own = (
+            {key: value for key, value in values.items() if value is not None}
+            for values in (self.train.model_dump(), self.variant(name).train)
+        )
+        recipe = self.recipes[{**section, **own}["recipe"]]
+        return self.train.model_copy(update={**recipe.model_dump(), **section, **own})
 
     def without_effect(self, name: str, given: Iterable[str]) -> list[str]:
         """Return a line for each given key of `train` that does nothing in the training of a variant."""
@@ -97,6 +103,8 @@ def _known_keys(path: list[str]) -> list[str]:
     """The keys that the schema knows at a path."""
     if not path:
         return list(Params.model_fields)
+    if path[0] == "recipes":
+        return list(schema.Recipe.model_fields)
     if path[0] == "variants":
         return list((schema.Normalization if path[2:] else schema.Variant).model_fields)
     section = Params.model_fields[path[0]].annotation
@@ -118,6 +126,11 @@ def load(path: Path = PARAMS_FILE) -> Params:
         params = Params.model_validate(raw)
     except ValidationError as error:
         raise ValueError(_explain(error)) from error
+    blocks = {"train": raw["train"], **{f"variants.{name}.train": x.train for name, x in params.variants.items()}}
+    for key, block in blocks.items():
+        if block.get("recipe", params.train.recipe) not in params.recipes:
+            known = " or ".join(map(repr, params.recipes))
+            raise ValueError(f"{path}: {key}.recipe: found {block['recipe']!r:.80}, expected {known}")
     for name, variant in params.variants.items():
         try:
             schema.Train.model_validate({**raw["train"], **variant.train})

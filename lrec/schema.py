@@ -114,9 +114,27 @@ class MetaClasses(Section):
     load_ids: str | None
 
 
-class Train(Section):
-    """The training recipe.
+BatchSize = Annotated[int, Field(ge=2, le=10**9)]
+Rate = Annotated[float, Field(gt=0)]
+Schedule = Literal["multistep", "cosine"]
+Classifier = Literal["linear", "cosine"]
 
+
+class Recipe(Section):
+    """The keys of the section `train` that a named recipe decides; `Train` explains them."""
+
+    share: ShareName
+    batch_size: BatchSize
+    learning_rate: Rate
+    schedule: Schedule
+    classifier: Classifier
+    freeze_batch_norm: bool
+
+
+class Train(Section):
+    """How to train.
+
+    recipe: the name of one, under `recipes`; it decides the keys that are null.
     weights: "imagenet", "none", or a file (`{backbone}` in it stands for the backbone's name). share: shared
     depth, where the stem ends. batch_size: images. accumulate: batches per optimiser step. learning_rate: of
     Adam. schedule: "multistep" multiplies it by gamma at the milestones, fractions of the epochs (0-1);
@@ -136,24 +154,25 @@ class Train(Section):
     ("ensemble") or the images of a batch ("data").
     """
 
+    recipe: str
     weights: str
-    share: ShareName
-    batch_size: Annotated[int, Field(ge=2, le=10**9)]
+    share: ShareName | None
+    batch_size: BatchSize | None
     accumulate: Count
-    learning_rate: Annotated[float, Field(gt=0)]
-    schedule: Literal["multistep", "cosine"]
+    learning_rate: Rate | None
+    schedule: Schedule | None
     milestones: list[Annotated[float, Field(gt=0, lt=1)]]
     gamma: Annotated[float, Field(gt=0)]
     warmup_epochs: Annotated[float, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
-    classifier: Literal["linear", "cosine"]
+    classifier: Classifier | None
     scale: Annotated[float, Field(gt=0)]
     loss: LossName
     embedding_size: Annotated[int, Field(ge=2, le=10**5)]
-    loss_learning_rate: Annotated[float, Field(gt=0)]
+    loss_learning_rate: Rate
     images_per_class: Natural
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    freeze_batch_norm: bool
+    freeze_batch_norm: bool | None
     flip: bool
     random_crop: Annotated[float, Field(gt=0, le=1)]
     validation_share: Annotated[float, Field(ge=0, lt=1)]

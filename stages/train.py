@@ -61,7 +61,7 @@ def main(variant: str, backbone: str) -> None:
         for line in settings.without_effect(variant, given_keys):
             print(f"WARNING: {line}", file=sys.stderr)
         how = f"in {recipe.precision} on {device.describe(where)}{together}"
-        print(f"{variant}/{backbone}: training {how}; of its own: {ours or 'nothing'}")
+        print(f"{variant}/{backbone}: training {how}; recipe {recipe.recipe}; of its own: {ours or 'nothing'}")
 
     used = {
         "image_size": chosen.image_size,

@@ -32,14 +32,16 @@ def edited(tmp_path: Path, root: Path):
 def test_the_projects_file_is_valid(root: Path):
     settings = params.load(root / "params.yaml")
     assert settings.datasets == ["glyphs"]
-    assert settings.train.batch_size == 10
-    assert settings.train.learning_rate == 1e-4
+    recipe = settings.train_of("sop")
+    assert recipe.batch_size == 10
+    assert recipe.learning_rate == 1e-4
 
 
 def test_shared_depths_are_those_of_the_model(edited):
-    assert [edited("share: layer1", f"share: {share}").train.share for share in SHARES] == list(SHARES)
+    found = [edited("  share: null", f"  share: {share}").train_of("glyphs").share for share in SHARES]
+    assert found == list(SHARES)
     with pytest.raises(ValueError, match=f"train.share: found 'layer5', expected {' or '.join(map(repr, SHARES))}$"):
-        edited("share: layer1", "share: layer5")
+        edited("  share: null", "  share: layer5")
 
 
 def test_settings_of_the_original(root: Path):
@@ -60,13 +62,13 @@ def test_settings_of_the_original(root: Path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("batch_size: 10\n", "batch_sise: 10\n", "train.batch_sise: unknown key; did you mean batch_size?"),
-        ("  batch_size: 10\n", "", "train.batch_size: missing"),
-        ("batch_size: 10\n", "batch_size: ten\n", "train.batch_size: found 'ten', expected a valid integer"),
-        ("batch_size: 10\n", "batch_size: 10.5\n", "train.batch_size: found 10.5"),
-        ("batch_size: 10\n", "batch_size: true\n", "train.batch_size: found True"),
-        ("batch_size: 10\n", "batch_size: 1\n", "train.batch_size: found 1, expected greater than or equal to 2"),
-        ("batch_size: 10\n", "batch_size: 10\n  batch_size: 12\n", "key 'batch_size' given twice"),
+        ("batch_size: null\n", "batch_sise: 10\n", "train.batch_sise: unknown key; did you mean batch_size?"),
+        ("  batch_size: null\n", "", "train.batch_size: missing"),
+        ("batch_size: null\n", "batch_size: ten\n", "train.batch_size: found 'ten', expected a valid integer"),
+        ("batch_size: null\n", "batch_size: 10.5\n", "train.batch_size: found 10.5"),
+        ("batch_size: null\n", "batch_size: true\n", "train.batch_size: found True"),
+        ("batch_size: null\n", "batch_size: 1\n", "train.batch_size: found 1, expected greater than or equal to 2"),
+        ("batch_size: null\n", "batch_size: 10\n  batch_size: 12\n", "key 'batch_size' given twice"),
         ("flip: true", "flip: 'yes'", "train.flip: found 'yes'"),
         ("milestones: [0.5, 0.7]", "milestones: [0.5, 7]", "train.milestones.1: found 7"),
         (
@@ -96,6 +98,16 @@ def test_settings_of_the_original(root: Path):
         ("learning_rate: 0.001", "learning_rate: fast", "variants.glyphs.train.learning_rate: found 'fast'"),
         ("normalize: {mean: [0.4853,", "normalize: {mean: [a,", "variants.car_uncropped.normalize.mean.0: found 'a'"),
         ("train:\n", "train: [\n", "not readable as YAML"),
+        (
+            "{share: layer1, batch_size: 10",
+            "{share: layer1, batch_sise: 10",
+            "recipes.original.batch_sise: unknown key",
+        ),
+        (
+            "{share: layer1, batch_size: 10",
+            "{share: layer1, batch_size: null",
+            "recipes.original.batch_size: found None",
+        ),
     ],
 )
 def test_slips_are_named(edited, old: str, new: str, message: str):
@@ -106,11 +118,11 @@ def test_slips_are_named(edited, old: str, new: str, message: str):
 
 
 def test_numbers_in_scientific_notation_are_numbers(edited):
-    assert edited("learning_rate: 0.0001", "learning_rate: 1e-4").train.learning_rate == 1e-4
+    assert edited("  learning_rate: null", "  learning_rate: 1e-4").train.learning_rate == 1e-4
 
 
 def test_a_variants_recipe_wins_over_the_section(edited):
-    recipe = edited("batch_size: 10\n", "batch_size: 12\n").train_of("glyphs")
+    recipe = edited("batch_size: null\n", "batch_size: 12\n").train_of("glyphs")
     assert (recipe.batch_size, recipe.gamma) == (64, 0.1)
 
 
@@ -198,7 +210,7 @@ def test_checking_the_file_loads_no_torch(root: Path):
 
 
 def test_settings_that_do_nothing_are_said(edited):
-    settings = edited("  batch_size: 10", "  batch_size: 4")
+    settings = edited("  batch_size: null", "  batch_size: 4")
     given = ["batch_size", "seed", "gamma", "scale", "loss_learning_rate", "patience", "milestones"]
     assert settings.without_effect("glyphs", given) == [
         "train.batch_size: 4 has no effect on glyphs, whose own block says 64; set variants.glyphs.train.batch_size",

@@ -26,7 +26,7 @@ FILES: dict[str, tuple[bytes | tuple[str, str], str]] = {
     "a list": (b"- 1\n", "found list, expected a mapping"),
     "a word": (b"hello", "found str, expected a mapping"),
     "two documents": (b"a: 1\n---\nb: 2\n", "not readable as YAML: expected a single document"),
-    "tabs": (("train:\n  weights", "train:\n\tweights"), "not readable as YAML: .*'\\\\t'"),
+    "tabs": (("train:\n  recipe", "train:\n\trecipe"), "not readable as YAML: .*'\\\\t'"),
     "unclosed": (("datasets:", "x: [1,\ndatasets:"), "not readable as YAML"),
     "utf-16": (b"\xff\xfed\0a\0t\0a\0", "not readable as YAML: 'utf-8' codec"),
     "latin-1": (b"data_root: d\xe9j\xe0\n", "not readable as YAML: 'utf-8' codec"),
