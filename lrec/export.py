@@ -7,7 +7,7 @@ and returns embeddings (N, d) float32 of unit norm. It is compared with the orig
 import argparse
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -127,9 +127,9 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str = "lo
     return difference
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.export") -> int:
     """Parse the command line, export, return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lrec.export", description=(__doc__ or "").split("\n\n")[1])
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("model", help="a trained run, such as car_cropped/resnet18")
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: onnx")
     parser.add_argument("--kind", choices=list(KINDS), default="logits", help="default: logits")
@@ -137,7 +137,7 @@ def main() -> int:
         "--output", type=Path, help="new folder, or that of an earlier export (default: exported/<model>/<format>)"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     def work() -> None:
         parts = Path(options.model).parts

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from lrec import params
 from lrec.datasets import check
@@ -22,14 +23,14 @@ def _check(variant_name: str) -> None:
     )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.datasets") -> int:
     """Parse the command line, run the check, return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lrec.datasets", description=__doc__)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     checker = commands.add_parser("check", help="counts, archives and every image of a variant; writes nothing")
     checker.add_argument("variant", help="a block of `variants` in params.yaml")
     checker.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     return command.guard(lambda: _check(options.variant), options.debug)
 
 

@@ -1,5 +1,6 @@
-"""Search with any image: `Database` in Python, python -m lrec.retrieve on the command line."""
+"""Search with any image: `Database` and `Encoder` in Python, python -m lrec.retrieve on the command line."""
 
 from lrec.retrieve.database import Database
+from lrec.retrieve.encoder import Encoder
 
-__all__ = ["Database"]
+__all__ = ["Database", "Encoder"]

@@ -6,6 +6,7 @@ Without arguments: a few images of the first run that params.yaml lists, in all 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ RESULTS = 8
 MAX_ROWS, MAX_COLUMNS = 20, 50  # of the figure
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "python -m lrec.retrieve") -> argparse.ArgumentParser:
     """Return the command line; some options have a second name, that of the original implementation."""
-    options = argparse.ArgumentParser(prog="python -m lrec.retrieve", description=__doc__)
+    options = argparse.ArgumentParser(prog=prog, description=__doc__)
     options.add_argument(
         "--query",
         "--query_img_name",
@@ -145,9 +146,9 @@ def draw(database: Database, queries: list[query.Query], answers: list[dict[str,
     )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.retrieve") -> int:
     """Parse the command line, search, return the exit status."""
-    options = parser().parse_args()
+    options = parser(prog).parse_args(arguments)
     return command.guard(lambda: run(options), options.debug)
 
 

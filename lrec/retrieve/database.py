@@ -11,7 +11,7 @@ import pandas as pd
 
 from lrec.data import store
 from lrec.datasets import decoding, names
-from lrec.io import hashing
+from lrec.io import hashing, missing
 from lrec.metrics import search
 from lrec.model import saved
 from lrec.retrieve import given, storage
@@ -89,19 +89,29 @@ class Database:
         """The model, read on first use.
 
         Raises:
+            FileNotFoundError: the model is not there.
             ValueError: the database has none, or its embeddings come from other weights than the model has now.
         """
+        return Encoder(self._model(), self.facts["resize"], self._device, self.facts["kind"])
+
+    def _model(self) -> Path:
+        """Return the folder of the model that the database was embedded with."""
         if "model" not in self.facts:
             raise ValueError("database: names no model that could embed an image; pass embeddings, (N, d) of floats")
         folder = self.place(self.facts["model"])
         path, expected = folder / saved.MODEL, self.facts.get("weights")
+        if not self.facts.get("split") and not path.is_file():  # a saved database, which no stage writes
+            raise FileNotFoundError(
+                f"{path}: not found, the model that embeds images for this database{missing.hint(path)}; put it there, "
+                "or save the database where the model is, with_model=True"
+            )
         if expected and path.is_file() and (found := hashing.of_file(path)) != expected:
             raise ValueError(
                 f"{path}: found other weights (SHA-256 {found[:16]}) than the database was embedded with "
                 f"({expected[:16]}), so their similarities would mean nothing; run `dvc repro`, and save the database "
                 "anew"
             )
-        return Encoder(folder, self.facts["resize"], self._device, self.facts["kind"])
+        return folder
 
     @cached_property
     def stored(self) -> store.Store | None:
@@ -199,14 +209,22 @@ class Database:
         vectors = given.embeddings(images)
         return self.embed(images) if vectors is None else vectors
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, with_model: bool = False) -> None:
         """Write a folder that `load` opens; it appears complete or not at all, and may be the one loaded from.
 
+        Args:
+            path: of the folder.
+            with_model: copy the model into it, so that the folder embeds new images wherever it is taken. A database
+                that was loaded with a copy keeps it. Else the model's path, relative to the folder, is noted.
+
         Raises:
-            ValueError: the folder holds other files, or index and embeddings differ in length.
+            FileNotFoundError: the model to copy is not there.
+            ValueError: the folder holds other files, index and embeddings differ in length, the database has no model
+                to copy, or the model is not the one it was embedded with.
         """
         self._require_whole()
-        storage.write(Path(path), self.parts, self.index, self.facts)
+        model = self._model() if with_model or storage.carries_model(self.facts) else None
+        storage.write(Path(path), self.parts, self.index, self.facts, model)
 
     def image(self, row: int) -> np.ndarray | None:
         """Return the image of a row, (H, W, 3) uint8, or None where neither the store nor the file has it."""

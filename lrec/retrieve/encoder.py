@@ -1,6 +1,7 @@
 """From images, however they are given, to embeddings, as the pipeline computes them for its stored images."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -19,17 +20,25 @@ class Encoder:
 
     Args:
         folder: of the saved ensemble.
-        resize: "squash" or "crop", as the training images were resized.
+        resize: "squash" or "crop"; None is as the training images were resized.
         device: of the forward pass.
         kind: of embedding, see `lrec.model.kinds.KINDS`.
 
     Raises:
         FileNotFoundError: there is no model.
-        ValueError: the model is damaged.
+        ValueError: the model is damaged, or does not say how its training images were resized.
     """
 
-    def __init__(self, folder: Path, resize: decoding.Resize, device: str = "cpu", kind: str = "logits") -> None:
-        ensemble, config = saved.load(folder)
+    def __init__(
+        self, folder: str | Path, resize: decoding.Resize | None = None, device: str = "cpu", kind: str = "logits"
+    ) -> None:
+        ensemble, config = saved.load(Path(folder))
+        resize = resize or config.get("resize")
+        if resize not in get_args(decoding.Resize):
+            expected = " or ".join(get_args(decoding.Resize))
+            raise ValueError(
+                f"{folder}: found resize {resize!r:.40}, expected {expected}; pass the one it was trained with"
+            )
         self._ensemble = batch_norm.fold(ensemble)
         self._normalization = config["normalization"]
         self._resize, self._options = resize, extract.Options(kind, _BATCH, device=device)

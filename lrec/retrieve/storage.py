@@ -1,6 +1,7 @@
 """Where a database is stored: in a folder that `Database.save` wrote, or as the embeddings of a run."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,9 +16,11 @@ from lrec.data import store
 from lrec.datasets.decoding import Resize
 from lrec.embedding import audit
 from lrec.io import files, missing, reading
+from lrec.model import saved
 from lrec.model.kinds import KINDS
 
 EMBEDDINGS, INDEX, FACTS = "embeddings.npy", "index.csv", "database.json"
+OWN_MODEL = "model"  # the folder of a copy of the model, in a database that carries one
 COLUMNS = ("path", "class", "row")
 BLOCK = 65536  # rows that are copied together
 
@@ -26,7 +29,7 @@ class Facts(TypedDict, total=False):
     """The keys of database.json; those of the model that embeds images are all there, or none is.
 
     weights: SHA-256 of the model's weights, with which the database was embedded. root: the folder from which the paths
-    of model, store and images start, relative to the database's own.
+    of model, store and images start, relative to the database's own. model: `OWN_MODEL` where the database has a copy.
     """
 
     root: str
@@ -95,17 +98,25 @@ def _runs(root: Path) -> list[str]:
 def _saved(folder: Path) -> Stored:
     table = reading.read_table(folder / INDEX, COLUMNS, reading.SAVED, integers=["row"])
     facts = reading.read_json(folder / FACTS, reading.SAVED, Annotated[Facts, AfterValidator(_whole)])
+    if facts.get("model") == OWN_MODEL:
+        facts["model"] = os.path.abspath(folder / OWN_MODEL)
     if root := _root(folder, facts):
         facts["root"] = root
     return Stored(_open_array(folder / EMBEDDINGS, reading.SAVED), table.astype({"row": np.int64}), facts)
 
 
+def carries_model(facts: dict[str, Any]) -> bool:
+    """Say whether a database was read from a folder with a copy of its model."""
+    model = Path(facts.get("model") or "")
+    return model.is_absolute() and (model.parent / FACTS).is_file()
+
+
 def _root(folder: Path, facts: dict[str, Any]) -> str:
-    """Where the paths of a saved database start: as it says, or where the model is: here, or in a folder around it."""
+    """Where the paths of a saved database start: as it says, or where its things are, here or in a folder around it."""
     said = facts.pop("root", None)
     places = [Path(os.path.normpath(folder / said))] if said is not None else []
     places += [Path(), *folder.resolve().parents]
-    wanted = facts.get("model") or facts.get("store") or ""
+    wanted = next((facts[key] for key in ("model", "store") if key in facts and not os.path.isabs(facts[key])), "")
     found = next((place for place in places if wanted and (place / wanted).exists()), places[0])
     return "" if os.path.realpath(found) == os.path.realpath("") else str(found)
 
@@ -139,7 +150,9 @@ def _open_array(path: Path, made_by: str) -> np.ndarray:
     return reading.read_array(path, made_by, 2, np.float32, np.float16)
 
 
-def write(path: Path, parts: Sequence[np.ndarray], index: pd.DataFrame, facts: dict[str, Any]) -> None:
+def write(
+    path: Path, parts: Sequence[np.ndarray], index: pd.DataFrame, facts: dict[str, Any], model: Path | None = None
+) -> None:
     """Write a folder that `read` opens; it appears complete or not at all, and may be the one the parts are read from.
 
     Args:
@@ -147,11 +160,14 @@ def write(path: Path, parts: Sequence[np.ndarray], index: pd.DataFrame, facts: d
         parts: arrays (n, d) of one dtype that together hold the rows of `index`, in order.
         index: G rows.
         facts: see `Facts`.
+        model: the folder of a saved ensemble to carry a copy of, or None.
 
     Raises:
+        FileNotFoundError: the model is not there.
         ValueError: the folder holds other files.
     """
-    files.require_replaceable(path, (EMBEDDINGS, INDEX, FACTS))
+    files.require_replaceable(path, (EMBEDDINGS, INDEX, FACTS, OWN_MODEL))
+    files.require_replaceable(path / OWN_MODEL, (saved.MODEL, saved.CONFIG))
     files.clear_drafts(path)
     with files.atomic_folder(path) as draft:
         out = files.map_array(draft / EMBEDDINGS, parts[0].dtype, (len(index), parts[0].shape[1]))
@@ -163,5 +179,10 @@ def write(path: Path, parts: Sequence[np.ndarray], index: pd.DataFrame, facts: d
                 first += len(block)
         out.flush()
         files.write_table(draft / INDEX, index)
+        if model:
+            (draft / OWN_MODEL).mkdir()
+            for name in (saved.CONFIG, saved.MODEL):
+                shutil.copyfile(model / name, draft / OWN_MODEL / name)
+            facts = facts | {"model": OWN_MODEL}
         root = os.path.relpath(os.path.realpath(facts.get("root") or ""), os.path.realpath(path))
         files.write_json(draft / FACTS, facts | {"split": None, "root": root})

@@ -11,6 +11,7 @@ from imports import imported
 
 # Package or module of lrec: what of lrec it may import, beside itself.
 ARROWS = {
+    "__main__": "",  # imports the module of a command when it is run
     "io": "",
     "compute": "",
     "paths": "",

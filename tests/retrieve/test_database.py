@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lrec.retrieve import Database, approximate
+from lrec.retrieve import Database, Encoder, approximate
 
 
 @pytest.fixture
@@ -298,3 +298,59 @@ def test_faiss_errors():
 
 def test_agreement_by_hand():
     assert approximate.agreement(np.array([[1, 2], [3, 4]]), np.array([[2, 9], [4, 3]])) == 0.75
+
+
+def test_a_database_carries_its_model(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Moved to where nothing else of its project is, saved again there, and without what it needs."""
+    shutil.copytree(made, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    Database.load("tiny/resnet18").save("saved", with_model=True)
+    assert sorted(path.name for path in Path("saved").iterdir()) == [
+        "database.json",
+        "embeddings.npy",
+        "index.csv",
+        "model",
+    ]
+    shutil.copy("raw/pictures/16.png", tmp_path / "photo.png")
+    Path("saved").rename(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "project")
+    monkeypatch.chdir(tmp_path)
+    for place in ("moved", "moved", "copied"):  # over itself, and at a third place
+        database = Database.load("moved")
+        assert database.search("photo.png", 1)[1] == [[0]]
+        database.save(place)
+    shutil.rmtree("moved")
+    database = Database.load("copied")
+    assert database.search("photo.png", 1)[1] == [[0]]
+    assert database.image(0) is None
+    Path("copied/model/notes.txt").touch()
+    with pytest.raises(ValueError, match=r"copied/model: found notes\.txt, expected"):
+        database.save("copied")
+    shutil.rmtree("copied/model")
+    with pytest.raises(
+        FileNotFoundError, match=r"copied/model/model\.safetensors: not found, the model .*with_model=True"
+    ):
+        Database.load("copied").search("photo.png", 1)
+    with pytest.raises(FileNotFoundError, match="not found, the model"):
+        database.save("again")
+    assert not Path("again").exists()
+
+
+def test_a_model_is_carried_only_if_it_is_the_databases(database: Database, tmp_path: Path):
+    database.facts["weights"] = "0" * 64
+    with pytest.raises(ValueError, match="found other weights"):
+        database.save(tmp_path / "saved", with_model=True)
+    bare = Database(np.array(database.parts[0]), database.index, {})
+    with pytest.raises(ValueError, match="names no model"):
+        bare.save(tmp_path / "saved", with_model=True)
+
+
+def test_an_encoder_needs_its_model_alone(database: Database, tmp_path: Path):
+    shutil.copytree("models/tiny/resnet18", tmp_path / "mine")
+    for encoder in (Encoder(str(tmp_path / "mine")), Encoder(tmp_path / "mine", "squash")):
+        np.testing.assert_allclose(encoder.embed("raw/pictures/16.png"), database.parts[0][:1], atol=1e-5)
+    config = json.loads((tmp_path / "mine/config.json").read_text())
+    del config["resize"]
+    (tmp_path / "mine/config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"mine: found resize None, expected squash or crop"):
+        Encoder(tmp_path / "mine")

@@ -55,7 +55,7 @@ def _combination(folder: Path, variant: str, pictures: list[np.ndarray], splits:
     if variant == "tiny":
         ensemble = Ensemble("resnet18", 2, 4).eval()
         used = {"image_size": SIZE, "crop": "none", "normalization": normalization, "epochs": 1, "weights": "none"}
-        used |= {"seed": 0}
+        used |= {"seed": 0, "resize": "squash"}
         saved.save(ensemble, folder / paths.model(variant, "resnet18"), used)
     else:
         shutil.copytree(folder / paths.model("tiny", "resnet18"), folder / paths.model(variant, "resnet18"))
