@@ -72,11 +72,14 @@ def recall_tables(variant: str, entries: Entries, folder: Path) -> list[Table]:
         recalls.append([name, *(sources if name in published else ["", ""]), *ours])
         if entry:
             figures = [f"{100 * entry[key]:.1f}" if key in entry else MISSING for key in shown]
-            runs.append([marked(name, entry), *figures, _settings(entry), _epoch_time(entry)])
+            image, training = model_size.compute(entry)
+            compute = [f"{image / 1e6:,.0f}", f"{training / 1e12:,.1f}"]
+            runs.append([marked(name, entry), *figures, *compute, _settings(entry), _epoch_time(entry)])
     header = ["Backbone", "reported", "clean reference", "ours", "ours, before training"]
     at = f"Recall@{' / '.join(str(k) for k in ks)}, in percent."
-    more = ["Backbone", *shown.values(), "settings", "training, per epoch"]
-    intro = "Our runs: further metrics in percent, settings, and training time."
+    costs = ["10⁶ MACs per image", "10¹² MACs to train"]
+    more = ["Backbone", *shown.values(), *costs, "settings", "training, per epoch"]
+    intro = "Our runs: further metrics in percent, compute in multiply-accumulates, settings, and training time."
     return [Table(heading(variant), header, recalls, at, partial_notes(entries)), Table("", more, runs, intro)]
 
 

@@ -7,13 +7,18 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from lrec.report import chart
+from lrec.report import chart, model_size
 from lrec.report.ledger import COMPRESSED, Ledger
 
 # Of an analysis: key, x axis, title.
 ENSEMBLE_SIZE = "ensemble_size", "branches", "Recall@1 by ensemble size, percent"
 COMPRESSION = "compression", "bytes", "Recall@1 by bytes of an embedding, percent"
-# Of a training's history: column, title.
+# Units and titles of what an image costs to embed, and of what training costs.
+COMPUTE = (
+    (1e6, "10⁶ multiply-accumulates per image", "Recall@1 by embedding compute, percent"),
+    (1e12, "10¹² multiply-accumulates", "Recall@1 by training compute, percent"),
+)
+# Of a training run's history: column, title.
 TRAINING = (
     ("loss", "Training loss"),
     ("accuracy", "Training accuracy"),
@@ -70,6 +75,7 @@ def compared(known: Ledger, histories: dict[tuple[str, str], pd.DataFrame]) -> l
             ([_bytes(n, front(a[COMPRESSION[0]]), colours[n]) for n, a in of.items() if a], *COMPRESSION[1:]),
         ]
         charts = [chart.lines(lines, x, title, log=True) for lines, x, title in curves if lines]
+        charts += _by_compute(entries, colours)
         for name, title in TRAINING:
             lines = [line for n, t in epochs.items() if (line := _training(n, t, name, colours[n])) is not None]
             charts += [chart.lines(lines, "epoch", title)] if len(lines) > 1 else []
@@ -94,6 +100,35 @@ def front(rows: Sequence[dict[str, Any]], cost: str = "bytes", recall: str = "re
         if not kept or row[recall] > kept[-1][recall]:
             kept.append(row)
     return kept
+
+
+def _by_compute(entries: dict[str, dict[str, Any]], colours: dict[str, int]) -> list[Markup]:
+    """Draw each result over what it cost; results that nothing cheaper reaches are full dots and named."""
+    costs = {name: model_size.compute(entry) for name, entry in entries.items()}
+    drawn = []
+    for number, (unit, x, title) in enumerate(COMPUTE):
+        # Three digits are enough for a place, and make a tick that can be read.
+        points = [
+            {
+                "name": n,
+                "cost": float(f"{costs[n][number] / unit:.3g}"),
+                "recall": 100 * next(iter(e["recall"].values())),
+            }
+            for n, e in entries.items()
+        ]
+        best = front(points, "cost", "recall")
+        lines = [
+            chart.Line(
+                "",
+                [(point["cost"], point["recall"])],
+                colours[point["name"]],
+                words=[point["name"]],
+                joined=point in best,
+            )
+            for point in points
+        ]
+        drawn.append(chart.lines(lines, x, title, log=True, words=True))
+    return drawn
 
 
 def _training(name: str, history: pd.DataFrame, column: str, colour: int = 0) -> chart.Line | None:

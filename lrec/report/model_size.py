@@ -1,7 +1,8 @@
-"""How large an ensemble is: parameters, and multiply-accumulates per image."""
+"""How large an ensemble is, and what it costs: parameters, and multiply-accumulates of an image and of training."""
 
 import functools
 import warnings
+from typing import Any
 
 import torch
 
@@ -41,3 +42,15 @@ def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_si
     stem, _ = profile(model.stem, inputs=(image,), verbose=False)
     branch, _ = profile(model.branches[0], inputs=(shared,), verbose=False)
     return int(stem + ensemble_size * branch)
+
+
+def compute(entry: dict[str, Any]) -> tuple[int, int]:
+    """Return the multiply-accumulates of embedding one image and of the whole training of a ledger's entry.
+
+    A step of training costs three forward passes: one forward, and two products of the same size backward. The stem
+    is counted once, as it is computed once for all branches.
+    """
+    used, run = entry["settings"], entry.get("run") or {}
+    shape = (used[key] for key in ("ensemble_size", "meta_class_size", "image_size", "share"))
+    image = count_macs(entry["backbone"], *shape)
+    return image, 3 * image * entry["counts"]["train"][0] * run.get("epochs", used["epochs"])

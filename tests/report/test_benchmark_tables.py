@@ -6,7 +6,7 @@ from ledger_entries import SETTINGS, entry, of_size
 
 from lrec import paths
 from lrec.model.backbones import BACKBONES
-from lrec.report import benchmarks, ledger, page, readme
+from lrec.report import benchmarks, ledger, model_size, page, readme
 from lrec.report.tables import Table, markdown
 
 
@@ -22,6 +22,7 @@ def row(table: Table, name: str) -> list[str]:
 
 def test_three_sources_side_by_side(root: Path):
     recalls, runs = made(root, {"resnet18": of_size(48)})
+    image = model_size.count_macs("resnet18", 48, 12, 96)
     assert row(recalls, "Backbone")[1:4] == ["reported", "clean reference", "ours"]
     assert row(recalls, "resnet18") == [
         "resnet18",
@@ -33,6 +34,7 @@ def test_three_sources_side_by_side(root: Path):
     assert row(runs, "resnet18") == [
         "resnet18",
         *("20.0", "30.0"),
+        *(f"{image / 1e6:,.0f}", f"{3 * image * 8054 * 3 / 1e12:,.1f}"),
         "M 48, D 12, 96 px, 3 epochs, batch 32, weights w.pth",
         "",
     ]

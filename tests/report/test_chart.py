@@ -47,11 +47,15 @@ def test_results_of_a_variant_are_compared(root: Path):
     codes = [{"code": str(b), "bytes": b, "recall_at_1": float(r)} for b, r in ((4, 30), (8, 20), (16, 40))]
     sizes = [{"branches": 1, "recall_at_1": 30.0, "recall_at_1_spread": 0.0}]
     entry = {
+        "backbone": "mobilenet_v2",
+        "counts": {"train": [100, 5]},
+        "settings": {"ensemble_size": 1, "meta_class_size": 5, "image_size": 64, "share": "layer1", "epochs": 2},
         "recall": {"1": 0.4, "2": 0.5},
         "untrained": None,
         "analysis": {"compression": codes, "ensemble_size": sizes},
     }
-    known = {"mine": {"a": entry, "b": entry | {"analysis": {}}}, "alone": {"a": entry}}
+    dearer = entry | {"analysis": {}, "settings": entry["settings"] | {"ensemble_size": 2}}
+    known = {"mine": {"a": entry, "b": dearer}, "alone": {"a": entry}}
     history = pd.DataFrame({"epoch": ["1", "2"], "loss": ["3", "2"]})
     (found,) = curves.compared(known, {("mine", "a"): history})
     assert found.variant == "mine"
@@ -61,11 +65,17 @@ def test_results_of_a_variant_are_compared(root: Path):
         "Recall@K",
         "Recall@1 by ensemble size",
         "Recall@1 by bytes of an embedding",
+        "Recall@1 by embedding compute",
+        "Recall@1 by training compute",
     ]
-    assert [drawn.count("<polyline") for drawn in found.charts] == [2, 1, 1]
+    assert [drawn.count("<polyline") for drawn in found.charts] == [2, 1, 1, 1, 1]
     # What costs more and finds less is left out.
     assert re.findall(r"bytes (\d+):", found.charts[2]) == ["4", "16"]
+    # A result that costs more and finds no more has a hollow dot without a name.
+    for drawn in found.charts[3:]:
+        assert re.findall(r'class="(dot|ring) (c\d)"', drawn) == [("dot", "c0"), ("ring", "c1")]
+        assert re.findall(r">([ab])</text>", drawn) == ["a"]
     history["validation_recall_at_1"] = ["20.5", "30"]
     (again,) = curves.compared(known, {("mine", name): history for name in "ab"})
-    assert [drawn.count("<polyline") for drawn in again.charts] == [2, 1, 1, 2, 2]
+    assert [drawn.count("<polyline") for drawn in again.charts] == [2, 1, 1, 1, 1, 2, 2]
     assert "held-out training classes" in again.charts[-1]

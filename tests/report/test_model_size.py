@@ -24,3 +24,12 @@ def test_one_branch_has_the_size_of_the_network(backbone: str, share: str):
 def test_branches_are_counted_and_the_stem_once():
     one, two, three = (model_size.count_parameters("convnext_tiny", size, 12) for size in (1, 2, 3))
     assert three - two == two - one < one
+
+
+def test_compute_of_a_run_follows_from_images_epochs_and_branches():
+    settings = {"ensemble_size": 4, "meta_class_size": 8, "image_size": 32, "share": "layer1", "epochs": 7}
+    entry = {"backbone": "resnet18", "settings": settings, "counts": {"train": [100, 8]}, "run": {"epochs": 5}}
+    image, training = model_size.compute(entry)
+    assert image == model_size.count_macs("resnet18", 4, 8, 32)
+    assert training == 3 * image * 100 * 5  # it ended early
+    assert model_size.compute(entry | {"run": {}})[1] == 3 * image * 100 * 7
