@@ -189,6 +189,7 @@ class Train(Section):
 # Keys of `train` that do nothing where another one has such a value.
 UNUSED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("milestones", "gamma"), ("schedule", lambda value: value == "cosine")),
+    "classifier": ("loss", lambda value: value != "cross_entropy"),
     "scale": ("classifier", lambda value: value == "linear"),
     **dict.fromkeys(("embedding_size", "loss_learning_rate"), ("loss", lambda value: value == "cross_entropy")),
     **dict.fromkeys(("validation_kind", "patience"), ("validation_share", lambda value: value == 0)),

@@ -53,7 +53,10 @@ def main(variant: str, backbone: str) -> None:
             "lower it, or set train.parallel to data"
         )
     where = collective.device(device.choose(machine.device))
-    recipe = recipe.model_copy(update={"precision": device.choose_precision(where, recipe.precision)})
+    decided: dict[str, object] = {"precision": device.choose_precision(where, recipe.precision)}
+    if LOSSES[recipe.loss].is_metric:
+        decided["classifier"] = "linear"  # its head is a linear map to the embedding, whatever the recipe says
+    recipe = recipe.model_copy(update=decided)
     ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items())
     together = f" in {collective.count()} processes, {recipe.parallel} parallel" if collective.count() > 1 else ""
     if collective.rank() == 0:
