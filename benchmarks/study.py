@@ -148,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--list", action="store_true", help="say what is done and what is left, and run nothing")
     parser.add_argument("--draw", type=Path, help="draw the table as a figure, PNG, and run nothing")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these alone, in the order of the plan")
     parser.add_argument("--weights", default="imagenet", help="starting weights, as in params.yaml")
     parser.add_argument("--table", type=Path, default=TABLE, help="CSV to add to (default: metrics/study.csv)")
     options = parser.parse_args()
@@ -163,7 +164,7 @@ def main() -> None:
             if options.list:
                 print(f"{'done' if is_done else 'left'}  {kind:10}  {run['name']}")
                 continue
-            if is_done:
+            if is_done or options.only and run["name"] not in options.only:
                 continue
             subprocess.run(["git", "checkout", "--quiet", "--", "params.yaml", "dvc.lock"], check=True)
             subprocess.run(command(study, kind, run, options.weights), check=True)
