@@ -57,7 +57,7 @@ def main(variant: str, backbone: str) -> None:
     if LOSSES[recipe.loss].is_metric:
         decided["classifier"] = "linear"  # its head is a linear map to the embedding, whatever the recipe says
     recipe = recipe.model_copy(update=decided)
-    ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items())
+    ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items() if key != "recipe")
     together = f" in {collective.count()} processes, {recipe.parallel} parallel" if collective.count() > 1 else ""
     if collective.rank() == 0:
         given_keys = given.changed(settings.train.model_dump(), "train", f"train@{variant}-{backbone}")
