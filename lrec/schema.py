@@ -127,6 +127,7 @@ class Recipe(Section):
     batch_size: BatchSize
     learning_rate: Rate
     schedule: Schedule
+    loss: LossName
     classifier: Classifier
     freeze_batch_norm: bool
 
@@ -167,7 +168,7 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     classifier: Classifier | None
     scale: Annotated[float, Field(gt=0)]
-    loss: LossName
+    loss: LossName | None
     embedding_size: Annotated[int, Field(ge=2, le=10**5)]
     loss_learning_rate: Rate
     images_per_class: Natural

@@ -99,13 +99,13 @@ def test_settings_of_the_original(root: Path):
         ("normalize: {mean: [0.4853,", "normalize: {mean: [a,", "variants.car_uncropped.normalize.mean.0: found 'a'"),
         ("train:\n", "train: [\n", "not readable as YAML"),
         (
-            "{share: layer1, batch_size: 10",
-            "{share: layer1, batch_sise: 10",
+            "    batch_size: 10",
+            "    batch_sise: 10",
             "recipes.original.batch_sise: unknown key",
         ),
         (
-            "{share: layer1, batch_size: 10",
-            "{share: layer1, batch_size: null",
+            "    batch_size: 10",
+            "    batch_size: null",
             "recipes.original.batch_size: found None",
         ),
     ],

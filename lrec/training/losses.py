@@ -1,7 +1,7 @@
 """The losses of a branch; a new one is one entry of `LOSSES`.
 
-Cross entropy takes one logit per meta class. The others learn an embedding; pytorch-metric-learning, an optional
-dependency, computes them.
+Cross entropy takes one logit per meta class. The others learn an embedding and are
+pytorch-metric-learning's; that library is imported for them alone.
 """
 
 from __future__ import annotations

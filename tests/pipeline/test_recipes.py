@@ -15,16 +15,14 @@ UPTO = "meta_classes"
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_recommended(root: Path, project: Path, loss: str):
-    if LOSSES[loss].is_metric:
-        pytest.importorskip("pytorch_metric_learning")
     values = tiny.settings(root)
-    values["train"] |= {"recipe": "recommended", "loss": loss, "images_per_class": 2, "freeze_batch_norm": False}
+    values["train"] |= {"recipe": "recommended", "loss": loss, "classifier": "cosine", "images_per_class": 2}
     values["embed"]["kind"] = "features"
     tiny.write_settings(project, values)
     for stage in ("train", "embed"):
         assert command.guard(tiny.STAGES[stage], debug=True) == 0
     model, config = saved.load(paths.model(*tiny.COMBINATION))
     # A loss that learns an embedding has a linear head, in the config as in the network.
-    expected = "linear" if LOSSES[loss].is_metric else values["recipes"]["recommended"]["classifier"]
+    expected = "linear" if LOSSES[loss].is_metric else "cosine"
     assert (config["classifier"], model.classifier.kind) == (expected, expected)
     assert (config["recipe"], config["schedule"]) == ("recommended", "cosine")

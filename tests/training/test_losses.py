@@ -22,11 +22,6 @@ from lrec.training.step import Trainer
 METRIC = [name for name, loss in LOSSES.items() if loss.is_metric]
 
 
-@pytest.fixture(autouse=True)
-def library():
-    pytest.importorskip("pytorch_metric_learning", reason="pip install -r requirements-extra.txt")
-
-
 def run(packed: Store, recipe: Recipe, outputs: int = 16, checkpoint: Checkpoint | None = None):
     rows = packed.rows("train")
     targets = np.stack([packed.labels(rows)] * 2)
