@@ -30,10 +30,13 @@ from lrec.report import curves, figures, ledger, model_size
 RUNS, TABLE = Path("benchmarks/study.yaml"), Path("metrics/study.csv")
 EPOCHS = 6  # of one network at a budget of 1
 WHITENED = 512
-AXES = {
+AXES = ("train_tmacs", "embed_mmacs")
+PANELS = {
     "train_tmacs": "training, 10¹² multiply-accumulates",
-    "embed_mmacs": "embedding an image, 10⁶ multiply-accumulates",
+    "embed_mmacs": "an image, 10⁶ multiply-accumulates",
+    "bytes": "bytes of an embedding",
 }
+MARKERS = {"one network": "o", "ensemble": "D", "original recipe": "s"}
 
 
 def settings_of(study: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
@@ -113,6 +116,7 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
     whitened = codes.get(f"pca {WHITENED} whitened", {})
     low, high = result["recall_at_1_interval"]
     return found | {
+        "dimensions": result["embedding"]["dimensions"],
         "recall_at_1": round(100 * result["recall"]["1"], 2),
         "interval": f"{100 * low:.1f}-{100 * high:.1f}",
         "map_at_r": round(100 * result["map_at_r"], 2),
@@ -121,25 +125,54 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def draw(path: Path, table: pd.DataFrame) -> None:
-    """Draw recall at 1 of held-out classes over training compute and over embedding compute; name the Pareto points."""
-    chosen = table[table["kind"] == "choice"].reset_index(drop=True)
+def points(table: pd.DataFrame, known: dict[str, Any]) -> pd.DataFrame:
+    """Return name, family, cost and recall at 1 on the test classes: of finalists, and of the original's recipe.
+
+    Args:
+        table: of the study.
+        known: the ledger's entries of its variant; those that the original's recipe trained to embed features count.
+    """
+    shown = []
+    for run in table[table["kind"] == "finalist"].to_dict("records"):
+        full = {"bytes": 4 * run["dimensions"], "recall": run["recall_at_1"]}
+        whitened = {"bytes": 4 * WHITENED, "recall": run["whitened_recall_at_1"]}
+        shown += [{**{key: run[key] for key in ("name", "family", *AXES)}, **code} for code in (full, whitened)]
+    for entry in known.values():
+        used = entry["settings"]
+        if entry["kind"] != "features" or used.get("loss", "cross_entropy") != "cross_entropy":
+            continue
+        image, training = model_size.compute(entry)
+        costs = {"embed_mmacs": image / 1e6, "train_tmacs": training / 1e12}
+        codes = {code["code"]: code for code in entry["analysis"]["compression"]}
+        shown += [
+            {"name": f"original, M={used['ensemble_size']}", "family": "original recipe", **costs}
+            | {"bytes": codes[code]["bytes"], "recall": codes[code]["recall_at_1"]}
+            for code in ("float32", f"pca {WHITENED} whitened")
+        ]
+    return pd.DataFrame(shown)
+
+
+def draw(path: Path, shown: pd.DataFrame) -> None:
+    """Draw `points` over training compute, embedding compute and bytes; name those that nothing cheaper reaches."""
+    best = shown.sort_values("recall").drop_duplicates("name", keep="last")
     with figures.style():
-        figure = Figure(figsize=(11, 4.6), layout="constrained")
-        for axes, (column, label) in zip(figure.subplots(1, 2), AXES.items(), strict=True):
-            for family, marker in (("one network", "o"), ("ensemble", "D")):
-                rows = chosen[chosen["family"] == family]
-                axes.plot(rows[column], rows["held_out_recall_at_1"], marker, label=family, markersize=5)
-            line = pd.DataFrame(curves.front(chosen.to_dict("records"), column, "held_out_recall_at_1"))
-            axes.plot(line[column], line["held_out_recall_at_1"], color=figures.FAINT, linewidth=1, zorder=0)
+        figure = Figure(figsize=(12, 4.2), layout="constrained")
+        for axes, (column, label) in zip(figure.subplots(1, 3, sharey=True), PANELS.items(), strict=True):
+            drawn = shown if column == "bytes" else best
+            for family, marker in MARKERS.items():
+                rows = drawn[drawn["family"] == family]
+                axes.plot(rows[column], rows["recall"], marker, label=family, markersize=5)
+            line = pd.DataFrame(curves.front(drawn.to_dict("records"), column, "recall"))
+            axes.plot(line[column], line["recall"], color=figures.FAINT, linewidth=1, zorder=0)
             for _, row in line.iterrows():
-                place = (row[column], row["held_out_recall_at_1"])
-                axes.annotate(row["name"], place, (0, 6), textcoords="offset points", ha="center", fontsize=8)
-            axes.set(xscale="log", xlabel=label, ylabel="R@1 of held-out training classes, percent")
+                place = (row[column], row["recall"])
+                axes.annotate(row["name"], place, (0, 6), textcoords="offset points", ha="center", fontsize=7)
+            axes.set(xscale="log", xlabel=label)
             for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
                 ticks("{x:g}")
-            axes.margins(0.15)
-            axes.legend(loc="lower right", frameon=False)
+            axes.margins(0.2)
+        figure.axes[0].set_ylabel("R@1, percent")
+        figure.axes[0].legend(loc="lower right", frameon=False)
         figures.save(figure, path)
 
 
@@ -156,7 +189,7 @@ def main() -> None:
     params.load()
     done = pd.read_csv(options.table) if options.table.exists() else pd.DataFrame({"name": []})
     if options.draw:
-        draw(options.draw, done)
+        draw(options.draw, points(done, ledger.read(paths.LEDGER)[study["variant"]]))
         return
     for kind in ("choices", "finalists"):
         for run in study[kind]:

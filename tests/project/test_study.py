@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from benchmarks import study
+from lrec import paths
 from lrec.io import strict_yaml
-from lrec.report import curves, model_size
+from lrec.report import curves, ledger, model_size
 
 
 @pytest.fixture
@@ -67,10 +68,22 @@ def test_the_list_says_what_is_done(root: Path, tmp_path: Path, planned: dict):
     assert [line[0] for line in lines] == ["done", *["left"] * (len(lines) - 1)]
 
 
-def test_the_figure_names_what_no_other_run_beats(tmp_path: Path):
+def test_the_figure_names_what_no_other_run_beats(root: Path, tmp_path: Path):
     costs = [{"cost": cost, "recall": recall} for cost, recall in [(3, 50), (1, 40), (2, 45), (4, 49), (1, 30)]]
     assert [row["cost"] for row in curves.front(costs, "cost", "recall")] == [1, 2, 3]
-    rows = [("a", "one network", 1.0, 40.0), ("b", "ensemble", 2.0, 50.0), ("c", "ensemble", 3.0, 45.0)]
-    table = pd.DataFrame(rows, columns=["name", "family", "train_tmacs", "held_out_recall_at_1"])
-    study.draw(tmp_path / "study.png", table.assign(kind="choice", embed_mmacs=table["train_tmacs"]))
+    runs = [
+        ("a", "one network", 1.0, 40.0, 41.0),
+        ("b", "ensemble", 2.0, 50.0, 47.0),
+        ("c", "ensemble", 3.0, 45.0, 46.0),
+    ]
+    table = pd.DataFrame(runs, columns=["name", "family", "train_tmacs", "recall_at_1", "whitened_recall_at_1"])
+    shown = study.points(table.assign(kind="finalist", embed_mmacs=9.0, dimensions=1280), entries(root))
+    assert set(shown["family"]) == {"one network", "ensemble", "original recipe"}
+    assert shown[shown["name"] == "a"][["bytes", "recall"]].values.tolist() == [[5120, 40.0], [2048, 41.0]]
+    assert len(shown[shown["name"] == "original, M=4"]) == 2
+    study.draw(tmp_path / "study.png", shown)
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def entries(root: Path) -> dict:
+    return ledger.read(root / paths.LEDGER)["car_cropped"]
