@@ -74,6 +74,7 @@ def command(study: dict[str, Any], kind: str, run: dict[str, Any], weights: str)
         "exp",
         "run",
         *target,
+        "-f",  # it may have ended before its figures were noted
         "-n",
         f"study-{run['name']}",
         *(x for c in changes for x in ("-S", c)),

@@ -51,7 +51,7 @@ def test_choices_only_train_and_hold_classes_out(planned: dict):
     chosen = study.command(planned, "choices", run, "w.pth")
     final = study.command(planned, "finalists", run, "w.pth")
     assert chosen[:4] == ["dvc", "exp", "run", "train@car_cropped-mobilenet_v2"]
-    assert final[3] == "-n"
+    assert final[3:5] == ["-f", "-n"]
     assert "train.validation_share=0.2" in chosen
     assert not [word for word in final if "validation" in word]
     assert "datasets=[car_cropped]" in final
