@@ -9,6 +9,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "check": ("lrec.datasets.__main__", ["check"], "read a raw data set as the pipeline would, and count"),
     "retrieve": ("lrec.retrieve.__main__", [], "search with any image: a table and a figure"),
+    "serve": ("lrec.retrieve.__main__", ["--serve"], "search in the browser"),
     "export": ("lrec.export", [], "write a trained ensemble as one file: ONNX, TorchScript, torch.export"),
 }
 

@@ -18,10 +18,10 @@ from lrec.compute import device
 from lrec.io import command
 from lrec.io.text import escaped
 from lrec.metrics import search
-from lrec.retrieve import approximate, contact_sheet, query
+from lrec.retrieve import approximate, contact_sheet, query, serve
 from lrec.retrieve.database import Database
 
-RESULTS = 8
+RESULTS, FIGURE = 8, Path("retrieval.png")
 MAX_ROWS, MAX_COLUMNS = 20, 50  # of the figure
 
 
@@ -38,10 +38,13 @@ def parser(prog: str = "python -m lrec.retrieve") -> argparse.ArgumentParser:
     options.add_argument("--database", "--data_base", help="as car_cropped/resnet18, or a folder of Database.save")
     options.add_argument("--split", "--data_type", help="train, test, query or gallery; default: gallery, or else test")
     options.add_argument("--num", "--retrieval_num", type=int, help="results per query (default: 8, or all)")
-    options.add_argument("--output", type=_png, default=Path("retrieval.png"), help="figure (default: retrieval.png)")
+    options.add_argument("--output", type=_png, help="figure (default: retrieval.png)")
     options.add_argument("--json", action="store_true", help="print JSON in place of tables")
     options.add_argument("--index", choices=approximate.KINDS, help="search with faiss, and compare with exact search")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
+    options.add_argument("--serve", action="store_true", help="search in the browser")
+    options.add_argument("--host", help=f"with --serve: address (default: {serve.HOST}, this machine alone)")
+    options.add_argument("--port", type=int, help=f"with --serve (default: {serve.PORT})")
     options.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return options
 
@@ -53,9 +56,16 @@ def _png(name: str) -> Path:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Search, print and draw."""
+    """Search, print and draw; or serve."""
+    _require_effect(options)
     name = query.default_database() if options.database is None else options.database
-    database = Database.load(name, options.split, device.choose(options.device))
+    where = device.choose(options.device)
+    if options.serve:
+        port = serve.PORT if options.port is None else options.port
+        serve.run(name, options.split, where, options.host or serve.HOST, port)
+        return
+    output = options.output or FIGURE
+    database = Database.load(name, options.split, where)
     finder = query.Finder(database)
     queries = finder.find(options.query) if options.query else finder.default()
     embedded = _embed(database, queries)
@@ -71,16 +81,23 @@ def run(options: argparse.Namespace) -> None:
         exact = rows
         scores, rows = index.search(embedded, number, exclude)
         notes.append(f"faiss {options.index}: {100 * approximate.agreement(exact, rows):.1f}% of the exact results")
-    answers = [answer(database, *found) for found in zip(queries, scores, rows, strict=True)]
-    draw(database, queries, answers, options.output)
+    answers = [query.answer(database, *found) for found in zip(queries, scores, rows, strict=True)]
+    draw(database, queries, answers, output)
     more = f", the first {MAX_ROWS} of {len(queries)} queries" if len(queries) > MAX_ROWS else ""
     more += f", the first {MAX_COLUMNS} of {number} results" if number > MAX_COLUMNS else ""
-    notes.append(f"figure: {options.output}{more}")
+    notes.append(f"figure: {output}{more}")
     if options.json:
         print(json.dumps({"database": name, "split": database.facts.get("split"), "queries": answers}, indent=2))
     else:
         print("\n\n".join(table(found) for found in answers) + "\n")
     print("\n".join(map(escaped, notes)), file=sys.stderr if options.json else sys.stdout)
+
+
+def _require_effect(options: argparse.Namespace) -> None:
+    """Refuse options that would do nothing: those of the page without --serve, and the others' with it."""
+    names = ("query", "num", "output", "json", "index") if options.serve else ("host", "port")
+    if given := [f"--{name}" for name in names if getattr(options, name) not in (None, False)]:
+        raise ValueError(f"{given[0]}: has no effect {'with' if options.serve else 'without'} --serve; leave it out")
 
 
 def _number(database: Database, exclude: np.ndarray) -> int:
@@ -96,19 +113,6 @@ def _embed(database: Database, queries: list[query.Query]) -> np.ndarray:
     others = [q.source for q in queries if q.row == search.NO_ROW]
     fresh = iter(database.embed(others) if others else ())
     return np.stack([next(fresh) if q.row == search.NO_ROW else database.embedding(q.row) for q in queries])
-
-
-def answer(database: Database, asked: query.Query, scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-    """Return a query's results as JSON holds them; `right` is null where a class is unknown."""
-    results = []
-    for rank, (score, row) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True), start=1):
-        if row == search.NO_ROW:  # an approximate index may find fewer
-            continue
-        entry = database.index.iloc[row]
-        right = entry["class"] == asked.class_name if asked.class_name and entry["class"] else None
-        found = {"rank": rank, "similarity": round(score, 6), "class": entry["class"], "right": right}
-        results.append(found | {"path": entry["path"], "row": row})
-    return {"query": asked.name, "class": asked.class_name, "results": results}
 
 
 def table(found: dict[str, Any]) -> str:

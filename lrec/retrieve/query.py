@@ -4,6 +4,7 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,10 +87,8 @@ class Finder:
     def _one(self, text: str) -> list[Query]:
         if not text.strip():
             raise ValueError("query: found an empty one, expected a path of the data set's index, row:N or a file")
-        if text.startswith(ROW):
-            return [self._at(self._place(text))]
-        if (place := self._known(text)) is not None:
-            return [self._at(place)]
+        if asked := self.named(text):
+            return [asked]
         path = Path(text)
         if path.is_file():
             return [self._of_file(path)]
@@ -104,12 +103,25 @@ class Finder:
             return [self._of_file(p) for p in found]
         found = _matches(text)
         if not found:
-            near = missing.near(text, self._places)
-            raise FileNotFoundError(
-                f"{text}: query not found{f' ({near})' if near else missing.hint(path)}, expected a path of the data "
-                f"set's index (such as {self._table['path'].iloc[0]}), row:N, or an image file, a folder or a glob"
-            )
+            raise self.unknown(text, ", or an image file, a folder or a glob", missing.hint(path))
         return [self._of_file(p) for p in found]
+
+    def named(self, text: str) -> Query | None:
+        """Return the image of the data set that has this path in its index, or is row:N; files are not looked at.
+
+        Raises:
+            ValueError: the row is out of range.
+        """
+        place = self._place(text) if text.startswith(ROW) else self._known(text)
+        return None if place is None else self._at(place)
+
+    def unknown(self, text: str, others: str = "", hint: str = "") -> FileNotFoundError:
+        """Return the error of a query that is not there: what is nearest, and what is expected, beside `others`."""
+        near = missing.near(text, self._places)
+        return FileNotFoundError(
+            f"{text}: query not found{f' ({near})' if near else hint}, expected a path of the data set's index "
+            f"(such as {self._table['path'].iloc[0]}), row:N{others}"
+        )
 
     @staticmethod
     def _passed_over(folder: Path) -> str:
@@ -149,6 +161,19 @@ class Finder:
                     if (place := self._known("/".join(parts[skipped:]))) is not None:
                         return self._at(place)
         return Query(str(path), "", path, search.NO_ROW)
+
+
+def answer(database: Database, asked: Query, scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """Return a query's results as JSON holds them; `right` is null where a class is unknown."""
+    results = []
+    for rank, (score, row) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True), start=1):
+        if row == search.NO_ROW:  # an approximate index may find fewer
+            continue
+        entry = database.index.iloc[row]
+        right = entry["class"] == asked.class_name if asked.class_name and entry["class"] else None
+        found = {"rank": rank, "similarity": round(score, 6), "class": entry["class"], "right": right}
+        results.append(found | {"path": entry["path"], "row": row})
+    return {"query": asked.name, "class": asked.class_name, "results": results}
 
 
 def _matches(pattern: str) -> list[Path]:

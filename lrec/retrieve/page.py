@@ -1,0 +1,236 @@
+"""The search page without its server: what a visitor asks with, what is found, and how that looks as HTML.
+
+Text from files and visitors is shown as text, whatever it holds. Images are part of the HTML, so that the server has no
+files to offer.
+"""
+
+import base64
+import html
+import io
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lrec import paths
+from lrec.class_names import readable
+from lrec.datasets import decoding
+from lrec.io import errors
+from lrec.io.text import boxed
+from lrec.metrics import search
+from lrec.retrieve import query
+from lrec.retrieve.database import Database
+
+MOST = 60  # results
+SIDE = 256  # pixels of the longer side of an image that is shown
+_SMALL = 100  # images below this side are enlarged without blurring
+_SPLITS = ("train", "test", "query", "gallery")
+_UNSAFE = re.compile(r"[${}`\\]")  # what a template of gradio would act on
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is searched with; an upload is not kept.
+
+    Attributes:
+        name: path in the index, or name of the upload.
+        class_name: "" where unknown.
+        embedding: (d,) float32.
+        picture: a small copy, as a URL with the image in it; "" where there is none.
+        place: split and row of the database that holds it; None for an upload.
+    """
+
+    name: str
+    class_name: str
+    embedding: np.ndarray
+    picture: str
+    place: tuple[str, int] | None = None
+
+
+class Searcher:
+    """The splits of a database, each opened when it is first searched.
+
+    Args:
+        name: as for `Database.load`.
+        split: the first to search; None as for `Database.load`.
+        device: for embedding and search.
+    """
+
+    def __init__(self, name: str, split: str | None = None, device: str = "cpu") -> None:
+        first = Database.load(name, split, device)
+        self.name, self.split = name, first.facts.get("split") or ""
+        self.splits = [self.split]
+        if self.split:
+            folder = first.place(str(paths.embeddings(*first.facts["name"].split("/"))))
+            self.splits = [there for there in _SPLITS if (folder / f"{there}.npy").is_file()]
+        self._opened, self._device = {self.split: (first, query.Finder(first))}, device
+
+    def open(self, split: str) -> tuple[Database, query.Finder]:
+        """Return the database of a split, and what finds its images by name."""
+        if split not in self.splits:
+            raise ValueError(f"split: found {split!r:.40}, expected one of {', '.join(self.splits)}")
+        if split not in self._opened:
+            database = Database.load(self.name, split, self._device)
+            self._opened[split] = database, query.Finder(database)
+        return self._opened[split]
+
+    def by_upload(self, name: str, content: bytes) -> Asked:
+        """Return a visitor's image, decoded and embedded.
+
+        Raises:
+            ValueError: it is not readable as an image, or the database has no model; one line.
+        """
+        database, _ = self.open(self.split)
+        image = _decoded(name, content)
+        return Asked(name, "", database.embed([image])[0], _picture(image))
+
+    def by_row(self, split: str, row: int) -> Asked:
+        """Return an image of the database of a split."""
+        database, _ = self.open(split)
+        if not 0 <= row < len(database):
+            raise ValueError(f"row: found {row}, expected 0 to {len(database) - 1}")
+        entry = database.index.iloc[row]
+        return Asked(entry["path"], entry["class"], database.embedding(row), picture(database, row), (split, row))
+
+    def by_name(self, text: str, split: str) -> Asked:
+        """Return the image of the data set that a visitor has named, in whichever split it is; never a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        _, finder = self.open(split)
+        found = finder.named(text.strip())
+        if found is None:
+            raise finder.unknown(text.strip())
+        if found.row != search.NO_ROW:
+            return self.by_row(split, found.row)
+        for other in self.splits:
+            elsewhere = self.open(other)[1].named(text.strip())
+            if elsewhere is not None and elsewhere.row != search.NO_ROW:
+                return self.by_row(other, elsewhere.row)
+        pixels = found.pixels()
+        return Asked(found.name, found.class_name, self.open(self.split)[0].embed([pixels])[0], _picture(pixels))
+
+    def answer(self, asked: Asked, split: str, number: int) -> dict[str, Any]:
+        """Return the most similar images in a split, as `query.answer` does; an image does not find itself.
+
+        Raises:
+            ValueError: the number is out of range, or there is no other image.
+        """
+        database, finder = self.open(split)
+        if not 1 <= number <= MOST:
+            raise ValueError(f"number of results: found {number}, expected 1 to {MOST}")
+        own = search.NO_ROW
+        if asked.place and asked.place[0] == split:
+            own = asked.place[1]
+        elif asked.place and asked.name and (known := finder.named(asked.name)):
+            own = known.row
+        number = min(number, len(database) - (own != search.NO_ROW))
+        if not number:
+            raise ValueError("the database holds 1 image, which cannot find itself; search another split")
+        scores, rows = database.search(asked.embedding, number, own)
+        return query.answer(database, query.Query(asked.name, asked.class_name, np.empty(0), own), scores[0], rows[0])
+
+    def some(self, split: str, count: int, seed: int) -> list[int]:
+        """Return rows of a split, drawn at random, in their order."""
+        size = len(self.open(split)[0])
+        return sorted(np.random.default_rng(seed).choice(size, min(count, size), replace=False).tolist())
+
+
+def _decoded(name: str, content: bytes) -> Image.Image:
+    """Decode an upload by the rule for files, from memory."""
+    try:
+        image = Image.open(io.BytesIO(content), formats=decoding.FORMATS)
+    except Exception as error:  # a damaged file can raise nearly anything inside Pillow
+        expected = ", ".join(decoding.FORMATS)
+        raise ValueError(f"{name}: not readable as an image, expected one of {expected}") from error
+    with image:
+        image.filename = name  # for errors
+        return decoding.convert(image)
+
+
+def _picture(image: Image.Image | np.ndarray | None) -> str:
+    """Return a small copy of an image as a URL that holds it."""
+    if image is None:
+        return ""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    longer, form, out = max(image.size), "PNG", io.BytesIO()
+    if longer < _SMALL:
+        factor = SIDE // longer
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    elif longer > SIDE:
+        size = max(1, image.width * SIDE // longer), max(1, image.height * SIDE // longer)
+        image, form = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2), "JPEG"
+    image.save(out, form, quality=88)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def picture(database: Database, row: int) -> str:
+    """Return a small copy of a row's image as a URL that holds it; "" where it is not here or cannot be read."""
+    try:
+        return _picture(database.image(row))
+    except ValueError:
+        return ""
+
+
+def text(written: str) -> str:
+    r"""Return text for HTML: what would be a tag, a template's placeholder or a hidden character is shown as it is.
+
+    >>> text("<b>{{x}}</b>\x1b")
+    '&lt;b&gt;&#123;&#123;x&#125;&#125;&lt;/b&gt;\ufffd'
+    """
+    return _UNSAFE.sub(lambda match: f"&#{ord(match[0])};", html.escape(boxed(written)))
+
+
+def line(error: Exception) -> str:
+    """Return an expected error as one line of HTML; a bug in the program is raised again."""
+    if not (explained := errors.explain(error, "")):
+        raise error
+    return f'<p class="lrec-error" role="alert">{text(explained)}</p>'
+
+
+def results(searcher: Searcher, asked: Asked, split: str, number: int) -> str:
+    """Return what a search has found, with the image that was searched with."""
+    database, _ = searcher.open(split)
+    found = searcher.answer(asked, split, number)["results"]
+    note = ""
+    if asked.place is None and database.facts.get("crop") == "box":
+        note = '<p class="lrec-note">The set holds images cropped to boxes: crop a photograph to its object first.</p>'
+    known = f", class {_class(asked.class_name)}" if asked.class_name else ""
+    tiles = [_tile(database, split, r["row"], r["similarity"], r["right"]) for r in found]
+    return (
+        f'<div class="lrec-query">{_image(asked.picture)}<p><b>{text(asked.name) or "an image without a name"}</b>'
+        f"{known}</p></div>{note}" + _grid(tiles)
+    )
+
+
+def sample(searcher: Searcher, split: str, count: int, seed: int) -> str:
+    """Return a few images of a split to choose from."""
+    database, _ = searcher.open(split)
+    return _grid([_tile(database, split, row) for row in searcher.some(split, count, seed)])
+
+
+def _grid(tiles: list[str]) -> str:
+    return f'<ul class="lrec-grid">{"".join(f"<li>{tile}</li>" for tile in tiles)}</ul>'
+
+
+def _tile(database: Database, split: str, row: int, similarity: float | None = None, right: bool | None = None) -> str:
+    entry = database.index.iloc[row]
+    # The mark repeats the colour for readers who cannot tell green from red.
+    frame, mark = {True: ("right", "✓ "), False: ("wrong", "✗ "), None: ("unknown", "")}[right]
+    score = "" if similarity is None else f'<span class="lrec-score">{mark}{similarity:.3f}</span> '
+    return (
+        f'<button type="button" class="lrec-tile lrec-{frame}" data-row="{row}" data-split="{text(split)}" '
+        f'title="{text(entry["path"])}">{_image(picture(database, row))}'
+        f"<span>{score}{_class(entry['class'])}</span></button>"
+    )
+
+
+def _class(name: str) -> str:
+    return text(readable(name)) or "class unknown"
+
+
+def _image(url: str) -> str:
+    return f'<img src="{url}" alt="">' if url else '<span class="lrec-gone">no image here</span>'
