@@ -6,6 +6,7 @@ answered: no upload to disk, no file, no fetching of other addresses.
 
 import base64
 import binascii
+import contextlib
 import os
 import signal
 import socket
@@ -119,7 +120,7 @@ def blocks(searcher: Searcher) -> Any:
             tiles.select(on_select, [split, number], **found)
         name.submit(on_name, [name, split, number], **found)
         made.load(on_load, [number], **found)
-        number.release(shown, [asked, split, number], results, **how)
+        number.change(shown, [asked, split, number], results, trigger_mode="always_last", **how)
         split.change(shown, [asked, split, number], results, **how)
         split.change(on_more, [split, seed], [seed, sample], **how)
         more.click(on_more, [split, seed], [seed, sample], **how)
@@ -153,8 +154,10 @@ class _Guard:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+        if scope["type"] != "http":  # the page opens no websocket
+            await (
+                self._app(scope, receive, send) if scope["type"] == "lifespan" else send({"type": "websocket.close"})
+            )
             return
         path, sent = scope["path"], dict(scope["headers"]).get(b"content-length", b"")
         known = path in _PAGES or path.startswith(_ANSWERED)
@@ -189,10 +192,13 @@ def application(searcher: Searcher, hosts: list[str]) -> Any:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_middleware(_Guard)
     plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return gr.mount_gradio_app(
-        app, blocks(searcher), "/", footer_links=[], run_history=False, ssr_mode=False, mcp_server=False, pwa=False,
+    made = blocks(searcher)
+    gr.mount_gradio_app(
+        app, made, "/", footer_links=[], run_history=False, ssr_mode=False, mcp_server=False, pwa=False,
         show_error=False, theme=plain, css=(HERE / "page.css").read_text(encoding="utf-8"),
     )  # fmt: skip
+    made.has_launched = True  # or else gradio would copy files that a message names into its cache
+    return app
 
 
 def run(name: str, split: str | None, device: str, host: str, port: int) -> None:
@@ -212,15 +218,15 @@ def run(name: str, split: str | None, device: str, host: str, port: int) -> None
     app = application(searcher, [*_LOCAL] if host in _LOCAL else ["*"])
     import uvicorn
 
-    try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{host}:{port}: {reason}; choose another --port, 0 for any that is free") from error
-    address = f"[{host}]" if ":" in host else host
-    print(f"{escaped(name)}: http://{address}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        uvicorn.Server(uvicorn.Config(app, log_level="error")).run([listening])
-    except KeyboardInterrupt:
-        print()
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ValueError(f"{host}:{port}: {reason}; choose another --port, 0 for any that is free") from error
+        address = f"[{host}]" if ":" in host else host
+        print(f"{escaped(name)}: http://{address}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(uvicorn.Config(app, log_level="error")).run([listening])
