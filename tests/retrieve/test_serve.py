@@ -189,13 +189,14 @@ def test_from_image_to_image(visit: Visit):
     page.get_by_label("number input for Results").fill("3")
     page.get_by_label("number input for Results").press("Enter")
     page.wait_for_function("document.querySelectorAll('#lrec-results .lrec-tile').length === 3")
+    shown = "[...document.querySelectorAll('#lrec-sample .lrec-tile')].map(tile => tile.dataset.row).join()"
+    before = page.evaluate(shown)
+    page.get_by_text("Show others").click()
+    page.wait_for_function(f"before => {shown} !== before", arg=before)
     page.get_by_label("train").check()
     page.wait_for_selector("#lrec-results .lrec-tile[data-split=train]")
     page.wait_for_selector("#lrec-sample .lrec-tile[data-split=train]")
     assert page.locator("#lrec-results .lrec-query").get_by_text(name).count() == 1
-    before = page.locator("#lrec-sample").inner_html()
-    page.get_by_text("Show others").click()
-    page.wait_for_function("before => document.querySelector('#lrec-sample').innerHTML !== before", arg=before)
     page.get_by_label("Or an image of the set").fill("30.png")
     page.get_by_label("Or an image of the set").press("Enter")
     visit.wait("30.png")
