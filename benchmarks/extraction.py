@@ -131,7 +131,7 @@ def product_speed(device: str, precision: str) -> float:
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--backbones", nargs="+", default=["resnet18", "resnet50", "mobilenet_v2"])
     parser.add_argument("--ensembles", type=int, nargs="+", default=[4, 12], help="numbers of branches")
     parser.add_argument("--size", type=int, nargs="+", default=[64, 128], help="sides of the images, pixels")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.turns import NO_MEMORY, ran_out
 from lrec import params, paths
 from lrec.compute import allocator, device
 from lrec.data import meta_classes, store
@@ -146,7 +147,7 @@ def draw(rows: dict[str, list[float]], title: str) -> None:
 
 def main() -> None:
     """Measure, print a table, draw."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("variant", nargs="?", default="glyphs")
     parser.add_argument("backbone", nargs="?", default="resnet18")
     parser.add_argument("--batch-size", type=int, default=10, help="of the extraction")
@@ -168,8 +169,13 @@ def main() -> None:
 
     def measure(network: Ensemble, name: str, spreads: list[float]) -> None:
         for spread in spreads:
-            table[name, spread] = trial.row(network, spread, options.draws)
-            figures = " | ".join(f"{value:.1f}" for value in table[name, spread])
+            try:
+                table[name, spread] = trial.row(network, spread, options.draws)
+                figures = " | ".join(f"{value:.1f}" for value in table[name, spread])
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
+                figures = " | ".join([NO_MEMORY] * len(SITUATIONS))
             print(f"| {name} | {f'spread {spread:g}' if spread else 'none'} | {figures} |", flush=True)
 
     measure(clean, "without", [0, *SPREADS])
@@ -177,10 +183,12 @@ def main() -> None:
         weighted = trained_with_weights(options.variant, options.backbone, packed, 1.0, epochs, where)
         measure(weighted, "with spread 1", [0, 1.0])
     if options.picture:
-        bars = {"trained without, embedded without": table["without", 0]}
-        bars["trained without, embedded with"] = table["without", 1.0]
-        if epochs:
-            bars["trained with, embedded with"] = table["with spread 1", 1.0]
+        labels = {
+            "trained without, embedded without": ("without", 0),
+            "trained without, embedded with": ("without", 1.0),
+            "trained with, embedded with": ("with spread 1", 1.0),
+        }
+        bars = {label: table[key] for label, key in labels.items() if key in table}
         draw(bars, f"{options.variant}, {options.backbone}: a random softmax weight per forward pass")
 
 

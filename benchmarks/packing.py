@@ -49,7 +49,7 @@ def pack(folder: Path) -> None:
 
 def main() -> None:
     """Print one row per number of images."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--images", type=int, nargs="+", default=[5000, 50000])
     parser.add_argument("--pack", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -21,9 +21,8 @@ from unittest import mock
 import numpy as np
 import torch
 
-from benchmarks.turns import NO_MEMORY, wait
+from benchmarks.turns import NO_MEMORY, ran_out, wait
 from lrec.compute import device
-from lrec.io.errors import OUT_OF_MEMORY
 from lrec.metrics import counting, ranking, sieve
 from lrec.metrics.recall import MEMORY_BYTES, evaluate, recall_at_k
 from lrec.metrics.similarity import Rows, full_precision
@@ -137,7 +136,7 @@ def compare(sizes: list[int], width: int, noise: float, repeats: list[int], wher
                 try:
                     results[name] = method(data, labels, where)
                 except (RuntimeError, MemoryError) as error:
-                    if not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+                    if not ran_out(error):
                         raise
                     print(f"| {size:,} | {name} | {NO_MEMORY} |", flush=True)
                     times[name].append((np.nan, np.nan))
@@ -240,23 +239,25 @@ def sop(path: Path, size: int, width: int, count: int, where: str) -> None:
 def main() -> None:
     """Parse the command line and run one of the modes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[5000, 20000, 60502], help="N")
-    parser.add_argument("--width", type=int, default=576, help="d")
+    parser.add_argument("--sizes", type=int, nargs="+", help="N, default: 5000 20000 60502")
+    parser.add_argument("--width", type=int, help="d, default: 576, with --sop 24576")
     parser.add_argument("--noise", type=float, default=2.5, help="length of the noise, the class centre's being 1")
     parser.add_argument("--repeats", type=int, nargs="+", default=[3], help="rounds, of all sizes or of each")
     parser.add_argument("--memory", action="store_true", help="measure peak memory at the last size")
     parser.add_argument("--peak", choices=METHODS, help=argparse.SUPPRESS)
-    parser.add_argument("--sop", type=Path, help="a float16 .npy of 60,502 x 24,576, made if missing (3 GB)")
+    parser.add_argument("--sop", type=Path, help="a float16 .npy of N x d, made if missing (3 GB)")
     parser.add_argument("--blocks", type=int, default=6, help="blocks to time with --sop")
     parser.add_argument("--device", default="cpu", help="not of --memory; copies to it are timed too")
     options = parser.parse_args()
+    options.sizes = options.sizes or [5000, 20000, 60502]
+    options.width = options.width or (24576 if options.sop else 576)
     if options.peak:
         return peak(options.peak, options.sizes[-1], options.width, options.noise)
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     name = cpu[0].split(":")[1].strip() if cpu else platform.processor()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {name}; d = {options.width}\n")
     if options.sop:
-        sop(options.sop, 60502, 24576, options.blocks, options.device)
+        sop(options.sop, options.sizes[-1], options.width, options.blocks, options.device)
     elif options.memory:
         memory(options.sizes[-1], options.width, options.noise)
     else:

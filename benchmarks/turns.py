@@ -70,12 +70,17 @@ def take(
     return found
 
 
+def ran_out(error: Exception) -> bool:
+    """Say whether an error means that memory has run out."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
+
+
 def answering(work: Callable[[], None]) -> None:
     """Do a worker's work; when memory runs out, answer so."""
     try:
         work()
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+        if not ran_out(error):
             raise
         print(NO_MEMORY, flush=True)
 

@@ -1,4 +1,4 @@
-"""Every measurement that the documents name still runs, at sizes that say nothing about speed."""
+"""Every measurement that the documents name runs as they give it, but at sizes that say nothing about speed."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from written_commands import everywhere
 
 from benchmarks import gpu, leak, turns
 from lrec import paths
@@ -16,7 +17,8 @@ from lrec.evaluation import task
 from lrec.model import saved
 
 UPTO = "evaluate"
-COMMANDS = {
+# What takes the place of the same options, and of all arguments before the first option.
+SMALL = {
     "extraction": "--backbones resnet18 --ensembles 2 --size 32 --images 4 --batch-size 2 --rounds 1",
     "gpu": "--device cpu --tiny --parts card waits determinism profile graphs",
     "leak": "tiny mobilenet_v2 --draws 1 --epochs 1 --batch-size 3",
@@ -25,31 +27,50 @@ COMMANDS = {
     "packing": "--images 100 200",
     "recall": "--sizes 1100 1200 --width 16 --repeats 1",
     "retrieve": "500 8",
+    "study": "--list",
     "training": "--branches 2 --batch-sizes 2 --size 32 --rounds 1 --warmup 0",
 }
 # The baselines that some of them are measured against.
 BASELINES = {"recall": ("faiss", "pytorch_metric_learning"), "retrieve": ("faiss",)}
 
 
-def run(root: Path, name: str, arguments: str) -> list[str]:
+def documented() -> list[str]:
+    """The commands of the pages, made small; those that are then the same once."""
+    found = []
+    for words in (words for command in everywhere() for words in command.parts()):
+        if words[:2] == ["python", "-m"] and words[2].startswith("benchmarks."):
+            name = words[2].removeprefix("benchmarks.")
+            own, kept, dropped = SMALL[name].split(), [], True
+            for word in words[3:]:
+                if word.startswith("--"):
+                    dropped = word in own
+                if not dropped:
+                    kept.append(word)
+            found.append(" ".join([name, *own, *kept]))
+    return list(dict.fromkeys(found))
+
+
+def run(root: Path, arguments: str) -> list[str]:
     """Run a benchmark in the current folder; return the lines of its tables and figures."""
     environment = os.environ | {"PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments.split()]
+    command = [sys.executable, "-m", *f"benchmarks.{arguments}".split()]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return [line for line in done.stdout.splitlines() if re.search(r"\d", line)]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_it_runs(root: Path, project: Path, name: str):
-    for baseline in BASELINES.get(name, ()):
+@pytest.mark.parametrize("command", documented())
+def test_it_runs(root: Path, project: Path, command: str):
+    for baseline in BASELINES.get(command.split()[0], ()):
         pytest.importorskip(baseline, reason="an optional dependency: pip install -r requirements-dev.txt")
-    assert len(run(root, name, COMMANDS[name])) >= 2
+    (project / "docs").mkdir()
+    (project / "benchmarks").symlink_to(root / "benchmarks")
+    assert len(run(root, command)) >= 2
 
 
 def test_all_are_run(root: Path):
-    measuring = {path.stem for path in (root / "benchmarks").glob("*.py")} - {"__init__", "turns", "study"}
-    assert measuring == set(COMMANDS)
+    measuring = {path.stem for path in (root / "benchmarks").glob("*.py")} - {"__init__", "turns"}
+    assert measuring == set(SMALL) == {command.split()[0] for command in documented()}
 
 
 def test_the_leaks_weight_is_drawn_once_per_batch_and_shared_by_its_images(project: Path):

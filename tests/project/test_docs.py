@@ -2,17 +2,15 @@
 
 import importlib
 import re
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from dvc.utils.hydra import apply_overrides, get_hydra_sweeps, to_hydra_overrides
+from dvc.utils.hydra import apply_overrides
 from pages import PAGES
 
 from lrec import params
-from lrec.retrieve import __main__ as retrieve
 
 LONGEST_README = 260  # lines
 
@@ -93,42 +91,6 @@ def test_ci_runs_the_readmes_command(root: Path):
     assert "'^pip install -r requirements-dev.txt && pytest' README.md" in (root / ".ci/run").read_text()
 
 
-def overrides(text: str) -> list[tuple[bool, list[str]]]:
-    """The -S arguments in a page, as a shell hands them on; and whether they stand in a whole `dvc exp run`."""
-    commands = re.findall(r"dvc exp run ((?:.*\\\n)*[^\n`]*)", text)
-    words = [shlex.split(command.replace("\\\n", " "), comments=True) for command in commands]
-    loose = [shlex.split(option) for option in re.findall(r"`(-S [^`]+)`", text)]
-    return [
-        (place < len(words), [word[number + 1] for number, flag in enumerate(word) if flag == "-S"])
-        for place, word in enumerate([*words, *loose])
-    ]
-
-
-def test_overrides_are_read_by_dvc_and_do_something(root: Path, tmp_path: Path):
-    pages = [*PAGES, "params.yaml"]
-    texts = {name: (root / name).read_text(encoding="utf-8") for name in pages}
-    commands = [(name, whole, some) for name in pages for whole, some in overrides(texts[name]) if some]
-    assert len(commands) > 10
-    photos = re.search(
-        r"```yaml\n(  photos:.*?)```", (root / "docs/own-photos.md").read_text(encoding="utf-8"), re.DOTALL
-    )
-    written = (root / "params.yaml").read_text(encoding="utf-8") + (photos[1] if photos else "")
-    path = tmp_path / "params.yaml"
-    path.write_text(written, encoding="utf-8")
-    before = params.load(path)
-    for name, whole, some in commands:
-        for values in to_hydra_overrides(some) and get_hydra_sweeps({str(path): some}) or []:
-            path.write_text(written, encoding="utf-8")
-            apply_overrides(path, values[str(path)])
-            if not whole:  # a part of a sentence, maybe about a value that is added
-                continue
-            after = params.load(path)
-            assert after != before, f"{name}: {some}"
-            recipes = [[settings.train_of(variant) for variant in after.datasets] for settings in (before, after)]
-            if any(override.startswith("train.") for override in some):
-                assert recipes[0] != recipes[1], f"{name}: {some} changes no training of {after.datasets}"
-
-
 @pytest.mark.parametrize("value", ["/a/{backbone}.pth", "/a/resnet18 (1).pth", "~/resnet18.pth"])
 def test_a_path_in_quotes_is_an_override(root: Path, tmp_path: Path, value: str):
     """As the README gives it."""
@@ -136,9 +98,3 @@ def test_a_path_in_quotes_is_an_override(root: Path, tmp_path: Path, value: str)
     shutil.copy(root / "params.yaml", tmp_path)
     apply_overrides(tmp_path / "params.yaml", [shown.replace("/a/{backbone}.pth", value)])
     assert params.load(tmp_path / "params.yaml").train.weights == value
-
-
-def test_calls_of_tools_are_read_by_their_parsers(page: tuple[Path, str]):
-    """Of the search, whose options are many; the others are run by tests of their own."""
-    for call in re.findall(r"python -m lrec\.retrieve((?:.*\\\n)*[^\n`]*)", page[1]):
-        retrieve.parser().parse_args(shlex.split(call.replace("\\\n", " "), comments=True))
