@@ -12,6 +12,11 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+# Variables that can prevent every connection.
+NETWORK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TORCH_DISTRIBUTED_DEBUG")
+# What gloo and NCCL say when a process at the other end has ended.
+GONE = ("connection", "closed", "closure", "timed out", "timeout", "by peer", "broken pipe", "socket", "remote")
+
 
 def rank() -> int:
     """Return which of the processes this is, from 0."""
@@ -24,8 +29,9 @@ def count() -> int:
 
 
 def started() -> bool:
-    """Say whether torchrun has started this process."""
-    return bool(os.environ.get("TORCHELASTIC_RUN_ID"))
+    """Say whether torchrun has started this process: it sets all of these, where a shell may have kept one."""
+    numbers = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
+    return bool(os.environ.get("TORCHELASTIC_RUN_ID")) and all(number.isdecimal() for number in numbers)
 
 
 def device(name: str) -> str:
@@ -75,26 +81,40 @@ def together(device: str = "cpu") -> Iterator[None]:
     if torch.device(device).type == "cuda":
         # Without these NCCL guesses the GPU from the rank, and its barriers take memory on another process's.
         torch.cuda.set_device(device)
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=torch.device(device))
+        with _explained():
+            torch.distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=torch.device(device))
     else:
-        torch.distributed.init_process_group("gloo")
+        with _explained():
+            torch.distributed.init_process_group("gloo")
     yield
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    wait()  # for what others are still receiving from this one
     torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Turn the error of a broken connection into one that says what happened.
+    """Turn an error of the connection into one that says what happened.
 
     Raises:
-        ConnectionError: another process is gone.
+        ConnectionError: another process is gone, or the processes cannot reach each other at all.
     """
     try:
         yield
     except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if "out of memory" in text.lower():
+            raise
+        if any(sign in text.lower() for sign in GONE):
+            raise ConnectionError(
+                f"another of the {count()} processes is gone ({text[:120]}); what was saved stays: run again, with as "
+                "many processes as you like"
+            ) from error
+        named = [f"{name}={os.environ[name]}" for name in NETWORK if os.environ.get(name)]
+        check = f"unset {', '.join(named)}" if named else "NCCL_DEBUG=INFO shows why"
         raise ConnectionError(
-            f"another of the {count()} processes is gone ({str(error).splitlines()[0][:120]}); what was saved stays: "
-            "run again, with as many processes as you like"
+            f"the {count()} processes cannot exchange tensors ({text[:200]}); {check}, or set machine.processes to 1"
         ) from error
 
 

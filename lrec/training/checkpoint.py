@@ -26,6 +26,7 @@ from lrec.training.state import State
 
 PROGRESS = "progress.json"
 _STATE = TypeAdapter(State)
+_SHARE = 0.1  # of a training's time, that checkpoints after epochs may take
 _FIELDS = ("step", "exp_avg", "exp_avg_sq")  # of Adam, per parameter
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
@@ -35,16 +36,17 @@ class Checkpoint:
 
     Args:
         folder: of its own; whatever else lies beside it belongs to other trainings and is removed.
-        minutes: how often, beside the end of every epoch, one is due.
+        minutes: how often, beside the ends of epochs, one is due.
 
     Attributes:
         earlier: seconds that earlier runs have spent on what was loaded.
+        cost: seconds that writing the last one took.
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
         self.folder, self.seconds = folder, 60 * minutes
         self.start = self.last = time.monotonic()
-        self.earlier = 0.0
+        self.earlier = self.cost = 0.0
         if collective.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             _clear(other for other in folder.parent.iterdir() if other != folder)
@@ -54,6 +56,11 @@ class Checkpoint:
     def due(self) -> bool:
         """Whether the time since the last one is up, by rank 0's clock."""
         return collective.agree(time.monotonic() - self.last >= self.seconds)
+
+    def due_after_epoch(self) -> bool:
+        """Whether one is due at the end of an epoch: also before the time is up, unless epochs are that short."""
+        since = time.monotonic() - self.last
+        return collective.agree(since >= min(self.seconds, self.cost / _SHARE))
 
     def spent(self) -> float:
         """Return the seconds spent on the training so far, those of earlier runs that count among them."""
@@ -79,6 +86,7 @@ class Checkpoint:
         Raises:
             OSError: no room on the disk, among others; an earlier state stays.
         """
+        start = time.monotonic()
         state = self.folder / f"{progress.epoch:05d}-{progress.step:07d}"
         first = collective.rank() == 0
         if first or shared:
@@ -100,6 +108,7 @@ class Checkpoint:
             _clear(other for other in self.folder.iterdir() if other != state)
         collective.wait()
         self.last = time.monotonic()
+        self.cost = self.last - start
 
     def load(self, learned: nn.Module, optimizers: Optimizers) -> tuple[State, dict[str, Tensor]] | None:
         """Put the newest state into modules and optimisers; None if there is none.

@@ -97,7 +97,7 @@ def fit(
         held: images of other classes to validate on after each epoch. The model ends as it was at the best
             of these epochs, and the training once there was none better for `patience` epochs.
         machine: where and with how many threads; the result does not depend on the threads.
-        checkpoint: where to resume from, and to write to at the end of every epoch and when one is due.
+        checkpoint: where to resume from, and to write to at the ends of epochs and when one is due.
 
     Returns:
         One row per epoch: epoch (from 1), learning_rate of its last step, loss (mean over branches and
@@ -152,7 +152,7 @@ def fit(
             row.append(_validated(model, held, recipe, device))
             if kept_epoch(state.history) == state.epoch:
                 best = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-        if state.epoch < recipe.epochs:
+        if checkpoint and state.epoch < recipe.epochs and checkpoint.due_after_epoch():
             save()
     if best:
         model.load_state_dict(best)

@@ -6,6 +6,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+import torch
+
+from lrec.compute import collective
+
 # gloo closes a connection at once; NCCL waits until every process closes it, which is imitated here.
 PROGRAM = """
     import sys
@@ -57,3 +62,62 @@ def test_a_connection_is_closed_in_the_end(root: Path, tmp_path: Path):
     done = run(root, tmp_path, "succeeds")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr == ""
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """The first of two processes with a GPU each, in name only; what is asked of torch."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    asked: list[tuple] = []
+    for module, names in (
+        (torch.cuda, ["set_device", "synchronize"]),
+        (torch.distributed, ["init_process_group", "barrier", "destroy_process_group"]),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *given, name=name, **named: asked.append((name, *given, named)))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    return asked
+
+
+def test_each_process_has_a_gpu_of_its_own_and_none_closes_early(two: list[tuple]):
+    where = collective.device("cuda")
+    assert where == "cuda:1"
+    with collective.together(where):
+        two.append(("work",))
+    assert two == [
+        ("set_device", "cuda:1", {}),
+        ("init_process_group", "cpu:gloo,cuda:nccl", {"device_id": torch.device("cuda:1")}),
+        ("work",),
+        ("synchronize", "cuda:1", {}),
+        ("barrier", {}),
+        ("destroy_process_group", {}),
+    ]
+
+
+def test_fewer_gpus_than_processes_are_refused(two: list[tuple], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"machine.processes: found 2 on this machine for 1 GPU"):
+        collective.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("[../gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]", ConnectionError, "is gone"),
+        ("NCCL error: remote process exited or there was a network error", ConnectionError, "is gone"),
+        ("NCCL error: unhandled cuda error, NCCL version 2.27.5", ConnectionError, "cannot exchange.*NCCL_DEBUG=INFO"),
+        ("NCCL error: invalid usage: Duplicate GPU detected", ConnectionError, "cannot exchange.*Duplicate GPU"),
+        ("CUDA out of memory. Tried to allocate 2 GiB", RuntimeError, "out of memory"),
+    ],
+)
+def test_errors_of_the_connection_have_their_own_lines(
+    two: list[tuple], monkeypatch: pytest.MonkeyPatch, text: str, kind: type[Exception], message: str
+):
+    def fail(*_: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+    with pytest.raises(kind, match=message):
+        collective.add_up([torch.zeros(1)])

@@ -68,6 +68,20 @@ def test_a_step_waits_once(tiny_store: Store, gpu: checked_device.Log, name: str
     assert counts[1] - counts[0] == steps, gpu.waits
 
 
+def test_validation_waits_a_few_times_whatever_the_number_of_batches(tiny_store: Store, gpu: checked_device.Log):
+    """Once for the classes and once for the recall; scale and shift were sent by the first."""
+    labels = tiny_store.labels(tiny_store.rows("train"))
+    images = Images(tiny_store.images, tiny_store.rows("train"), **tiny_store.normalization("dataset"))
+    model = Ensemble(BACKBONE, 2, 3).to(checked_device.NAME)
+    counts = []
+    for batch_size in (30, 30, 10, 2):
+        gpu.clear()
+        recipe = Recipe(epochs=1, batch_size=batch_size)
+        validation.measure(model, validation.Held(images, labels), recipe, checked_device.NAME)
+        counts.append(gpu.total)
+    assert counts[1:] == [2, 2, 2], gpu.waits
+
+
 def test_steps_are_recorded_and_the_odd_batch_is_not(tiny_store: Store, gpu: checked_device.Log):
     train(tiny_store, ON_GPU)
     assert gpu.replays == 0

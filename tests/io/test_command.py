@@ -117,3 +117,23 @@ def test_arrays_are_checked(tmp_path: Path):
         reading.read_array(tmp_path / "a.npy", "preprocess", 4, np.uint8)
     with pytest.raises(FileNotFoundError, match=r"b\.npy: not found; run `dvc repro` \(stage embed\) first"):
         reading.read_array(tmp_path / "b.npy", "embed", 2, np.float32)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FIND was unable to find an engine to execute this computation",
+        "GET was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+    ],
+)
+def test_memory_of_a_gpu_that_ran_out_is_said(text: str, capsys: pytest.CaptureFixture[str]):
+    def work() -> None:
+        raise RuntimeError(text)
+
+    assert command.guard(work, lower="train.batch_size") == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: out of memory ({text}")
+    assert "; lower train.batch_size, or " in line

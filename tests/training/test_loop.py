@@ -86,9 +86,12 @@ def test_a_loss_that_is_not_finite_stops_at_once(tiny_store: Store):
         run(tiny_store, changed(learning_rate=1e30))
 
 
-def test_out_of_memory_says_what_to_lower(tiny_store: Store, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "text", ["CUDA out of memory", "FIND was unable to find an engine to execute this computation"]
+)
+def test_out_of_memory_says_what_to_lower(tiny_store: Store, monkeypatch: pytest.MonkeyPatch, text: str):
     def refuse(*_) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise RuntimeError(text)
 
     monkeypatch.setattr("lrec.training.step.Trainer.step", refuse)
     with pytest.raises(MemoryError, match=r"8 images of 32 px in a batch; lower train\.batch_size"):
@@ -264,3 +267,27 @@ def test_a_damaged_checkpoint_is_named(tiny_store: Store, tmp_path: Path, damage
         (state / "0.safetensors").unlink()
     with pytest.raises(ValueError, match=r"mine/\d{5}-\d{7}: damaged checkpoint .*; delete it and run again"):
         run(tiny_store, checkpoint=Checkpoint(tmp_path / "c" / "mine", 1e9))
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(0.0, [1, 2, 3]), (1e6, [1])])
+def test_short_epochs_do_not_each_write_a_checkpoint(
+    tiny_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, saved: list[int]
+):
+    """Where writing takes long beside an epoch; the first one is always written."""
+    written, true = [], Checkpoint.save
+
+    def save(checkpoint: Checkpoint, *arguments, **named) -> None:
+        true(checkpoint, *arguments, **named)
+        checkpoint.cost = seconds
+        written.append(arguments[2].epoch)
+
+    monkeypatch.setattr(Checkpoint, "save", save)
+    run(tiny_store, changed(epochs=4), checkpoint=Checkpoint(tmp_path / "c" / "a", 1e9))
+    assert written == saved
+
+
+def test_what_is_due_is_written_whatever_it_costs(tmp_path: Path):
+    checkpoint = Checkpoint(tmp_path / "c" / "a", 0)
+    checkpoint.cost = 1e6
+    assert checkpoint.due()
+    assert checkpoint.due_after_epoch()

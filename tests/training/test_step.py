@@ -136,8 +136,8 @@ def test_an_error_in_a_branch_ends_the_step(two_threads: None):
 
 @pytest.mark.parametrize("options", [{"compile": True}, {"parallel": "data"}])
 def test_what_must_come_in_order_is_taken_one_by_one(options: dict, two_threads: None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"TORCHELASTIC_RUN_ID": "job", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
     assert trainer(Ensemble("resnet18", 4, 4), 1e-3, branches_at_once=2).threads == 2
     assert trainer(Ensemble("resnet18", 4, 4), 1e-3, branches_at_once=2, **options).threads == 1
 

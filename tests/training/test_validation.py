@@ -90,7 +90,7 @@ def test_a_stopped_training_still_knows_its_best_epoch(tiny_store: Store, tmp_pa
     saved = tmp_path / "c" / "mine"
     scripted(monkeypatch, 0.2, 0.6, 0.5)
     with pytest.raises(StopIteration):
-        run(tiny_store, epochs=4, patience=9, checkpoint=Checkpoint(saved, 1e9))
+        run(tiny_store, epochs=4, patience=9, checkpoint=Checkpoint(saved, 0))
     scripted(monkeypatch, 0.4)
     found, resumed = run(tiny_store, epochs=4, patience=9, checkpoint=Checkpoint(saved, 1e9))
     assert resumed.equals(history)
