@@ -68,15 +68,39 @@ class Params(schema.Section):
                     f"train.{key}: {value} has no effect on {name}, whose own block says {own[key]}; "
                     f"set variants.{name}.train.{key}"
                 )
-            elif key not in own and key in schema.UNUSED:
-                other, unused = schema.UNUSED[key]
-                if unused(setting := getattr(recipe, other)):
-                    lines.append(f"train.{key}: {value} has no effect while train.{other} is {setting}")
+            elif key not in own:
+                lines += self.unused("train", [key], recipe)
         return lines
 
+    def unused(self, section: str, given: Iterable[str], values: schema.Section | None = None) -> list[str]:
+        """Return a line for each given key of a section that does nothing beside the section's other values.
+
+        Args:
+            section: its name.
+            given: keys of it.
+            values: what holds in its place, such as the recipe of a variant.
+        """
+        values = values or getattr(self, section)
+        return [
+            f"{section}.{key}: {getattr(values, key)} has no effect while {section}.{other} is {setting}"
+            for key in given
+            for other, idle in [schema.UNUSED[section].get(key, ("", bool))]
+            if other and idle(setting := getattr(values, other))
+        ]
+
+    def unlisted(self, name: str, given: Iterable[str]) -> str:
+        """Return a line on the given keys of a variant that `datasets` does not list; empty if there are none."""
+        keys = ", ".join(f"{key} {getattr(self.variants[name], key)}" for key in given)
+        if name in self.datasets or not keys:
+            return ""
+        return (
+            f"variants.{name}: {keys}: no effect, since datasets is [{', '.join(self.datasets)}]; "
+            f"add {name} to datasets, or set it in variants.{self.datasets[0]}"
+        )
+
     def raw_root(self) -> Path:
-        """Return the folder of the raw data sets; the environment variable LREC_DATA wins."""
-        return Path(os.environ.get(DATA_VARIABLE) or self.data_root)
+        """Return the folder of the raw data sets; the environment variable LREC_DATA wins, and ~ is the home folder."""
+        return Path(os.path.expanduser(os.environ.get(DATA_VARIABLE) or self.data_root))
 
 
 def _explain(error: ValidationError, prefix: str = "") -> str:

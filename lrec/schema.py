@@ -81,8 +81,8 @@ class Machine(Section):
     device: for all stages; "auto" is a GPU where there is one. processes: that train together, a number, or "gpu"
     for one per GPU. branches_at_once: on a CPU, most threads that train a branch each. workers: threads that read
     batches ahead, 0 = none. decode_workers: threads that decode raw images, 0 = one per core. deterministic: make a
-    GPU repeat its bytes. checkpoint_minutes: between checkpoints of training, in addition to the one after each
-    epoch.
+    GPU repeat its bytes. checkpoint_minutes: between checkpoints of training, in addition to those after
+    epochs.
     """
 
     device: str
@@ -187,13 +187,17 @@ class Train(Section):
     parallel: Literal["ensemble", "data"]
 
 
-# Keys of `train` that do nothing where another one has such a value.
-UNUSED: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(("milestones", "gamma"), ("schedule", lambda value: value == "cosine")),
-    "classifier": ("loss", lambda value: value != "cross_entropy"),
-    "scale": ("classifier", lambda value: value == "linear"),
-    **dict.fromkeys(("embedding_size", "loss_learning_rate"), ("loss", lambda value: value == "cross_entropy")),
-    **dict.fromkeys(("validation_kind", "patience"), ("validation_share", lambda value: value == 0)),
+# Keys that do nothing where another one of their section has such a value.
+UNUSED: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
+    "meta_classes": {"seed": ("load_ids", bool)},
+    "train": {
+        **dict.fromkeys(("milestones", "gamma"), ("schedule", lambda value: value == "cosine")),
+        "classifier": ("loss", lambda value: value != "cross_entropy"),
+        "scale": ("classifier", lambda value: value == "linear"),
+        **dict.fromkeys(("embedding_size", "loss_learning_rate"), ("loss", lambda value: value == "cross_entropy")),
+        **dict.fromkeys(("validation_kind", "patience"), ("validation_share", lambda value: value == 0)),
+    },
+    "evaluate": dict.fromkeys(("subsets", "pca_dimensions"), ("analysis_images", lambda value: value == 0)),
 }
 
 

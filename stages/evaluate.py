@@ -10,7 +10,7 @@ from lrec.compute import device
 from lrec.data import store
 from lrec.embedding import audit
 from lrec.evaluation import class_recall, ensemble_size, examples, result, task
-from lrec.io import command, files, locks, splits
+from lrec.io import command, files, given, locks, splits
 from lrec.model import saved
 
 
@@ -26,6 +26,9 @@ def main(variant: str, backbone: str) -> None:
     """Write results/<variant>/<backbone>/: result.json and the tables of classes, confusions and branches."""
     settings = params.load()
     chosen, ks = settings.evaluate, settings.variant(variant).recall_at
+    given_keys = given.changed(chosen.model_dump(), "evaluate", f"evaluate@{variant}-{backbone}")
+    for line in settings.unused("evaluate", given_keys):
+        print(f"WARNING: {line}", file=sys.stderr)
     facts = audit.read(paths.embedding_facts(variant, backbone))
     folder = paths.embeddings(variant, backbone)
     audit.require(facts["audit"], chosen.audit_tolerance, str(folder))

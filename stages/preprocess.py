@@ -1,5 +1,6 @@
 """Stage preprocess: read a raw data set strictly, decode each image once and pack them all."""
 
+import os
 import sys
 from functools import partial
 
@@ -11,7 +12,8 @@ from lrec.data import meta_classes, store
 from lrec.datasets import reader
 from lrec.datasets.dataset import Dataset, Sample
 from lrec.datasets.decoding import crop_and_resize
-from lrec.io import command, locks
+from lrec.io import command, given, locks
+from lrec.io.text import escaped
 
 
 def image(dataset: Dataset, chosen: schema.Variant, sample: Sample) -> np.ndarray:
@@ -35,7 +37,11 @@ def main(variant: str) -> None:
     """Write data/processed/<variant>/: images.npy, index.csv, dataset.json."""
     settings = params.load()
     chosen = settings.variant(variant)
-    dataset = reader.read(chosen.layout, settings.raw_root(), chosen.folder, chosen.image_size)
+    root, own = settings.raw_root(), settings.data_root
+    if os.environ.get(params.DATA_VARIABLE) and given.changed({"data_root": own}, "", f"preprocess@{variant}"):
+        line = f"data_root: {own} has no effect while {params.DATA_VARIABLE} is set to {root}"
+        print(f"WARNING: {escaped(line)}", file=sys.stderr)
+    dataset = reader.read(chosen.layout, root, chosen.folder, chosen.image_size)
     is_partial = reader.verify(dataset, variant, settings.allow_partial)
     warnings = reader.require_enough(dataset, variant)
     if not settings.meta_classes.load_ids:

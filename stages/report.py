@@ -5,12 +5,13 @@ metrics/benchmarks.md has different ones.
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
 
 from lrec import params, paths, reference
-from lrec.io import command, files, locks, provenance, reading
+from lrec.io import command, files, given, locks, provenance, reading
 from lrec.io.text import escaped
 from lrec.report import benchmarks, diagram, figures, ledger, page, readme
 from lrec.report.tables import markdown
@@ -34,6 +35,9 @@ def main(check: bool) -> None:
     if check:
         return compare(text, known)
     settings = params.load()
+    for name, variant in settings.variants.items():
+        if line := settings.unlisted(name, given.changed(variant.model_dump(), f"variants.{name}", "report")):
+            print(f"WARNING: {escaped(line)}", file=sys.stderr)
     listed, models, shown, plots = {}, {}, [], {}
     for variant in settings.datasets:
         for backbone in settings.backbones:

@@ -224,6 +224,31 @@ def test_settings_that_do_nothing_are_said(edited):
     assert settings.without_effect("glyphs", []) == []
 
 
+def test_settings_of_a_variant_that_is_not_listed_are_said(edited):
+    settings = edited("  batch_size: 10", "  batch_size: 4")
+    assert settings.unlisted("cub_cropped", ["image_size", "epochs"]) == (
+        "variants.cub_cropped: image_size 256, epochs 20: no effect, since datasets is [glyphs]; "
+        "add cub_cropped to datasets, or set it in variants.glyphs"
+    )
+    assert settings.unlisted("glyphs", ["epochs"]) == settings.unlisted("cub_cropped", []) == ""
+
+
+def test_settings_that_others_make_useless_are_said(edited):
+    settings = edited("load_ids: null", "load_ids: a.csv")
+    assert settings.unused("meta_classes", ["seed", "load_ids"]) == [
+        "meta_classes.seed: 0 has no effect while meta_classes.load_ids is a.csv"
+    ]
+    assert settings.unused("evaluate", ["subsets", "analysis_images"]) == []
+
+
+@pytest.mark.parametrize("variable", ["~/sets", ""])
+def test_the_home_folder_is_meant(edited, monkeypatch: pytest.MonkeyPatch, variable: str):
+    monkeypatch.setenv("HOME", "/home/you")
+    monkeypatch.setenv("LREC_DATA", variable)
+    assert edited("data_root: data/raw", "data_root: ~/sets").raw_root() == Path("/home/you/sets")
+
+
 def test_keys_that_can_be_unused_exist():
-    known = schema.Train.model_fields
-    assert all(key in known and other in known for key, (other, _) in schema.UNUSED.items())
+    for section, keys in schema.UNUSED.items():
+        known = params.Params.model_fields[section].annotation.model_fields
+        assert all(key in known and other in known for key, (other, _) in keys.items())

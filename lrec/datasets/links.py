@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lrec.io import environment
+
 
 def require_inside(path: Path, home: str) -> None:
     """Refuse a link that leads out of a data set.
@@ -37,6 +39,7 @@ def _cache(project: str) -> str:
     if not os.path.isdir(os.path.join(project, ".dvc")):
         return ""
     asked = [sys.executable, "-m", "dvc", "cache", "dir"]
-    done = subprocess.run(asked, cwd=project, capture_output=True, text=True, check=False)
+    variables = environment.for_git()
+    done = subprocess.run(asked, cwd=project, capture_output=True, text=True, check=False, env=variables)
     lines = done.stdout.strip().splitlines()
     return os.path.realpath(os.path.join(project, lines[-1])) if done.returncode == 0 and lines else ""

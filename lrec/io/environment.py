@@ -13,6 +13,8 @@ DEBUG = "LREC_DEBUG"
 # What torchrun sets for the processes that it starts, and nothing else does. RANK, WORLD_SIZE and the like are set by
 # schedulers and notebooks too, for other ends.
 LAUNCHED = "TORCHELASTIC_RUN_ID"
+# By these git tells its hooks which repository they run in; a program that they start may work in another one.
+HOOKS = tuple(f"GIT_{name}" for name in "DIR WORK_TREE INDEX_FILE PREFIX COMMON_DIR OBJECT_DIRECTORY".split())
 _OFF = ("", "0", "false", "no", "off")
 
 
@@ -24,6 +26,11 @@ def debug() -> bool:
 def rank() -> str | None:
     """Return the rank of a process that torchrun has started; None in any other."""
     return os.environ.get("RANK") or None if os.environ.get(LAUNCHED) else None
+
+
+def for_git() -> dict[str, str]:
+    """Return the environment in which git finds the repository around the current folder, and no other."""
+    return {name: value for name, value in os.environ.items() if name not in HOOKS}
 
 
 @contextlib.contextmanager

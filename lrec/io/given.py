@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lrec.io import strict_yaml
+from lrec.io import environment, strict_yaml
 
 
 class Loader(strict_yaml.Loader):
@@ -21,21 +21,29 @@ def changed(values: Mapping[str, Any], section: str, stage: str) -> list[str]:
 
     Args:
         values: of the section, as they are now.
-        section: its name.
+        section: its name, such as train or variants.glyphs; empty for the whole file.
         stage: as dvc.lock names it.
 
     Returns:
         Keys in the order of `values`; none where there is neither a commit nor an earlier run.
     """
-    recorded = [_committed().get(section), _locked(stage).get(section)]
+    recorded = [_inner(_committed(), section), _inner(_locked(stage), section)]
     before = [old for old in recorded if isinstance(old, dict)]
     return [key for key, value in values.items() if any(key in old and old[key] != value for old in before)]
+
+
+def _inner(values: Any, section: str) -> Any:
+    """A section of some parameters, None if they have none."""
+    for key in section.split(".") if section else ():
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
 def _committed() -> dict[str, Any]:
     """params.yaml as the commit has it that is checked out."""
     try:
-        shown = subprocess.run(["git", "show", "HEAD:./params.yaml"], capture_output=True, check=True)
+        asked = ["git", "show", "HEAD:./params.yaml"]
+        shown = subprocess.run(asked, capture_output=True, check=True, env=environment.for_git())
     except (OSError, subprocess.CalledProcessError):
         return {}
     return _mapping(shown.stdout)

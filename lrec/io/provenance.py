@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lrec.io import files, hashing, reading
+from lrec.io import environment, files, hashing, reading
 
 
 class Run(TypedDict, total=False):
@@ -35,10 +35,10 @@ def code_digest(packages: Sequence[str]) -> str:
 def _commit() -> str | None:
     """Return the current commit, with + if the code or the parameters in the working tree differ from it."""
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            ["git", "diff", "--quiet", "HEAD", "--", "lrec", "stages", "params.yaml"], capture_output=True
-        )
+        variables = environment.for_git()
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, env=variables)
+        differs = ["git", "diff", "--quiet", "HEAD", "--", "lrec", "stages", "params.yaml"]
+        changed = subprocess.run(differs, capture_output=True, env=variables)
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("+" if changed.returncode else "")

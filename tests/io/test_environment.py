@@ -1,14 +1,20 @@
 """Variables that notebooks, launchers and shells set stop nothing, or one line names them."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import checkout
 import pytest
 
+from lrec import export
 from lrec.compute import collective
-from lrec.io import command, environment
+from lrec.datasets import __main__ as datasets
+from lrec.io import command, environment, given, provenance
+from lrec.retrieve import __main__ as retrieve
 
 EVERYTHING = """
 import os, sys
@@ -31,6 +37,7 @@ SETTINGS = [
     {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent", "TORCH_HOME": "/nonexistent"},
     {"LC_ALL": "C", "LANG": "xx_YY", "PYTHONIOENCODING": "ascii"},
     {"TQDM_MININTERVAL": "", "TQDM_DISABLE": "", "TQDM_NCOLS": "many", "COLUMNS": "many", "TERM": ""},
+    {"PYTHONWARNINGS": "error", "PYTHONSAFEPATH": "1", "TORCHELASTIC_RUN_ID": "none", "COLUMNS": "1", "TZ": "nonsense"},
     {"LREC_DEBUG": "0", "OMP_NUM_THREADS": "", "OMP_WAIT_POLICY": "", "CUBLAS_WORKSPACE_CONFIG": ""},
     dict.fromkeys(
         ("MPLBACKEND", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"), ""
@@ -90,6 +97,42 @@ def test_debug_can_be_said_to_be_off(value: str, monkeypatch: pytest.MonkeyPatch
     assert command.guard(fail) == 1
     assert capsys.readouterr().err == "error: no\n"
     assert os.environ["LREC_DEBUG"] == value
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])
+def test_a_variable_of_torchrun_that_a_shell_has_kept_starts_nothing(monkeypatch: pytest.MonkeyPatch, name: str):
+    for other in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(other, "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    assert collective.started()
+    monkeypatch.delenv(name)
+    assert (collective.started(), collective.rank(), collective.count()) == (False, 0, 1)
+
+
+def test_gits_hooks_name_another_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A hook of one repository starts a pipeline in another."""
+    for name in ("other", "own"):
+        (tmp_path / name).mkdir()
+        checkout.call(tmp_path / name, "git", "init", "--quiet")
+        (tmp_path / name / "params.yaml").write_text(f"train: {{seed: {len(name)}}}\n")
+        checkout.commit(tmp_path / name, name)
+    expected = checkout.call(tmp_path / "own", "git", "rev-parse", "HEAD").strip()
+    monkeypatch.chdir(tmp_path / "own")
+    for name, value in {"GIT_DIR": ".git", "GIT_WORK_TREE": ".", "GIT_INDEX_FILE": ".git/index"}.items():
+        monkeypatch.setenv(name, str(tmp_path / "other" / value))
+    assert given.changed({"seed": 3}, "train", "train@a-b") == []
+    provenance.record(tmp_path / "run.json", {}, 1.0, "CPU")
+    assert json.loads((tmp_path / "run.json").read_text())["commit"] == expected
+
+
+@pytest.mark.parametrize("module", [export, retrieve, datasets])
+def test_help_without_docstrings(module: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    """As PYTHONOPTIMIZE=2 leaves them out; the terminal is as narrow as can be said."""
+    monkeypatch.setattr(module, "__doc__", None)
+    monkeypatch.setattr(sys, "argv", ["tool", "--help"])
+    monkeypatch.setenv("COLUMNS", "1")
+    with pytest.raises(SystemExit, match="^0$"):
+        module.main()
 
 
 def test_hidden_variables_come_back(monkeypatch: pytest.MonkeyPatch):

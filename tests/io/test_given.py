@@ -36,3 +36,15 @@ def test_against_the_last_commit(project: Path):
 def test_against_the_last_run(project: Path, content: str):
     (project / "dvc.lock").write_text(content)
     assert given.changed(NOW, "train", STAGE) == (["seed"] if "seed" in content else [])
+
+
+def test_a_section_within_a_section(project: Path):
+    lock = "stages: {report: {params: {params.yaml: {variants: {a: {seed: 1}, c: 3}}}}}"
+    (project / "dvc.lock").write_text(lock)
+    assert given.changed(NOW, "variants.a", "report") == ["seed"]
+    assert given.changed(NOW, "variants.b", "report") == given.changed(NOW, "variants.c.d", "report") == []
+
+
+def test_the_whole_file(project: Path):
+    (project / "dvc.lock").write_text("stages: {report: {params: {params.yaml: {seed: 1}}}}")
+    assert given.changed(NOW, "", "report") == ["seed"]
