@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lrec import paths
-from lrec.io import command, files, locks
+from lrec.io import command, files, locks, missing
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
 from lrec.model.kinds import KINDS
@@ -129,7 +129,7 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str = "lo
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.export") -> int:
     """Parse the command line, export, return the exit status."""
-    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("model", help="a trained run, such as car_cropped/resnet18")
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: onnx")
     parser.add_argument("--kind", choices=list(KINDS), default="logits", help="default: logits")
@@ -141,9 +141,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.exp
 
     def work() -> None:
         parts = Path(options.model).parts
+        if len(parts) == 3 and parts[0] == paths.model(*parts[1:]).parts[0]:  # as a shell completes it
+            parts = parts[1:]
         if len(parts) != 2:
             raise ValueError(f"{options.model}: not a run, expected <variant>/<backbone>")
         source = paths.model(*parts)
+        if not source.is_dir():
+            raise FileNotFoundError(f"{source}: not found{missing.hint(source)}; run `dvc repro` (stage train) first")
         target = options.output or Path("exported", *source.parts[-2:], options.format)
         files.require_replaceable(target, WRITTEN)
         with locks.held([target], [source]):

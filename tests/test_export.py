@@ -79,12 +79,25 @@ def test_one_that_differs_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("tiny", "expected <variant>/<backbone>"), ("tiny/resnet34", "models/tiny/resnet34/config.json: not found")],
+    [
+        ("tiny", "expected <variant>/<backbone>"),
+        ("tiny/resnet34", "models/tiny/resnet34: not found"),
+        ("Tiny/resnet18", "no folder 'Tiny' in "),
+        ("Tiny/resnet18", "'tiny' is there, which differs only in case"),
+        ("results/tiny/resnet18", "expected <variant>/<backbone>"),
+    ],
 )
 def test_errors(name: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.setattr(sys, "argv", ["export", name, "--format", "exported"])
     assert export.main() == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_run_may_be_named_by_its_folder_of_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+    """As a shell completes it."""
+    arguments = ["models/tiny/resnet18/", "--format", "torchscript", "--output", str(tmp_path / "out")]
+    assert export.main(arguments) == 0
+    assert (tmp_path / "out/model.ts").is_file()
 
 
 def test_onnx_is_one_file_or_says_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):

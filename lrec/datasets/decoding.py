@@ -45,7 +45,7 @@ def decode(path: Path) -> Image.Image:
     """
     if not path.is_file():
         found = f"image not found{missing.hint(path)}"
-        raise FileNotFoundError(f"{path}: {found}; unpack the data set again (docs/datasets.md)")
+        raise FileNotFoundError(f"{path}: {found}; correct the path, or unpack the data set again (docs/datasets.md)")
     with _naming(str(path)), Image.open(path, formats=FORMATS) as image:
         _require_size(image)
         image.load()

@@ -5,8 +5,9 @@ Unicode treats them as equivalent, whichever way their accents are encoded. Name
 are never two classes.
 """
 
+import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lrec.io.text import HIDDEN, escaped
 
@@ -60,7 +61,7 @@ def require_classes(places: Mapping[str, str]) -> None:
 
     Raises:
         ValueError: a name is empty, too long, holds hidden characters or has blanks at its ends, or it differs from
-            another only in case or in such blanks.
+            another only in case, in blanks, or in the width of letters.
     """
     for name, place in places.items():
         if name and (problem := fault(name)):
@@ -83,13 +84,33 @@ def require_classes(places: Mapping[str, str]) -> None:
             )
 
 
-def _plain(name: str) -> str:
-    """Return a name without the differences that a reader overlooks."""
-    return composed(name).strip().lower()
+def _narrow(name: str) -> str:
+    """Return a name with letters of the usual width in place of full-width and half-width ones."""
+    parts = (unicodedata.decomposition(letter).split() for letter in name)
+    return "".join(
+        chr(int(part[1], 16)) if part and part[0] in ("<wide>", "<narrow>") else letter
+        for letter, part in zip(name, parts, strict=True)
+    )
+
+
+# What a reader overlooks, and how it is taken out of a name.
+_OVERLOOKED: dict[str, Callable[[str], str]] = {
+    "case": str.lower,
+    "blanks at its ends": str.strip,
+    "blanks": lambda name: re.sub(r"(?<=\S)\s+(?=\S)", " ", name),
+    "characters of no width": lambda name: re.sub("[\u00ad\u200b\u2060\ufeff]", "", name),
+    "the width of its letters": _narrow,
+}
+
+
+def _plain(name: str, kept: str = "") -> str:
+    """Return a name without the differences that a reader overlooks, one of them excepted."""
+    name = composed(name)
+    for what, without in _OVERLOOKED.items():
+        name = name if what == kept else without(name)
+    return name
 
 
 def _difference(name: str, other: str) -> str:
     """Say in what two names with the same plain form differ."""
-    blanks = composed(name).lower() != composed(other).lower()
-    case = composed(name).strip() != composed(other).strip()
-    return " and ".join(["case"] * case + ["blanks at its ends"] * blanks)
+    return " and ".join(what for what in _OVERLOOKED if _plain(name, what) != _plain(other, what))

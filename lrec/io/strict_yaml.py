@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 MAX_BYTES, MAX_NODES = 2**18, 10_000
+CONFLICT = ("<<<<<<< ", ">>>>>>> ")  # what a merge writes around two sides
 VERSION = (1, 2)
 _TAG = "tag:yaml.org,2002:"
 # Tag, pattern of its unquoted scalars, and the characters that they begin with ("": it may be empty). The first
@@ -100,7 +101,10 @@ def read(path: Path) -> Any:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: found {path.stat().st_size:,} bytes, expected at most {MAX_BYTES:,}; shorten it")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 (a SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        if line := next((n for n, line in enumerate(text.splitlines(), 1) if line.startswith(CONFLICT)), 0):
+            raise ValueError(f"line {line} is git's mark of a merge conflict; keep one side of it")
+        return yaml.load(text, Loader=Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # A ValueError is raised for an invalid number or date, or for bytes that are not UTF-8.
         raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}; correct the file") from error

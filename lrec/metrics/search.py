@@ -4,6 +4,7 @@ A similarity is a dot product in float64. Equally similar rows come in the order
 answer depends on the numbers alone. Recall is not computed from these lists: `lrec.metrics.recall` counts.
 """
 
+import numbers
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -51,6 +52,8 @@ def top(
         raise ValueError("queries: found a value that is not finite, expected numbers")
     hidden = np.full(len(queries), NO_ROW) if exclude is None else np.asarray(exclude)
     most = size - int((hidden != NO_ROW).any())
+    if isinstance(k, bool) or not isinstance(k, numbers.Integral):
+        raise ValueError(f"number of results: found {k!r:.80}, expected a whole number")
     if not 1 <= k <= most:
         raise ValueError(f"number of results: found {k}, expected 1 to {most:,}, the images that can be found")
     scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)

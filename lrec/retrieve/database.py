@@ -1,7 +1,7 @@
 """A database of embeddings that can be searched, extended and saved; it stays on disk until it is searched."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,8 @@ class Database:
         embedded = self.embed(listed) if vectors is None else vectors
         if embedded.ndim != 2 or embedded.shape[1] != self.width:
             raise ValueError(f"embeddings: found the shape {embedded.shape}, expected (N, {self.width})")
+        if not np.isfinite(embedded).all():
+            raise ValueError("embeddings: found a value that is not finite, expected numbers")
         paths = [self._written(image) if isinstance(image, str | Path) else "" for image in listed]
         new = pd.DataFrame({"path": paths, "class": known, "row": np.full(len(paths), search.NO_ROW, np.int64)})
         first = len(self)
@@ -192,6 +194,8 @@ class Database:
 
     def _classes(self, classes: str | Sequence[str | None] | None, count: int) -> list[str]:
         """Return the class names of new images, checked by the rules for data sets."""
+        if not isinstance(classes, str | Iterable | None):
+            raise ValueError(f"classes: found {classes!r:.80}, expected a name per image")
         given_names = [classes] if isinstance(classes, str) else [""] * count if classes is None else list(classes)
         if len(given_names) != count:
             raise ValueError(f"classes: found {len(given_names)}, expected {count}, one per image")

@@ -29,7 +29,7 @@ def images(given: SomeImages) -> list[OneImage]:
         if given.dtype.kind in "OU":  # file names
             return list(given.ravel())
         return list(given) if given.ndim > 3 else [given]
-    if not isinstance(given, Iterable):
+    if not isinstance(given, Iterable) or hasattr(given, "read"):  # an open file would be taken line by line
         raise ValueError(f"image: found {type(given).__name__}, expected a file, an opened image or (H, W, 3) uint8")
     return [_without_torch(one) for one in given]
 
@@ -61,6 +61,11 @@ def embeddings(given: SomeImages) -> np.ndarray | None:
             given = np.stack(parts)
     if not isinstance(given, np.ndarray) or given.dtype.kind != "f":
         return None
+    if given.ndim > 2:
+        raise ValueError(
+            f"images: found {given.dtype} of shape {given.shape}, expected (H, W, 3) uint8 from 0 to 255, or "
+            "embeddings (N, d) of floats"
+        )
     return np.atleast_2d(given)
 
 

@@ -99,7 +99,8 @@ class Finder:
                     f"{text}: found no image in this folder{self._passed_over(path)}, expected "
                     f"{' '.join(decoding.SUFFIXES)}"
                 )
-            self.passed_over += [f"{text}: {len(found)} images{others}"] if (others := self._passed_over(path)) else []
+            count = f"{len(found)} image{'s' * (len(found) != 1)}"
+            self.passed_over += [f"{text}: {count}{others}"] if (others := self._passed_over(path)) else []
             return [self._of_file(p) for p in found]
         found = _matches(text)
         if not found:

@@ -65,7 +65,9 @@ def read(path: Path, split: str | None) -> Stored:
         return _of_run(root, *run.parts, split)
     if known := _runs(Path()):
         beside = os.listdir(path.parent) if path.parent.is_dir() else []
+        meant = "/".join(path.parts[-2:])  # of a folder of models or results
         near = missing.near(path.as_posix(), known) or missing.near(path.name, beside)
+        near = f"{meant!r:.120} is there" if meant in known else near
         raise FileNotFoundError(
             f"{path}: found no such database{f' ({near})' if near else ''}, expected one of {', '.join(known)}, or a "
             "folder that Database.save wrote; list the data set in params.yaml and run `dvc repro`"

@@ -66,6 +66,22 @@ def test_classes_that_differ_in_blanks_alone(tmp_path: Path, layout: str, name: 
 
 
 @pytest.mark.parametrize("layout", ["folder", "table"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("Audi\u00a0A4", "blanks"),
+        ("Audi  a4", "case and blanks"),
+        ("Au\u200bdi A4", "characters of no width"),
+        ("\ufeffAudi A4", "characters of no width"),
+        ("\uff21udi A4", "the width of its letters"),
+    ],
+)
+def test_classes_that_differ_in_what_a_reader_overlooks(tmp_path: Path, layout: str, name: str, how: str) -> None:
+    with pytest.raises(ValueError, match=f"differs only in {how} from"):
+        LAYOUTS[layout](tmp_path, {"Audi A4": "train", name: "test"})
+
+
+@pytest.mark.parametrize("layout", ["folder", "table"])
 def test_blanks_around_a_class(tmp_path: Path, layout: str) -> None:
     with pytest.raises(ValueError, match=r"found 'b ', expected a class name without spaces around it; rename"):
         LAYOUTS[layout](tmp_path, {"a": "train", "b ": "test"})

@@ -134,6 +134,7 @@ def test_scalars_at_random(tmp_path_factory: pytest.TempPathFactory, scalar: str
         ("a: =", "not readable as YAML"),
         ("a: !!python/name:os.system x", "not readable as YAML"),
         ("a: [1", "not readable as YAML"),
+        ("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> other\n", "line 2 is git's mark of a merge conflict"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: " + "[*b" + ", *b" * 2000 + "]", "found more than 10,000 entries"),
         ("#" * 2**18 + "\n", "expected at most 262,144"),
     ],

@@ -1,5 +1,6 @@
 """The database in Python: load, search, add, save, its size and speed, and faiss beside it."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -225,6 +226,10 @@ def test_an_opened_image_is_embedded_as_its_file(database: Database, tmp_path: P
         (np.float32(3), "image: found float32"),
         (np.array(3.0), r"shape \(1, 1\), expected \([NQ], 8\)"),
         ("raw/pictures", "image not found"),
+        (np.zeros((9, 9, 3)), r"images: found float64 of shape \(9, 9, 3\), expected \(H, W, 3\) uint8 from 0 to 255"),
+        (np.zeros((2, 9, 9, 3), np.float32), r"images: found float32 of shape \(2, 9, 9, 3\)"),
+        (np.full((1, 8), np.nan, np.float32), "found a value that is not finite"),
+        (io.BytesIO(b"a\nb"), "image: found BytesIO, expected a file"),
     ],
 )
 def test_what_is_no_image(database: Database, given, message: str):
@@ -240,6 +245,8 @@ def test_what_is_no_image(database: Database, given, message: str):
         ("ab", "classes: found 1, expected 2, one per image"),
         (["a"], "classes: found 1, expected 2"),
         (["a", 7], "classes: found 7, expected a name"),
+        (7, "classes: found 7, expected a name per image"),
+        (float("nan"), "classes: found nan, expected a name per image"),
         (["a", "b "], "classes: found 'b ', expected a class name without spaces around it"),
         (["BMW", "bmw"], "classes: found the class 'bmw', which differs only in case from 'BMW'"),
         (["", "u+0416"], "classes: found the class 'u.0416', which differs only in case from 'U.0416'"),
@@ -255,6 +262,12 @@ def test_classes_keep_the_rules_of_a_data_set(database: Database, classes, messa
 def test_an_accent_of_a_class_is_kept_in_one_form(database: Database):
     database.add([FILE, FILE, FILE], ["cafe\u0301", "caf\u00e9", None])
     assert database.index["class"].tolist()[-3:] == ["caf\u00e9", "caf\u00e9", ""]
+
+
+@pytest.mark.parametrize("k", [1.5, "3", None, True])
+def test_the_number_of_results_is_a_whole_one(database: Database, k):
+    with pytest.raises(ValueError, match="number of results: found .*, expected a whole number"):
+        database.search(FILE, k)
 
 
 def test_index_and_embeddings_that_differ_are_not_saved(database: Database, tmp_path: Path):

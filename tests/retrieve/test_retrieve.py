@@ -83,7 +83,7 @@ def test_files_of_other_formats_are_named(project: Path, tmp_path: Path, capsys:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     tool.run(tool.parser().parse_args(["--query", str(tmp_path)]))
-    line = f"{tmp_path}: 1 images, passed over for their format: b.heic, c.avif, d.cr2 and 1 more"
+    line = f"{tmp_path}: 1 image, passed over for their format: b.heic, c.avif, d.cr2 and 1 more"
     assert line in capsys.readouterr().out
     (tmp_path / "a.png").unlink()
     with pytest.raises(
@@ -203,6 +203,7 @@ def test_classes_are_legible(project: Path, capsys: pytest.CaptureFixture):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--database", "models/tiny/resnet18"], "no such database ('tiny/resnet18' is there)"),
         (["--database", "nope/resnet18"], "nope/resnet18: found no such database, expected one of shop/resnet18, tiny"),
         (["--split", "gallery"], "split: found 'gallery', expected one of train, test for tiny"),
         (["--num", "0"], "number of results: found 0, expected 1 to 23"),
