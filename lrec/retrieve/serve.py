@@ -229,4 +229,5 @@ def run(name: str, split: str | None, device: str, host: str, port: int) -> None
         print(f"{escaped(name)}: http://{address}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(uvicorn.Config(app, log_level="error")).run([listening])
+            # A page that is open keeps a connection, for which nobody waits at the end.
+            uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)).run([listening])

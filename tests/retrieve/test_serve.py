@@ -26,7 +26,7 @@ from lrec.retrieve import __main__ as tool
 pytest.importorskip("gradio", reason="an optional dependency: pip install -r requirements-extra.txt")
 
 HOSTILE = "<img src=x onerror='window.hurt=1'> {{name}} ${window.hurt=1}"
-PATIENCE = 120
+PATIENCE = 300
 
 
 class Served:
@@ -91,8 +91,15 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(root: Path, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     running = Served(root, project, tmp_path_factory.mktemp("server") / "temporary")
     yield running
+    # A page that is still open does not keep the server from ending.
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=PATIENCE)
+    connection.request("GET", "/gradio_api/heartbeat/open")
+    answer = connection.getresponse()
+    assert answer.status == 200
     running.process.send_signal(signal.SIGTERM)
     running.process.communicate(timeout=PATIENCE)
+    answer.close()
+    connection.close()
     assert running.process.returncode == 0
 
 
