@@ -200,7 +200,8 @@ def main() -> None:
                 continue
             if is_done or options.only and run["name"] not in options.only:
                 continue
-            subprocess.run(["git", "checkout", "--quiet", "--", "params.yaml", "dvc.lock"], check=True)
+            # From the commit: a run that was killed leaves its parameters in the index, too.
+            subprocess.run(["git", "checkout", "--quiet", "HEAD", "--", "params.yaml", "dvc.lock"], check=True)
             subprocess.run(command(study, kind, run, options.weights), check=True)
             done = pd.concat([done, pd.DataFrame([row(study, kind, run)])], ignore_index=True)
             files.write_table(options.table, done)
