@@ -1,7 +1,8 @@
 """A trained ensemble as one file for other programs: python -m lrec.export car_cropped/resnet18 --format onnx.
 
 The exported network takes images (N, 3, S, S) float32, RGB scaled to 0-1, of any number N, normalises them
-and returns embeddings (N, d) float32 of unit norm. It is compared with the original before it is published.
+and returns embeddings (N, d) float32 of unit norm: those of the stage embed, reduced if they are. It is compared with
+the original before it is published.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lrec import paths
-from lrec.io import command, files, locks, missing
+from lrec.embedding import audit, reduction
+from lrec.embedding.reduction import Reduction
+from lrec.io import command, files, hashing, locks, missing
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
 from lrec.model.kinds import KINDS
@@ -25,24 +28,31 @@ _BATCHES = (1, 3)  # sizes compared; the network is traced with 2
 
 
 class Embedding(nn.Module):
-    """An ensemble with its normalisation inside.
+    """An ensemble with the normalisation of its images, and the reduction of its embeddings, inside.
 
     Args:
         ensemble: put into evaluation mode.
         normalization: {"mean", "std"} per channel, of values scaled to 0-1.
         kind: of embedding, see `lrec.model.kinds.KINDS`.
+        reduced: the reduction, or None to keep embeddings whole.
     """
 
-    def __init__(self, ensemble: Ensemble, normalization: dict[str, list[float]], kind: str = "logits") -> None:
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        normalization: dict[str, list[float]],
+        kind: str = "logits",
+        reduced: Reduction | None = None,
+    ) -> None:
         super().__init__()
-        self.ensemble, self.kind = ensemble, kind
+        self.ensemble, self.kind, self.reduced = ensemble, kind, reduced or nn.Identity()
         self.register_buffer("mean", torch.tensor(normalization["mean"])[:, None, None])
         self.register_buffer("std", torch.tensor(normalization["std"])[:, None, None])
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (N, 3, S, S) float32, 0-1, to (N, d) float32."""
-        return self.ensemble.embed((images - self.mean) / self.std, self.kind)
+        return self.reduced(self.ensemble.embed((images - self.mean) / self.std, self.kind))
 
 
 def weight_bytes(network: nn.Module) -> int:
@@ -95,7 +105,26 @@ FORMATS = {"onnx": onnx, "torchscript": torchscript, "exported": exported}
 WRITTEN = ("model.onnx", "model.onnx.data", "model.ts", "model.pt2")
 
 
-def export(variant: str, backbone: str, form: str, target: Path, kind: str = "logits") -> float:
+def embedded(variant: str, backbone: str) -> tuple[str, Reduction | None]:
+    """Return how the stage embed has embedded with a model: the kind, and the reduction; logits if it has not.
+
+    Raises:
+        ValueError: it has embedded with other weights, or what it wrote is damaged.
+    """
+    path, model = paths.embedding_facts(variant, backbone), paths.model(variant, backbone) / saved.MODEL
+    if not path.exists():
+        return "logits", None
+    facts = audit.read(path)
+    if facts["weights"] != hashing.of_file(model):
+        raise ValueError(
+            f"{path}: made with other weights than {model} has; run `dvc repro` (stage embed), or say --kind"
+        )
+    if "reduction" not in facts:
+        return facts["kind"], None
+    return facts["kind"], reduction.read(paths.reduction(variant, backbone), facts["reduction"])
+
+
+def export(variant: str, backbone: str, form: str, target: Path, kind: str | None = None) -> float:
     """Export a trained ensemble into a folder, which appears complete and checked or not at all.
 
     Args:
@@ -103,7 +132,7 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str = "lo
         backbone: of the ensemble.
         form: one of `FORMATS`.
         target: the folder; what an earlier export left in it is replaced.
-        kind: of embedding, see `lrec.model.kinds.KINDS`.
+        kind: of embedding, see `lrec.model.kinds.KINDS`; None for what `embedded` returns.
 
     Returns:
         The largest difference from the original, over random images in batches of 1 and 3.
@@ -114,7 +143,8 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str = "lo
     """
     files.require_replaceable(target, WRITTEN)
     ensemble, config = saved.load(paths.model(variant, backbone))
-    network, size = Embedding(ensemble, config["normalization"], kind), config["image_size"]
+    how = embedded(variant, backbone) if kind is None else (kind, None)
+    network, size = Embedding(ensemble, config["normalization"], *how), config["image_size"]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad(), warnings.catch_warnings(), files.atomic_folder(target) as draft:
         # The exporters warn that parts of them are deprecated; a user cannot change that.
@@ -132,7 +162,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.exp
     parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("model", help="a trained run, such as car_cropped/resnet18")
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: onnx")
-    parser.add_argument("--kind", choices=list(KINDS), default="logits", help="default: logits")
+    parser.add_argument("--kind", choices=list(KINDS), help="of whole embeddings (default: as the stage embed does it)")
     parser.add_argument(
         "--output", type=Path, help="new folder, or that of an earlier export (default: exported/<model>/<format>)"
     )
@@ -150,7 +180,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.exp
             raise FileNotFoundError(f"{source}: not found{missing.hint(source)}; run `dvc repro` (stage train) first")
         target = options.output or Path("exported", *source.parts[-2:], options.format)
         files.require_replaceable(target, WRITTEN)
-        with locks.held([target], [source]):
+        with locks.held([target], [source, paths.embeddings(*parts)]):
             difference = export(parts[0], parts[1], options.format, target, options.kind)
         print(f"{target}: differs from the original by at most {difference:.1e}")
         written = sorted(entry.name for entry in target.iterdir() if entry.name in WRITTEN)

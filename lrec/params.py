@@ -98,6 +98,20 @@ class Params(schema.Section):
             f"add {name} to datasets, or set it in variants.{self.datasets[0]}"
         )
 
+    def require_dimensions(self, images: int, width: int) -> None:
+        """Refuse to reduce embeddings to more dimensions than there can be.
+
+        Args:
+            images: of the training split, N; N points span N - 1 dimensions.
+            width: d, of the embedding before its reduction.
+        """
+        most = min(images - 1, width)
+        if self.embed.reduce != "none" and self.embed.dimensions > most:
+            raise ValueError(
+                f"{PARAMS_FILE}: embed.dimensions: found {self.embed.dimensions}, expected at most {most} with "
+                f"{images:,} training images and embeddings of {width:,} numbers; lower it, or set embed.reduce to none"
+            )
+
     def raw_root(self) -> Path:
         """Return the folder of the raw data sets; the environment variable LREC_DATA wins, and ~ is the home folder."""
         return Path(os.path.expanduser(os.environ.get(DATA_VARIABLE) or self.data_root))

@@ -57,6 +57,11 @@ def embedding_facts(variant: str, backbone: str) -> Path:
     return embeddings(variant, backbone) / "embedding.json"
 
 
+def reduction(variant: str, backbone: str) -> Path:
+    """Return the file with the reduction of a run's embeddings, where there is one."""
+    return embeddings(variant, backbone) / "reduction.safetensors"
+
+
 def unfinished(stage: str, variant: str, backbone: str) -> Path:
     """Return the folder of a stage's unfinished work on a run; git and DVC ignore it."""
     return Path(".lrec") / stage / _part(variant) / _part(backbone)

@@ -205,12 +205,16 @@ class Embed(Section):
     """Extraction.
 
     kind: "logits", the original's embedding, or "features", the pooled features of every branch.
+    reduce: "pca" keeps the first principal components of the training images' embeddings, as many as dimensions says;
+    "whitened" divides each by its standard deviation as well; "none" keeps the whole embedding.
     dtype: of the stored embeddings; float16 takes half the space. batch_size: images.
     untrained: embed with the network as it was before training, too. precision: of the forward pass.
     audit_images: how many test images the batch-independence check embeds again in other batches.
     """
 
     kind: KindName
+    reduce: Literal["none", "pca", "whitened"]
+    dimensions: Annotated[int, Field(ge=1, le=10**6)]
     dtype: Literal["float32", "float16"]
     batch_size: Count
     untrained: bool

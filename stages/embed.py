@@ -1,5 +1,7 @@
 """Stage embed: embed every split with the trained network, and the tested ones with the network before training.
 
+With embed.reduce, each of the two networks embeds the training images first, and a reduction is fitted on them.
+
 A killed run resumes where it stopped. Several processes divide the work if torchrun starts them:
 torchrun --nproc_per_node 2 -m stages.embed <variant> <backbone>
 """
@@ -17,13 +19,15 @@ from lrec import params, paths
 from lrec.compute import allocator, collective, device
 from lrec.data import store
 from lrec.data.batches import Images
-from lrec.embedding import audit, batch_norm, extract, journal
+from lrec.embedding import audit, batch_norm, extract, journal, reduction
 from lrec.io import command, files, hashing, locks, provenance
 from lrec.model import saved, weights
 from lrec.model.ensemble import Ensemble
 
 # The packages that compute the embeddings: an unfinished run resumes only if their code has not changed.
 CODE = ("compute", "data", "embedding", "model")
+# Where unfinished work has embeddings before their reduction.
+WHOLE = "whole"
 
 
 @locks.holding(
@@ -31,7 +35,10 @@ CODE = ("compute", "data", "embedding", "model")
     reads=lambda variant, backbone: [paths.store(variant), paths.model(variant, backbone)],
 )
 def main(variant: str, backbone: str) -> None:
-    """Write embeddings/<variant>/<backbone>/: <split>.npy, <split>_rows.npy, untrained_<split>.npy, embedding.json."""
+    """Write embeddings/<variant>/<backbone>/: <split>.npy, <split>_rows.npy, untrained_<split>.npy, embedding.json.
+
+    Where embeddings are reduced, reduction.safetensors as well.
+    """
     allocator.keep_freed_memory()
     everything = params.load()
     settings, recipe = everything.embed, everything.train_of(variant)
@@ -39,6 +46,7 @@ def main(variant: str, backbone: str) -> None:
     folder = paths.model(variant, backbone)
     trained, config = saved.load(folder)
     require_fit(folder, config, backbone, packed.dataset["image_size"])
+    everything.require_dimensions(len(packed.rows(store.TRAIN)), trained.width(settings.kind))
     begun = require_start(folder, config, backbone, recipe.weights) if settings.untrained else ""
     where = collective.device(device.choose(everything.machine.device))
     device.choose_precision(where, settings.precision)
@@ -50,6 +58,7 @@ def main(variant: str, backbone: str) -> None:
         "model": hashing.of_file(folder / saved.MODEL),
         "start": begun,
         "settings": [chosen, config["normalization"], settings.dtype, settings.untrained, torch.device(where).type],
+        "reduction": [settings.reduce, settings.dimensions],
         "code": [torch.__version__, provenance.code_digest(CODE)],
     }
     splits = list(dict.fromkeys(packed.index["split"]))
@@ -66,23 +75,66 @@ def main(variant: str, backbone: str) -> None:
     unfinished_work = paths.unfinished("embed", variant, backbone)
     work = unfinished_work / hashing.of_value(identity)
     work.mkdir(parents=True, exist_ok=True)
+    how = {}
     with collective.together():
         print(f"{variant}/{backbone}: embedding {settings.kind} on {device.describe(where)}")
         for prefix, network, names in networks():
             batch_norm.fold(network)
+            how[prefix] = options
+            if settings.reduce != "none":
+                about = {"model": begun if prefix else identity["model"], "data": data_digest(variant)}
+                about |= settings.model_dump(include={"kind", "reduce", "dimensions"})
+                some = replace(images, rows=packed.rows(store.TRAIN))
+                how[prefix] = fit_reduction(work, prefix, network, some, options, about)
             for name in names:
-                some = replace(images, rows=packed.rows(name))
-                extract.fill(work / f"{prefix}{name}.npy", network, some, settings.dtype, options)
+                path, some = work / f"{prefix}{name}.npy", replace(images, rows=packed.rows(name))
+                if (whole := work / WHOLE / path.name).exists():
+                    reduce_rows(whole, path, settings.dtype, how[prefix])
+                else:
+                    extract.fill(path, network, some, settings.dtype, how[prefix])
         if collective.rank() == 0:
             rows = packed.rows(tested[0])
             stored = np.load(work / f"{tested[0]}.npy", mmap_mode="r")
-            again = extract.again(trained, images, options)
+            again = extract.again(trained, images, how[""])
             sizes = {"images": settings.audit_images, "batch_size": settings.batch_size}
             found = audit.measure(again, stored, rows, packed.labels(rows), **sizes)
             facts = settings.model_dump(include={"kind", "dtype", "precision", "batch_size"})
-            facts |= {"dimensions": trained.width(settings.kind), "weights": identity["model"], "audit": found}
+            facts |= {"dimensions": stored.shape[1], "weights": identity["model"], "audit": found}
+            if settings.reduce != "none":
+                facts |= {"reduce": settings.reduce, "reduction": hashing.of_file(work / reduction.FILE)}
             publish(work, paths.embedding_facts(variant, backbone), packed, facts)
             shutil.rmtree(unfinished_work)
+
+
+def data_digest(variant: str) -> str:
+    """Return a hash of which images a store has, and of the sums of their pixels, the same on every machine."""
+    return hashing.of_files([paths.store(variant) / store.INDEX, paths.store(variant) / store.DATASET])
+
+
+def fit_reduction(
+    work: Path, prefix: str, network: Ensemble, images: Images, options: extract.Options, about: dict[str, Any]
+) -> extract.Options:
+    """Return the options with a reduction that is fitted on training images as this network embeds them.
+
+    After a kill, their embeddings are resumed, and the fit starts anew.
+    """
+    path, whole = work / f"{prefix}{reduction.FILE}", work / WHOLE / f"{prefix}{store.TRAIN}.npy"
+    whole.parent.mkdir(exist_ok=True)
+    extract.fill(whole, network, images, "float32", options)
+    if collective.rank() == 0 and not path.exists():
+        components = reduction.principal(np.load(whole, mmap_mode="r"), about["dimensions"], device=options.device)
+        reduction.save(path, components.first(about["dimensions"], about["reduce"]), about)
+    collective.wait()
+    return replace(options, reduction=reduction.read(path))
+
+
+def reduce_rows(whole: Path, path: Path, dtype: str, options: extract.Options) -> None:
+    """Reduce the rows of one file into another."""
+    if collective.rank() == 0 and options.reduction:
+        rows = np.load(whole, mmap_mode="r")
+        out = files.map_array(path, dtype, (len(rows), options.reduction.dimensions))
+        options.reduction.fill(rows, out)
+        out.flush()
 
 
 def require_fit(folder: Path, config: dict[str, Any], backbone: str, image_size: int) -> None:
@@ -107,9 +159,9 @@ def require_start(folder: Path, config: dict[str, Any], backbone: str, choice: s
 
 
 def publish(work: Path, target: Path, packed: store.Store, facts: dict[str, object]) -> None:
-    """Publish the finished arrays, the rows they belong to and, at `target`, the facts, in one atomic folder."""
+    """Publish the finished files, the rows of the arrays and, at `target`, the facts, in one atomic folder."""
     with files.atomic_folder(target.parent) as folder:
-        for path in sorted(work.glob("*.npy")):
+        for path in [*sorted(work.glob("*.npy")), *work.glob(reduction.FILE)]:
             journal.publish(path, folder / path.name)
         for split in dict.fromkeys(packed.index["split"]):
             np.save(folder / f"{split}_rows.npy", packed.rows(split))

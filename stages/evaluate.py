@@ -13,6 +13,9 @@ from lrec.evaluation import class_recall, ensemble_size, examples, result, task
 from lrec.io import command, files, given, locks, splits
 from lrec.model import saved
 
+# What of embedding.json is not a setting.
+DIGESTS = ("audit", "weights", "reduction")
+
 
 @locks.holding(
     writes=lambda *of: [paths.results(*of)],
@@ -41,12 +44,13 @@ def main(variant: str, backbone: str) -> None:
 
     trained, untrained = task.read(folder, index), task.find(folder, index, "untrained_")
     train, _ = task.read_split(folder / f"{store.TRAIN}.npy", index, store.TRAIN)
-    require_width(facts["dimensions"], config["ensemble_size"], folder, trained.query, train)
+    branches, reduced = config["ensemble_size"], "reduce" in facts
+    require_width(facts["dimensions"], 1 if reduced else branches, folder, trained.query, train)
     retrieval = trained.evaluate(ks, where)
     before = result.figures(untrained, untrained.evaluate(ks, where)) if untrained else None
     names = dict(zip(index["label"], index["class"], strict=True))
     classes = class_recall.per_class(retrieval.best_rank, trained.query_labels, names, ks)
-    analysis, sets = result.analyse(trained, train, config["ensemble_size"], **analyses, device=where)
+    analysis, sets = result.analyse(trained, train, branches, **analyses, reduced=reduced, device=where)
     measured = {
         "variant": variant,
         "backbone": backbone,
@@ -57,7 +61,7 @@ def main(variant: str, backbone: str) -> None:
         "counts": dataset["counts"],
         "official": dataset["official"],
         "partial": dataset["partial"],
-        "embedding": {key: value for key, value in facts.items() if key not in ("audit", "weights")},
+        "embedding": {key: value for key, value in facts.items() if key not in DIGESTS},
         "audit": facts["audit"],
         "evaluation": analyses,
         **class_recall.extremes(classes),

@@ -89,6 +89,8 @@ def main(variant: str, backbone: str) -> None:
         classifier = Classifier(recipe.classifier, recipe.scale)
         options = {"seed": recipe.seed, "share": recipe.share, "own": own, "classifier": classifier}
         ensemble = Ensemble(backbone, chosen.ensemble_size, outputs, recipe.weights, **options)
+        # Of the next stage, but here no work is lost.
+        settings.require_dimensions(len(images), ensemble.width(settings.embed.kind))
         history = fit(
             ensemble,
             images.some(~out),

@@ -7,16 +7,18 @@ if it is drawn anew each time, or if it depends on the other images.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 import numpy as np
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from lrec.embedding.reduction import Reduce
 from lrec.io import reading
 from lrec.model.kinds import KINDS
 
 Difference = Annotated[float, Field(ge=0)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Audit(TypedDict):
@@ -30,11 +32,16 @@ class Audit(TypedDict):
 
 
 class Facts(TypedDict):
-    """What embedding.json must say; dimensions is d, weights the SHA-256 of the model's weights."""
+    """What embedding.json must say; dimensions is d, weights the SHA-256 of the model's weights.
+
+    Of reduced embeddings it says how, and the SHA-256 of the file with their reduction, `lrec.paths.reduction`.
+    """
 
     kind: Literal[tuple(KINDS)]
+    reduce: NotRequired[Reduce]
+    reduction: NotRequired[Digest]
     dimensions: Annotated[int, Field(ge=1)]
-    weights: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    weights: Digest
     audit: Audit
 
 

@@ -23,6 +23,7 @@ from lrec.data import batches
 from lrec.data.batches import Images
 from lrec.data.store import DATASET, IMAGES, INDEX
 from lrec.embedding.journal import Journal
+from lrec.embedding.reduction import Reduction
 from lrec.io import hashing, progress
 from lrec.model.ensemble import Ensemble, memory_format
 
@@ -39,6 +40,7 @@ class Options:
         precision: of the forward pass, "float32" or "bfloat16" (autocast).
         device: of the forward pass.
         workers: threads that read batches ahead.
+        reduction: of the network's embeddings, or None to keep them whole.
     """
 
     kind: str = "logits"
@@ -46,6 +48,11 @@ class Options:
     precision: str = "float32"
     device: str = "cpu"
     workers: int = 0
+    reduction: Reduction | None = None
+
+    def width(self, model: Ensemble) -> int:
+        """Return d, the numbers in an embedding by this model."""
+        return self.reduction.dimensions if self.reduction else model.width(self.kind)
 
 
 @contextlib.contextmanager
@@ -62,11 +69,14 @@ def embedding(
     """
     layout = memory_format(model.backbone, options.device)
     model.to(options.device, memory_format=layout).eval()
+    reduce = options.reduction.to(options.device) if options.reduction else torch.nn.Identity()
 
     def forward(pixels: Tensor) -> Tensor:
-        with torch.inference_mode(), autocast(options.device, options.precision):
-            images = batches.normalize(pixels, mean, std)
-            return model.embed(images.contiguous(memory_format=layout), options.kind).float()
+        with torch.inference_mode():
+            with autocast(options.device, options.precision):
+                images = batches.normalize(pixels, mean, std)
+                embedded = model.embed(images.contiguous(memory_format=layout), options.kind)
+            return reduce(embedded.float())
 
     exact = arithmetic(options.device, tf32=False, deterministic=False, tuned=False)
     with exact, threads.by_image(forward, options.device) as divided:
@@ -136,7 +146,7 @@ def fill(path: Path, model: Ensemble, images: Images, dtype: str, options: Optio
     """
     if collective.rank() == 0:
         parts = len(split(len(images), options.batch_size))
-        Journal.create(path, (len(images), model.width(options.kind)), dtype, parts)
+        Journal.create(path, (len(images), options.width(model)), dtype, parts)
     collective.wait()
     journal = Journal(path)
     part = collective.rank(), collective.count()
@@ -154,7 +164,7 @@ def again(model: Ensemble, images: Images, options: Options) -> Callable[[np.nda
     """
 
     def embed(rows: np.ndarray, batch_size: int) -> np.ndarray:
-        out = np.empty((len(rows), model.width(options.kind)), np.float32)
+        out = np.empty((len(rows), options.width(model)), np.float32)
         chosen, sized = replace(images, rows=rows), replace(options, batch_size=batch_size)
         extract(model, chosen, out, sized, description="audit")
         return out

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from lrec.embedding import reduction
 from lrec.evaluation.task import Task
 
-_FIT_IMAGES = 4096  # training images, evenly spaced, that a format is fitted on
+_FIT_IMAGES = 4096  # training images, evenly spaced, from which scale and mean are taken
 Row = dict[str, str | int | float]
 
 
@@ -38,7 +38,7 @@ def compare(task: Task, train: np.ndarray, dimensions: Sequence[int], *, device:
         One row per format: code (its name), bytes (per image), recall_at_1 and map_at_r in percent.
     """
     rows: list[Row] = []
-    for some in formats(train, dimensions):
+    for some in formats(train, dimensions, device=device):
         retrieval = task.changed(some.restored).evaluate([1], device)
         figures = {"recall_at_1": retrieval.recall[1], "map_at_r": float(retrieval.map_at_r or 0)}
         percent = {name: round(100 * value, 4) for name, value in figures.items()}
@@ -46,18 +46,19 @@ def compare(task: Task, train: np.ndarray, dimensions: Sequence[int], *, device:
     return rows
 
 
-def formats(train: np.ndarray, dimensions: Sequence[int]) -> Iterator[Format]:
+def formats(train: np.ndarray, dimensions: Sequence[int], *, device: str = "cpu") -> Iterator[Format]:
     """Yield the storage formats of embeddings with d dimensions.
 
     float32 and float16: the numbers. int8: the numbers, scaled by one common factor that maps the largest training
     value to 127, and rounded. signs: binary, one bit per dimension: whether the number is above the training mean.
     pca k: the first k principal components, as float32, scaled to unit norm; whitened: each component is divided by
-    its standard deviation first. Ties, which short binary embeddings have many of, count against the query, see
-    `lrec.metrics.recall`.
+    its standard deviation first (`lrec.embedding.reduction`). Ties, which short binary embeddings have many of, count
+    against the query, see `lrec.metrics.recall`.
 
     Args:
         train: (n, d) training embeddings.
         dimensions: the k of the principal components; those below both d and n are used.
+        device: where principal components are computed.
     """
     width = train.shape[1]
     some = np.asarray(train[:: -(-len(train) // _FIT_IMAGES)], dtype=np.float32)
@@ -67,39 +68,9 @@ def formats(train: np.ndarray, dimensions: Sequence[int]) -> Iterator[Format]:
     yield Format("float16", 2 * width, lambda x: np.asarray(x, np.float16))
     yield Format("int8", width, lambda x: np.rint(np.clip(x * factor, -127, 127)).astype(np.float16))
     yield Format("signs", -(-width // 8), lambda x: np.where(x > mean, 1, -1).astype(np.float16))
-    usable = [k for k in dimensions if k < min(some.shape)]
+    usable = [k for k in dimensions if k < min(train.shape)]
     if usable:
-        directions, deviations = principal(some - mean, max(usable))
+        components = reduction.principal(train, max(usable), device=device)
         for k in usable:
-            whitened = directions[:, :k] / deviations[:k]
-            yield Format(f"pca {k}", 4 * k, _projection(mean, directions[:, :k]))
-            yield Format(f"pca {k} whitened", 4 * k, _projection(mean, whitened))
-
-
-def principal(centred: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the principal directions of rows with mean zero, and the standard deviation along each.
-
-    Args:
-        centred: (n, d) float32.
-        count: k, below n and d.
-
-    Returns:
-        (d, k) float32 orthonormal columns, by decreasing deviation, and (k,) float32, at least 10^-6 of the largest.
-        The smaller of the two Gram matrices is decomposed, in float64.
-    """
-    rows = torch.from_numpy(centred).double()
-    wide = rows.shape[1] > rows.shape[0]
-    gram = rows @ rows.T if wide else rows.T @ rows
-    values, vectors = torch.linalg.eigh(gram)
-    values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
-    lengths = values.clamp(min=float(values[0]) * 1e-12).sqrt().clamp(min=torch.finfo(torch.float32).tiny)
-    directions = rows.T @ vectors / lengths if wide else vectors
-    return directions.float().numpy(), (lengths / len(rows) ** 0.5).float().numpy()
-
-
-def _projection(mean: np.ndarray, directions: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    def project(embeddings: np.ndarray) -> np.ndarray:
-        projected = (np.asarray(embeddings, np.float32) - mean) @ directions
-        return projected / np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-
-    return project
+            yield Format(f"pca {k}", 4 * k, components.first(k, "pca").apply_to)
+            yield Format(f"pca {k} whitened", 4 * k, components.first(k, "whitened").apply_to)

@@ -56,6 +56,7 @@ def analyse(
     analysis_images: int,
     subsets: int,
     pca_dimensions: Sequence[int],
+    reduced: bool = False,
     device: str = "cpu",
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Evaluate smaller ensembles, the agreement of branches, and storage formats of the embedding.
@@ -67,22 +68,30 @@ def analyse(
         analysis_images: how many queries and gallery items to use at most; 0 = analyse nothing.
         subsets: sets of branches per ensemble size, see `ensemble_size.evaluate`.
         pca_dimensions: of principal components, see `compression.formats`.
+        reduced: whether the embeddings are principal components already: no columns belong to a branch then, and
+            they are not reduced once more.
         device: where similarities are computed.
 
     Returns:
         {"images", "classes", "agreement", "ensemble_size", "compression"}: how many images and classes were used,
-        and the figures; and the table of `ensemble_size.evaluate`. Without analyses the dictionary is empty, and
-        the table has one row, for all branches.
+        and the figures, of reduced embeddings without agreement and ensemble_size; and the table of
+        `ensemble_size.evaluate`, which has one row, for all branches, where smaller ensembles are not evaluated.
+        Without analyses the dictionary is empty.
     """
-    if analysis_images == 0:
-        return {}, ensemble_size.evaluate(task, 1, 1, device=device).assign(branches=branches, members="all")
-    some = task.sample(analysis_images)
-    sets = ensemble_size.evaluate(some, branches, subsets, device=device)
-    analysis = {
+    some = task.sample(analysis_images) if analysis_images else task
+    if reduced or not analysis_images:
+        sets = ensemble_size.evaluate(some, 1, 1, device=device).assign(branches=branches, members="all")
+    else:
+        sets = ensemble_size.evaluate(some, branches, subsets, device=device)
+    if not analysis_images:
+        return {}, sets
+    analysis: dict[str, Any] = {
         "images": len(some.query) + (0 if some.gallery is None else len(some.gallery)),
         "classes": len(np.unique(some.query_labels)),
-        "agreement": round(ensemble_size.agreement(some, branches, device=device), 4),
-        "ensemble_size": ensemble_size.curve(sets).to_dict("records"),
-        "compression": compression.compare(some, train, pca_dimensions, device=device),
     }
+    if not reduced:
+        analysis["agreement"] = round(ensemble_size.agreement(some, branches, device=device), 4)
+        analysis["ensemble_size"] = ensemble_size.curve(sets).to_dict("records")
+    dimensions = [] if reduced else pca_dimensions
+    analysis["compression"] = compression.compare(some, train, dimensions, device=device)
     return analysis, sets

@@ -11,7 +11,7 @@ from lrec import reference
 from lrec.io import reading
 from lrec.model.backbones import BACKBONES
 from lrec.report import model_size
-from lrec.report.ledger import COMPRESSED, Ledger, meaningless, ordered, titles
+from lrec.report.ledger import COMPRESSED, Ledger, meaningless, ordered, reduction, titles
 from lrec.report.tables import MISSING, Table
 
 REPORTED, CLEAN, PUBLISHED = "reported_recall.csv", "clean_recall.csv", "published_recall.csv"
@@ -85,7 +85,8 @@ def recall_tables(variant: str, entries: Entries, folder: Path) -> list[Table]:
 
 def ensemble_table(known: Ledger) -> Table:
     """Return recall at 1 over the number of branches, a row per analysed run of the ledger."""
-    analyses = [(variant, name, entry["analysis"]) for variant, name, entry in _analysed(known)]
+    found = [(variant, name, entry["analysis"]) for variant, name, entry in _analysed(known)]
+    analyses = [each for each in found if "ensemble_size" in each[2]]
     sizes = sorted({row["branches"] for _, _, analysis in analyses for row in analysis["ensemble_size"]})
     rows = []
     for variant, name, analysis in analyses:
@@ -219,6 +220,7 @@ def _settings(entry: dict[str, Any]) -> str:
         f"batch {used['batch_size']}, weights {used['weights'].split()[0]}"
         + ("" if used["share"] == reference.SHARE else f", shared up to {used['share']}")
         + ("" if entry["kind"] == reference.KIND else f", embedded {entry['kind']}")
+        + (f", {reduction(entry)}" if reduction(entry) else "")
     )
 
 

@@ -68,10 +68,11 @@ def compared(known: Ledger, histories: dict[tuple[str, str], pd.DataFrame]) -> l
             continue
         of = {name: (entry.get("analysis") or {}) for name, entry in entries.items()}
         epochs = {name: histories[variant, name] for name in entries if (variant, name) in histories}
+        key = ENSEMBLE_SIZE[0]
         colours = {name: colour for colour, name in enumerate(entries)}
         curves = [
             ([_recall(name, entry, colours[name]) for name, entry in entries.items()], "K", "Recall@K, percent"),
-            ([_sizes(n, a[ENSEMBLE_SIZE[0]], colours[n]) for n, a in of.items() if a], *ENSEMBLE_SIZE[1:]),
+            ([_sizes(n, sizes, colours[n]) for n, a in of.items() if (sizes := a.get(key))], *ENSEMBLE_SIZE[1:]),
             ([_bytes(n, front(a[COMPRESSION[0]]), colours[n]) for n, a in of.items() if a], *COMPRESSION[1:]),
         ]
         charts = [chart.lines(lines, x, title, log=True) for lines, x, title in curves if lines]

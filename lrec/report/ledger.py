@@ -65,7 +65,7 @@ class Compressed(TypedDict):
 
 
 class Analysis(TypedDict, total=False):
-    """The analyses of a result: all of them, or none."""
+    """The analyses of a result: all of them, or none; of reduced embeddings, those that need no single branches."""
 
     images: Count
     agreement: Fraction
@@ -74,9 +74,17 @@ class Analysis(TypedDict, total=False):
 
 
 def _all_or_none(analysis: dict[str, Any]) -> dict[str, Any]:
-    if 0 < len(analysis) < len(Analysis.__annotations__):
+    absent = Analysis.__annotations__.keys() - analysis.keys()
+    if analysis and absent not in (set(), {"agreement", "ensemble_size"}):
         raise ValueError(f"{', '.join(Analysis.__annotations__)}, or nothing")
     return analysis
+
+
+class Embedding(TypedDict, total=False):
+    """What the tables show of how images were embedded."""
+
+    reduce: Annotated[str, Field(pattern="^[a-z]+$")]
+    dimensions: Size
 
 
 class Result(TypedDict):
@@ -97,7 +105,7 @@ class Result(TypedDict):
     counts: Counts
     official: Counts | None
     partial: bool
-    embedding: dict[str, Any]
+    embedding: Embedding
     evaluation: dict[str, Any]
     analysis: Annotated[Analysis, AfterValidator(_all_or_none)]
     settings: Settings
@@ -180,7 +188,18 @@ def name(entry: dict[str, Any]) -> str:
     differs += [f"share {used['share']}"] if used["share"] != reference.SHARE else []
     differs += [used[key] for key, original in reference.LEARNED.items() if used.get(key, original) != original]
     differs += [entry["kind"]] if entry["kind"] != reference.KIND else []
+    differs += [reduction(entry)] if reduction(entry) else []
     return entry["backbone"] + (f" ({', '.join(differs)})" if differs else "")
+
+
+def reduction(entry: dict[str, Any]) -> str:
+    """Return how a result's embeddings are reduced, and to how many numbers; empty if they are whole.
+
+    >>> [reduction({"embedding": kept | {"dimensions": 64}}) for kept in ({"reduce": "whitened"}, {})]
+    ['whitened 64', '']
+    """
+    stored = entry.get("embedding", {})
+    return f"{stored['reduce']} {stored.get('dimensions', '?')}" if "reduce" in stored else ""
 
 
 def is_full_size(variant: str, entry: dict[str, Any]) -> bool:
@@ -189,7 +208,8 @@ def is_full_size(variant: str, entry: dict[str, Any]) -> bool:
     found = used["ensemble_size"], used["meta_class_size"], used["image_size"], used["share"]
     original = reference.ENSEMBLE_SIZE, size, reference.IMAGE_SIZE, reference.SHARE
     learned = all(used.get(key, value) == value for key, value in reference.LEARNED.items())
-    return not entry["partial"] and entry["kind"] == reference.KIND and found == original and learned
+    embedded = entry["kind"] == reference.KIND and not reduction(entry)
+    return not entry["partial"] and embedded and found == original and learned
 
 
 def metric(entry: dict[str, Any]) -> str:
@@ -200,7 +220,9 @@ def metric(entry: dict[str, Any]) -> str:
     >>> metric({"backbone": "resnet18", "kind": "features", "settings": {"ensemble_size": 4}})
     'resnet18 (features)'
     """
-    return entry["backbone"] + ("" if entry["kind"] == reference.KIND else f" ({entry['kind']})")
+    differs = [entry["kind"]] if entry["kind"] != reference.KIND else []
+    differs += [reduction(entry).split()[0]] if reduction(entry) else []
+    return entry["backbone"] + (f" ({', '.join(differs)})" if differs else "")
 
 
 def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> bool:

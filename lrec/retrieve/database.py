@@ -11,6 +11,7 @@ import pandas as pd
 
 from lrec.data import store
 from lrec.datasets import decoding, names
+from lrec.embedding import reduction
 from lrec.io import hashing, missing
 from lrec.metrics import search
 from lrec.model import saved
@@ -90,9 +91,10 @@ class Database:
 
         Raises:
             FileNotFoundError: the model is not there.
-            ValueError: the database has none, or its embeddings come from other weights than the model has now.
+            ValueError: the database has none, or its embeddings come from other weights, or another reduction, than
+                there are now.
         """
-        return Encoder(self._model(), self.facts["resize"], self._device, self.facts["kind"])
+        return Encoder(self._model(), self.facts["resize"], self._device, self.facts["kind"], self._reduction())
 
     def _model(self) -> Path:
         """Return the folder of the model that the database was embedded with."""
@@ -112,6 +114,14 @@ class Database:
                 "anew"
             )
         return folder
+
+    def _reduction(self) -> Path | None:
+        """Return the file with the reduction of the database's embeddings, once it is the right one; None if whole."""
+        if "reduction" not in self.facts:
+            return None
+        path = self.place(self.facts["reduction"])
+        reduction.require(path, self.facts["reduction_digest"])
+        return path
 
     @cached_property
     def stored(self) -> store.Store | None:
@@ -218,7 +228,7 @@ class Database:
 
         Args:
             path: of the folder.
-            with_model: copy the model into it, so that the folder embeds new images wherever it is taken. A database
+            with_model: copy the model, and the reduction if there is one, into it, so that the folder embeds new images wherever it is taken. A database
                 that was loaded with a copy keeps it. Else the model's path, relative to the folder, is noted.
 
         Raises:
@@ -227,8 +237,11 @@ class Database:
                 to copy, or the model is not the one it was embedded with.
         """
         self._require_whole()
-        model = self._model() if with_model or storage.carries_model(self.facts) else None
-        storage.write(Path(path), self.parts, self.index, self.facts, model)
+        copied = []
+        if with_model or storage.carries_model(self.facts):
+            model = self._model()
+            copied = [model / saved.CONFIG, model / saved.MODEL, *filter(None, [self._reduction()])]
+        storage.write(Path(path), self.parts, self.index, self.facts, copied)
 
     def image(self, row: int) -> np.ndarray | None:
         """Return the image of a row, (H, W, 3) uint8, or None where neither the store nor the file has it."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from lrec.data import batches
 from lrec.datasets import decoding
-from lrec.embedding import batch_norm, extract
+from lrec.embedding import batch_norm, extract, reduction
 from lrec.model import saved
 from lrec.retrieve import given
 from lrec.retrieve.given import SomeImages
@@ -23,14 +23,20 @@ class Encoder:
         resize: "squash" or "crop"; None is as the training images were resized.
         device: of the forward pass.
         kind: of embedding, see `lrec.model.kinds.KINDS`.
+        reduced: file with the reduction of the embeddings, as the stage embed wrote it; None keeps them whole.
 
     Raises:
-        FileNotFoundError: there is no model.
+        FileNotFoundError: there is no model, or no reduction.
         ValueError: the model is damaged, or does not say how its training images were resized.
     """
 
     def __init__(
-        self, folder: str | Path, resize: decoding.Resize | None = None, device: str = "cpu", kind: str = "logits"
+        self,
+        folder: str | Path,
+        resize: decoding.Resize | None = None,
+        device: str = "cpu",
+        kind: str = "logits",
+        reduced: str | Path | None = None,
     ) -> None:
         ensemble, config = saved.load(Path(folder))
         resize = resize or config.get("resize")
@@ -41,7 +47,8 @@ class Encoder:
             )
         self._ensemble = batch_norm.fold(ensemble)
         self._normalization = config["normalization"]
-        self._resize, self._options = resize, extract.Options(kind, _BATCH, device=device)
+        fitted = reduction.read(Path(reduced)) if reduced else None
+        self._resize, self._options = resize, extract.Options(kind, _BATCH, device=device, reduction=fitted)
         self.image_size: int = config["image_size"]
 
     def prepare(self, images: SomeImages) -> np.ndarray:
@@ -57,7 +64,7 @@ class Encoder:
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Embed (N, S, S, 3) uint8 as (N, d) float32 of unit norm."""
-        out = np.empty((len(pixels), self._ensemble.width(self._options.kind)), np.float32)
+        out = np.empty((len(pixels), self._options.width(self._ensemble)), np.float32)
         selections = [np.arange(start, min(start + _BATCH, len(pixels))) for start in range(0, len(pixels), _BATCH)]
         with extract.embedding(self._ensemble, **self._normalization, options=self._options) as embedding:
             for rows, batch in zip(

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from lrec import paths
 from lrec.data import store
 from lrec.datasets.decoding import Resize
-from lrec.embedding import audit
+from lrec.embedding import audit, reduction
 from lrec.io import files, missing, reading
 from lrec.model import saved
 from lrec.model.kinds import KINDS
@@ -28,13 +28,17 @@ BLOCK = 65536  # rows that are copied together
 class Facts(TypedDict, total=False):
     """The keys of database.json; those of the model that embeds images are all there, or none is.
 
-    weights: SHA-256 of the model's weights, with which the database was embedded. root: the folder from which the paths
-    of model, store and images start, relative to the database's own. model: `OWN_MODEL` where the database has a copy.
+    weights: SHA-256 of the model's weights, with which the database was embedded. reduction, reduction_digest: the file
+    with the reduction of the embeddings, and its SHA-256; both or neither. root: the folder from which the paths of
+    model, reduction, store and images start, relative to the database's own. model: `OWN_MODEL` where the database has
+    a copy, with the reduction in it.
     """
 
     root: str
     model: str
     weights: str
+    reduction: str
+    reduction_digest: audit.Digest
     store: str
     resize: Resize
     kind: Literal[tuple(KINDS)]
@@ -43,6 +47,8 @@ class Facts(TypedDict, total=False):
 def _whole(facts: dict[str, Any]) -> dict[str, Any]:
     if absent := [name for name in ("resize", "kind") if "model" in facts and name not in facts]:
         raise ValueError(f"{absent[0]} where there is a model")
+    if "reduction" in facts and "reduction_digest" not in facts:
+        raise ValueError("reduction_digest where there is a reduction")
     return facts
 
 
@@ -102,6 +108,7 @@ def _saved(folder: Path) -> Stored:
     facts = reading.read_json(folder / FACTS, reading.SAVED, Annotated[Facts, AfterValidator(_whole)])
     if facts.get("model") == OWN_MODEL:
         facts["model"] = os.path.abspath(folder / OWN_MODEL)
+        facts |= {"reduction": os.path.abspath(folder / OWN_MODEL / reduction.FILE)} if "reduction" in facts else {}
     if root := _root(folder, facts):
         facts["root"] = root
     return Stored(_open_array(folder / EMBEDDINGS, reading.SAVED), table.astype({"row": np.int64}), facts)
@@ -143,6 +150,9 @@ def _of_run(root: Path, variant: str, backbone: str, split: str | None) -> Store
         "crop": dataset["crop"],
         "kind": embedded["kind"],
     }
+    if "reduction" in embedded:
+        fitted = paths.reduction(variant, backbone).as_posix()
+        facts |= {"reduction": fitted, "reduction_digest": embedded["reduction"]}
     facts |= {"root": str(root)} if root != Path() else {}
     return Stored(_open_array(folder / f"{split}.npy", "embed"), rows[list(COLUMNS)].reset_index(drop=True), facts)
 
@@ -153,7 +163,7 @@ def _open_array(path: Path, made_by: str) -> np.ndarray:
 
 
 def write(
-    path: Path, parts: Sequence[np.ndarray], index: pd.DataFrame, facts: dict[str, Any], model: Path | None = None
+    path: Path, parts: Sequence[np.ndarray], index: pd.DataFrame, facts: dict[str, Any], copied: Sequence[Path] = ()
 ) -> None:
     """Write a folder that `read` opens; it appears complete or not at all, and may be the one the parts are read from.
 
@@ -162,14 +172,14 @@ def write(
         parts: arrays (n, d) of one dtype that together hold the rows of `index`, in order.
         index: G rows.
         facts: see `Facts`.
-        model: the folder of a saved ensemble to carry a copy of, or None.
+        copied: the files of a saved ensemble and its reduction to carry copies of, if any.
 
     Raises:
         FileNotFoundError: the model is not there.
         ValueError: the folder holds other files.
     """
     files.require_replaceable(path, (EMBEDDINGS, INDEX, FACTS, OWN_MODEL))
-    files.require_replaceable(path / OWN_MODEL, (saved.MODEL, saved.CONFIG))
+    files.require_replaceable(path / OWN_MODEL, (saved.MODEL, saved.CONFIG, reduction.FILE))
     files.clear_drafts(path)
     with files.atomic_folder(path) as draft:
         out = files.map_array(draft / EMBEDDINGS, parts[0].dtype, (len(index), parts[0].shape[1]))
@@ -181,10 +191,10 @@ def write(
                 first += len(block)
         out.flush()
         files.write_table(draft / INDEX, index)
-        if model:
+        if copied:
             (draft / OWN_MODEL).mkdir()
-            for name in (saved.CONFIG, saved.MODEL):
-                shutil.copyfile(model / name, draft / OWN_MODEL / name)
+            for source in copied:
+                shutil.copyfile(source, draft / OWN_MODEL / source.name)
             facts = facts | {"model": OWN_MODEL}
         root = os.path.relpath(os.path.realpath(facts.get("root") or ""), os.path.realpath(path))
         files.write_json(draft / FACTS, facts | {"split": None, "root": root})

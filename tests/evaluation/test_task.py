@@ -119,16 +119,6 @@ def test_formats_by_hand():
     np.testing.assert_array_equal(found["float16"].restored(some), some.astype(np.float16))
 
 
-@pytest.mark.parametrize("shape", [(50, 8), (8, 50)])
-def test_principal_components_are_those_of_a_decomposition(shape: tuple[int, int]):
-    rows = np.random.default_rng(0).normal(size=shape) * np.linspace(1, 3, shape[1])
-    centred = (rows - rows.mean(0)).astype(np.float32)
-    directions, deviations = compression.principal(centred, 3)
-    _, values, transposed = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
-    np.testing.assert_allclose(deviations, values[:3] / shape[0] ** 0.5, rtol=1e-5)
-    np.testing.assert_allclose(np.abs(np.sum(directions.T * transposed[:3], 1)), 1, atol=1e-5)
-
-
 def test_whitening_gives_every_direction_the_same_variance():
     train = np.random.default_rng(0).normal(size=(4000, 4)).astype(np.float32) * np.array([8, 4, 2, 1], np.float32)
     formats = {each.name: each for each in compression.formats(train, [2, 4, 9])}
@@ -179,3 +169,12 @@ def test_without_analyses_the_whole_ensemble_is_left():
     assert sets["recall_at_1"].tolist() == all_sets["recall_at_1"].tolist()[-1:]
     assert everything["images"] == 12
     assert [row["code"] for row in everything["compression"]][-1] == "pca 2 whitened"
+
+
+def test_reduced_embeddings_are_not_divided_among_branches():
+    task = scattered(0, 30, None, width=5)
+    options = {"analysis_images": 100, "subsets": 2, "pca_dimensions": [2]}
+    found, sets = result.analyse(task, task.query, 3, **options, reduced=True)
+    assert list(found) == ["images", "classes", "compression"]
+    assert [row["code"] for row in found["compression"]] == ["float32", "float16", "int8", "signs"]
+    assert sets[["branches", "members"]].values.tolist() == [[3, "all"]]

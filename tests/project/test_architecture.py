@@ -25,9 +25,9 @@ ARROWS = {
     "metrics": "compute",
     "training": "model data compute io",
     "embedding": "model data compute io",
-    "evaluation": "metrics data io paths",
+    "evaluation": "embedding metrics data io paths",
     "report": "model io reference class_names",
-    "export": "model io paths",
+    "export": "embedding model io paths",
     "retrieve": "io compute paths schema params class_names data datasets model embedding metrics",
 }
 # The commands of a package read params.yaml, whatever the package may import.
