@@ -228,8 +228,9 @@ class Database:
 
         Args:
             path: of the folder.
-            with_model: copy the model, and the reduction if there is one, into it, so that the folder embeds new images wherever it is taken. A database
-                that was loaded with a copy keeps it. Else the model's path, relative to the folder, is noted.
+            with_model: copy the model, and the reduction where there is one, into it, so that the folder embeds new
+                images wherever it is taken. A database that was loaded with copies keeps them. Else their paths,
+                relative to the folder, are noted.
 
         Raises:
             FileNotFoundError: the model to copy is not there.

@@ -196,5 +196,6 @@ def write(
             for source in copied:
                 shutil.copyfile(source, draft / OWN_MODEL / source.name)
             facts = facts | {"model": OWN_MODEL}
+            facts |= {"reduction": f"{OWN_MODEL}/{reduction.FILE}"} if "reduction" in facts else {}
         root = os.path.relpath(os.path.realpath(facts.get("root") or ""), os.path.realpath(path))
         files.write_json(draft / FACTS, facts | {"split": None, "root": root})

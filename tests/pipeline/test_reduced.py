@@ -122,15 +122,24 @@ def test_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[str], monk
     np.testing.assert_allclose(found, np.load(folder / "test.npy"), atol=1e-3)
 
 
-def test_another_reduction_is_refused(project: Path, capsys: pytest.CaptureFixture[str]):
+def test_another_reduction_is_refused(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     choose(project)
     STAGES["embed"]()
-    Database.load("tiny/mobilenet_v2").save("saved")
+    database = Database.load("tiny/mobilenet_v2")
+    database.save("saved")
+    database.save(tmp_path / "carried", with_model=True)
     image = next((project / "raw/tiny/test").rglob("*.png"))
     assert Database.load("saved").search(image, 1)[0][0, 0] == pytest.approx(1, abs=1e-4)
     choose(project, reduce="pca")
     STAGES["embed"]()
     assert Database.load("tiny/mobilenet_v2").search(image, 1)[0][0, 0] == pytest.approx(1, abs=1e-4)
+    monkeypatch.chdir(tmp_path)
+    for name in ("carried", "again"):  # the second time from a database that carries its model already
+        carried = Database.load(name)
+        assert carried.search(image, 1)[0][0, 0] == pytest.approx(1, abs=1e-4)
+        carried.save("again")
+    assert '"reduction": "model/reduction.safetensors"' in Path("again/database.json").read_text()
+    monkeypatch.chdir(project)
     stale = Database.load("saved")
     assert stale.search(stale.parts[0][:1], 1)[1] == [[0]]
     with pytest.raises(ValueError, match=r"^embeddings/tiny/mobilenet_v2/reduction\.safetensors: found another reduc"):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ledger_entries import SETTINGS, entry, of_size
+from ledger_entries import SETTINGS, entry, full_size, of_size
 
 from lrec import paths
 from lrec.model.backbones import BACKBONES
@@ -158,6 +158,23 @@ def test_analyses_are_shown_where_they_were_made():
     assert mine.rows == [["float32", "50.0 (2,304 B)", "60.0 (96 B)"], ["binary", "", "30.0 (3 B)"]]
     assert row(sop, "binary") == ["binary", "30.0 (3 B)"]
     assert benchmarks.ensemble_table({"mine": {"b": {"analysis": {}}}}).rows == []
+
+
+def test_a_reduced_embedding_has_its_own_row_and_no_branches(root: Path):
+    reduced = {"kind": "features", "embedding": {"reduce": "whitened", "dimensions": 512}}
+    analysis = {"images": 9, "compression": [{"code": "float32", "bytes": 2048, "recall_at_1": 50.0}]}
+    some = entry(**reduced, analysis=analysis)
+    name = "resnet18 (M=4, features, whitened 512)"
+    assert ledger.name(some) == name
+    assert ledger.metric(some) == "resnet18 (features, whitened)"
+    assert not ledger.is_full_size("car_cropped", full_size(embedding={"reduce": "pca", "dimensions": 64}))
+    recalls, runs = made(root, {name: some})
+    assert row(recalls, name)[1:3] == ["", ""]
+    assert row(runs, name)[-2].endswith(", embedded features, whitened 512")
+    known = {"mine": {name: some}}
+    assert benchmarks.ensemble_table(known).rows == []
+    (table,) = benchmarks.compression_tables(known)
+    assert table.rows == [["float32", "50.0 (2,048 B)"]]
 
 
 def test_ones_own_data_has_no_reference_columns(root: Path):
