@@ -63,7 +63,7 @@ def test_a_folder_of_other_files_is_left_alone(there: str, tmp_path: Path, monke
     assert f"out: found {Path(there).parts[0]}, expected a new or empty folder, or one with only model.onnx" in error
     with pytest.raises(ValueError, match="name another folder"):
         export.export("tiny", "resnet18", "torchscript", tmp_path / "out")
-    with pytest.raises(ValueError, match="only embeddings.npy, index.csv, database.json in it"):
+    with pytest.raises(ValueError, match="only embeddings.npy, index.csv, database.json, model in it"):
         Database.load("tiny/resnet18").save(tmp_path / "out")
     with pytest.raises(ValueError, match="out: found|notes: found|thesis.txt: found|draft.tmp: found"):
         Database.load("tiny/resnet18").save(tmp_path / "out" / there)
