@@ -197,6 +197,7 @@ UNUSED: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
         **dict.fromkeys(("embedding_size", "loss_learning_rate"), ("loss", lambda value: value == "cross_entropy")),
         **dict.fromkeys(("validation_kind", "patience"), ("validation_share", lambda value: value == 0)),
     },
+    "embed": {"dimensions": ("reduce", lambda value: value == "none")},
     "evaluate": dict.fromkeys(("subsets", "pca_dimensions"), ("analysis_images", lambda value: value == 0)),
 }
 

@@ -7,6 +7,7 @@ torchrun --nproc_per_node 2 -m stages.embed <variant> <backbone>
 """
 
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from lrec.compute import allocator, collective, device
 from lrec.data import store
 from lrec.data.batches import Images
 from lrec.embedding import audit, batch_norm, extract, journal, reduction
-from lrec.io import command, files, hashing, locks, provenance
+from lrec.io import command, files, given, hashing, locks, provenance
 from lrec.model import saved, weights
 from lrec.model.ensemble import Ensemble
 
@@ -42,6 +43,9 @@ def main(variant: str, backbone: str) -> None:
     allocator.keep_freed_memory()
     everything = params.load()
     settings, recipe = everything.embed, everything.train_of(variant)
+    given_keys = given.changed(settings.model_dump(), "embed", f"embed@{variant}-{backbone}")
+    for line in everything.unused("embed", given_keys):
+        print(f"WARNING: {line}", file=sys.stderr)
     packed = store.open_store(paths.store(variant))
     folder = paths.model(variant, backbone)
     trained, config = saved.load(folder)
