@@ -11,12 +11,13 @@ COMMANDS = {
     "retrieve": ("lrec.retrieve.__main__", [], "search with any image: a table and a figure"),
     "serve": ("lrec.retrieve.__main__", ["--serve"], "search in the browser"),
     "export": ("lrec.export", [], "write a trained ensemble as one file: ONNX, TorchScript, torch.export"),
+    "export-gallery": ("lrec.retrieve.gallery", [], "write a database as a table of LanceDB or Parquet"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the tools with the arguments that follow its name, return the exit status."""
-    described = "\n".join(f"  {name:<10}{what}" for name, (_, _, what) in COMMANDS.items())
+    described = "\n".join(f"  {name:<16}{what}" for name, (_, _, what) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="lrec",
         description="Image retrieval by light-weighted randomized ensembles with clustering.",

@@ -20,6 +20,7 @@ UPTO = "evaluate"
 # What takes the place of the same options, and of all arguments before the first option.
 SMALL = {
     "extraction": "--backbones resnet18 --ensembles 2 --size 32 --images 4 --batch-size 2 --rounds 1",
+    "gallery": "--rows 400 --width 16 --rounds 1 --ways exact lancedb",
     "gpu": "--device cpu --tiny --parts card waits determinism profile graphs",
     "leak": "tiny mobilenet_v2 --draws 1 --epochs 1 --batch-size 3",
     "loading": "tiny --images 8 --size 32 --batch-size 4 --rounds 1",
@@ -31,7 +32,7 @@ SMALL = {
     "training": "--branches 2 --batch-sizes 2 --size 32 --rounds 1 --warmup 0",
 }
 # The baselines that some of them are measured against.
-BASELINES = {"recall": ("faiss", "pytorch_metric_learning"), "retrieve": ("faiss",)}
+BASELINES = {"recall": ("faiss", "pytorch_metric_learning"), "retrieve": ("faiss",), "gallery": ("lancedb",)}
 
 
 def documented() -> list[str]:

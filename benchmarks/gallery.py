@@ -1,0 +1,179 @@
+"""Time and recall of search in LanceDB, compared with exact search and faiss, on the same synthetic embeddings.
+
+    python -m benchmarks.gallery [--rows N] [--width D] [--ways NAME ...]
+
+The embeddings are those of `benchmarks.retrieve`. Each way has a process of its own, builds its index in its first
+turn, and answers all queries once per turn. Queries are rows of the gallery, which do not find themselves. LanceDB and
+faiss are optional dependencies: pip install -r requirements-extra.txt.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from benchmarks import turns
+from benchmarks.retrieve import make
+from lrec.retrieve import Database, approximate, gallery
+
+QUERIES, RESULTS = 100, 10
+# LanceDB's settings: one of 16 parts of the gallery is searched, as in `lrec.retrieve.approximate`, and the embeddings
+# of ten times as many candidates as there are results are compared exactly.
+PROBED, REFINED = 16, 10
+DATABASE, TABLE, EXACT = "database", "table.lance", "exact.npy"
+Search = Callable[[], np.ndarray]
+
+
+def chosen(database: Database) -> np.ndarray:
+    """Return the rows that are searched with, spread over the database."""
+    return np.arange(0, len(database), max(1, len(database) // QUERIES))[:QUERIES]
+
+
+def exact(database: Database, folder: Path) -> Search:
+    """Search with the database itself."""
+    rows = chosen(database)
+    queries = np.array(database.parts[0][rows])
+    return lambda: database.search(queries, RESULTS, rows)[1]
+
+
+def faiss(kind: str) -> Callable[[Database, Path], Search]:
+    """Search with an index of faiss."""
+
+    def build(database: Database, folder: Path) -> Search:
+        rows, index = chosen(database), approximate.Index(kind, database.parts)
+        queries = np.array(database.parts[0][rows])
+        return lambda: index.search(queries, RESULTS, rows)[1]
+
+    return build
+
+
+def lancedb(kind: str) -> Callable[[Database, Path], Search]:
+    """Search in a table of LanceDB, with an index or by reading all of it."""
+
+    def build(database: Database, folder: Path) -> Search:
+        import lancedb as package
+        from lancedb.index import HnswSq, IvfPq
+
+        # LanceDB never changes a file, so that links are enough: each way has a table of its own.
+        place = folder / (kind or "plain")
+        shutil.copytree(folder / TABLE, place / TABLE, copy_function=os.link)
+        table = package.connect(place).open_table(Path(TABLE).stem)
+        rows, lists = chosen(database), max(1, int(len(database) ** 0.5))
+        if kind == "ivfpq":
+            pieces = next(count for count in (64, 48, 32, 24, 16, 8, 4, 2, 1) if database.width % count == 0)
+            config = IvfPq(distance_type="cosine", num_partitions=lists, num_sub_vectors=pieces)
+            table.create_index(gallery.VECTOR, config=config)
+        elif kind == "hnsw":
+            config = HnswSq(distance_type="cosine", num_partitions=1, m=32, ef_construction=100)
+            table.create_index(gallery.VECTOR, config=config)
+        queries = np.array(database.parts[0][rows])
+
+        def work() -> np.ndarray:
+            query = table.search(queries).distance_type("cosine").limit(RESULTS + 1)
+            if kind == "ivfpq":
+                query = query.nprobes(max(1, lists // PROBED)).refine_factor(REFINED)
+            elif kind == "hnsw":
+                query = query.ef(128).refine_factor(1)  # by exact distances, of as many as are returned
+            return _found(query.select(["path", "_distance"]).to_arrow(), rows)
+
+        return work
+
+    return build
+
+
+def _found(answer: Any, rows: np.ndarray) -> np.ndarray:
+    """Return the rows (Q, K) that LanceDB has found, without the query's own; -1 where it has found fewer."""
+    out = np.full((len(rows), RESULTS), -1)
+    paths = np.array([int(Path(path).stem) for path in answer["path"].to_pylist()])
+    asked = np.array(answer["query_index"]) if len(rows) > 1 else np.zeros(len(paths), int)
+    for number, own in enumerate(rows):
+        found = paths[asked == number]
+        found = found[found != own][:RESULTS]
+        out[number, : len(found)] = found
+    return out
+
+
+WAYS: dict[str, Callable[[Database, Path], Search]] = {
+    "exact": exact,
+    "faiss ivfpq": faiss("ivfpq"),
+    "faiss hnsw": faiss("hnsw"),
+    "lancedb": lancedb(""),
+    "lancedb ivfpq": lancedb("ivfpq"),
+    "lancedb hnsw": lancedb("hnsw"),
+}
+
+
+def work(way: str, folder: Path) -> None:
+    """Build in the first turn; in each, answer with the seconds that the queries and the building took, and recall."""
+    search: Search | None = None
+    built = 0.0
+    for _ in sys.stdin:
+        if search is None:
+            database = Database.load(folder / DATABASE)
+            start = time.perf_counter()
+            search = WAYS[way](database, folder)
+            built = time.perf_counter() - start
+            search()  # the first opens files
+        start = time.perf_counter()
+        rows = search()
+        taken = time.perf_counter() - start
+        print(taken, built, approximate.agreement(np.load(folder / EXACT), rows), flush=True)
+
+
+def measure(rows: int, width: int, ways: list[str], rounds: int, inside: str | None) -> None:
+    """Print the time of the export and a table."""
+    with tempfile.TemporaryDirectory(dir=inside) as name:
+        folder = Path(name)
+        make(folder / DATABASE, rows, width)
+        database = Database.load(folder / DATABASE)
+        np.save(folder / EXACT, exact(database, folder)())
+        for form, target in (("lancedb", TABLE), ("parquet", "table.parquet")):
+            start = time.perf_counter()
+            gallery.export(database, form, str(folder / target), DATABASE)
+            taken = time.perf_counter() - start
+            files = [folder / target, *(folder / target).rglob("*")]
+            size = sum(path.stat().st_size for path in files if path.is_file())
+            print(f"{rows:,} x {width} to {form}: {taken:.1f} s, {size / 1e6:,.0f} MB", flush=True)
+        (folder / "table.parquet").unlink()
+        arguments = {way: ["benchmarks.gallery", "--work", way, "--folder", name] for way in ways}
+        found = turns.take(arguments, rounds, in_turns=True)
+        medians = {way: statistics.median(answer[0] for answer in some) for way, some in found.items() if some}
+        lines = []
+        for way, some in found.items():
+            if not some:
+                lines.append([way, turns.NO_MEMORY, "", "", ""])
+                continue
+            ratio = f"{medians[way] / medians['exact']:.3f}" if "exact" in medians else ""
+            _, built, recall = some[-1]
+            lines.append([way, f"{built:.0f}", f"{1000 * medians[way]:.0f}", ratio, f"{100 * recall:.1f}"])
+        header = ["search", "built, s", f"{len(chosen(database))} queries, ms", "of exact"]
+        print(tabulate(lines, [*header, f"found of exact top {RESULTS}, %"], tablefmt="github", disable_numparse=True))
+
+
+def main() -> None:
+    """Measure, or do the work of one way."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--width", type=int, default=512, help="dimensions")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", help="where to write (default: that of temporary files)")
+    parser.add_argument("--work", choices=list(WAYS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        turns.answering(lambda: work(options.work, Path(options.folder)))
+    else:
+        measure(options.rows, options.width, options.ways, options.rounds, options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""A database as a table for other programs, LanceDB or Parquet: lrec export-gallery car_cropped/resnet18 --to lancedb.
+
+A table has a row per image, in the database's order, with the columns path, class, split ("" where unknown) and vector.
+Its metadata say which model, and which settings, the embeddings were made with; `encoder` embeds queries accordingly.
+"""
+
+import argparse
+import importlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrec.io import command, files, hashing, locks, missing
+from lrec.model import saved
+from lrec.retrieve.database import Database
+from lrec.retrieve.encoder import Encoder
+
+METADATA = b"lrec"  # the key of the table's metadata whose value is JSON
+TEXTS = ["path", "class", "split"]
+VECTOR = "vector"  # the name that LanceDB expects
+BATCH_BYTES = 2**24  # of the embeddings that are in memory at a time
+# Facts of a database that say where things are, on the machine that it is on.
+_PLACES = ("root", "model", "store")
+
+
+class Found(NamedTuple):
+    """What a table says of itself: the value of its metadata, {} if no export wrote it, and its rows."""
+
+    facts: dict[str, Any]
+    rows: int
+
+
+def _package(name: str) -> Any:
+    """Import an optional dependency."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise ValueError(f"{package}: not installed ({error}); pip install {package}") from error
+
+
+def facts_of(schema: Any) -> dict[str, Any]:
+    """Return what a table's metadata say of its embeddings; {} if `export` did not write the table.
+
+    Args:
+        schema: of pyarrow, as a table of LanceDB and a Parquet file have it.
+    """
+    found: Any = None
+    with suppress(ValueError):
+        found = json.loads((schema.metadata or {}).get(METADATA, b"null"))
+    return found if isinstance(found, dict) else {}
+
+
+def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
+    """Return the encoder of queries for a table: with the model and the settings that made its embeddings.
+
+    Args:
+        schema: of the table.
+        model: folder of the model.
+        device: of the forward pass.
+
+    Raises:
+        FileNotFoundError: the model is not there.
+        ValueError: the table does not say which model made its embeddings, or it was another one.
+    """
+    facts, path = facts_of(schema), Path(model) / saved.MODEL
+    if not {"weights", "resize", "kind"} <= facts.keys():
+        raise ValueError(
+            f"table: does not say which model made its embeddings (metadata {METADATA.decode()}), so none can be "
+            "checked; export a database that has a model, with lrec export-gallery"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found, the model that embeds images for this table{missing.hint(path)}")
+    if (found := hashing.of_file(path)) != facts["weights"]:
+        raise ValueError(
+            f"{path}: found other weights (SHA-256 {found[:16]}) than the table was embedded with "
+            f"({str(facts['weights'])[:16]}), so its similarities would mean nothing; use that model, or export the "
+            "table again"
+        )
+    return Encoder(Path(model), facts["resize"], device, facts["kind"])
+
+
+def _schema(database: Database, name: str) -> Any:
+    """Return the schema of a database's table."""
+    arrow = _package("pyarrow")
+    facts = {key: value for key, value in database.facts.items() if key not in _PLACES and value is not None}
+    facts |= {"database": name, "images": len(database), "dimensions": database.width}
+    texts = [(column, arrow.string()) for column in TEXTS]
+    vector = arrow.list_(arrow.from_numpy_dtype(database.parts[0].dtype), database.width)
+    return arrow.schema([*texts, (VECTOR, vector)], {METADATA: json.dumps(facts, sort_keys=True)})
+
+
+def _batches(database: Database, schema: Any) -> Iterator[Any]:
+    """Yield the rows of a table as record batches, some at a time.
+
+    Raises:
+        ValueError: an embedding is not finite, or a name cannot be written as UTF-8.
+    """
+    arrow = _package("pyarrow")
+    size = max(1, BATCH_BYTES // (database.parts[0].itemsize * database.width))
+    split, first = database.facts.get("split") or "", 0
+    for part in database.parts:
+        for start in range(0, len(part), size):
+            block = np.ascontiguousarray(part[start : start + size])
+            rows = database.index.iloc[first : first + len(block)]
+            if not (finite := np.isfinite(block).all(axis=1)).all():
+                raise ValueError(f"row {first + int(np.argmin(finite)):,}: its embedding is not finite; embed it again")
+            texts = [_texts(rows["path"], first), _texts(rows["class"], first), [split] * len(block)]
+            vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(block.ravel()), database.width)
+            columns = [*(arrow.array(text, arrow.string()) for text in texts), vectors]
+            yield arrow.record_batch(columns, schema=schema)
+            first += len(block)
+
+
+def _texts(column: Any, first: int) -> list[str]:
+    """Return names that can be written."""
+    names = column.tolist()
+    for row, name in enumerate(names, start=first):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"row {row:,}: its {column.name}, {name!r:.120}, is not Unicode text") from error
+    return names
+
+
+class Parquet:
+    """A file of Parquet, with a row group per batch."""
+
+    suffix = ".parquet"
+
+    def __init__(self, target: str) -> None:
+        self._parquet = _package("pyarrow.parquet")
+        if "://" in target:
+            raise ValueError(f"{target}: not a path; write the file to a disk and copy it there, or use --to lancedb")
+        self.path: Path | None = Path(target)
+
+    def found(self) -> Found | None:
+        """Return what is there, None if nothing is."""
+        if not (self.path.exists() or self.path.is_symlink()):
+            return None
+        try:
+            file = self._parquet.ParquetFile(self.path)
+        except (OSError, ValueError):
+            return Found({}, 0)
+        with file:
+            return Found(facts_of(file.schema_arrow), file.metadata.num_rows)
+
+    def write(self, schema: Any, batches: Iterator[Any]) -> None:
+        """Write the table; it appears complete or not at all."""
+        with (
+            files.atomic(self.path) as stream,
+            self._parquet.ParquetWriter(stream, schema, use_dictionary=TEXTS[1:]) as writer,
+        ):
+            for batch in batches:
+                writer.write_batch(batch)
+
+
+class LanceDB:
+    """A table of LanceDB: a folder, or an address such as s3://bucket/folder/name.lance."""
+
+    suffix = ".lance"
+
+    def __init__(self, target: str) -> None:
+        self._lancedb = _package("lancedb")
+        self.path = None if "://" in target else Path(target)
+        place, _, file = target.rpartition("/") if self.path is None else (str(self.path.parent), "", self.path.name)
+        self._place, self._name = place, file.removesuffix(self.suffix)
+        if self.path is None and not re.search("://.", place):
+            raise ValueError(f"{target}: found no folder in front of the name, expected such as s3://bucket/name.lance")
+        # A name that begins with a dot would be hidden in a folder.
+        if not re.fullmatch(r"\w[\w.-]*", self._name, re.ASCII):
+            raise ValueError(
+                f"{target}: found the name {self._name!r:.80}, expected letters, digits, _ . and - in front of "
+                f"{self.suffix}; name another with --output"
+            )
+
+    def found(self) -> Found | None:
+        """Return what is there, None if nothing is.
+
+        Raises:
+            RuntimeError: the address cannot be used.
+        """
+        if self.path and not (self.path.exists() or self.path.is_symlink()):
+            return None
+        try:
+            table = self._lancedb.connect(self._place).open_table(self._name)
+        except (ValueError, RuntimeError) as error:
+            if self.path:
+                return Found({}, 0)
+            if "was not found" in str(error):
+                return None
+            raise RuntimeError(str(error)) from error
+        return Found(facts_of(table.schema), table.count_rows())
+
+    def write(self, schema: Any, batches: Iterator[Any]) -> None:
+        """Write the table; it appears complete or not at all.
+
+        At an address there is nothing that can be renamed. There LanceDB itself makes a table, or its new version,
+        known when all of its data are written.
+        """
+        reader = _package("pyarrow").RecordBatchReader.from_batches(schema, batches)
+        if self.path is None:
+            mode = "overwrite" if self.found() else "create"
+            self._lancedb.connect(self._place).create_table(self._name, reader, mode=mode)
+            return
+        with files.atomic_folder(self.path) as draft:
+            self._lancedb.connect(draft).create_table(self._name, reader)
+            made = draft / f"{self._name}{self.suffix}"
+            for entry in list(made.iterdir()):
+                entry.rename(draft / entry.name)
+            made.rmdir()
+
+
+FORMATS: dict[str, Callable[[str], Parquet | LanceDB]] = {"lancedb": LanceDB, "parquet": Parquet}
+
+
+def export(database: Database, form: str, target: str, name: str) -> None:
+    """Write a database as a table, some rows at a time; it appears complete or not at all.
+
+    Args:
+        database: to export.
+        form: one of `FORMATS`.
+        target: where: a path that ends in .lance or .parquet; of LanceDB also an address, such as
+            s3://bucket/folder/name.lance. What an earlier export of the same database left there is replaced.
+        name: of the database, for the metadata.
+
+    Raises:
+        ValueError: something else is there, a package is missing, or the table cannot be written.
+    """
+    table = FORMATS[form](target)
+    if not target.endswith(table.suffix):
+        raise ValueError(f"{target}: found no name that ends in {table.suffix}, expected one for {form}")
+    schema, failed = _schema(database, name), []
+
+    def batches() -> Iterator[Any]:
+        try:
+            yield from _batches(database, schema)
+        except Exception as error:  # which LanceDB would report as its own, with a traceback in its text
+            failed.append(error)
+            raise
+
+    try:
+        _require_replaceable(table.found(), facts_of(schema), target)
+        if table.path:
+            files.clear_drafts(table.path)
+        table.write(schema, batches())
+    except RuntimeError as error:
+        if failed:
+            raise failed[0] from error
+        remedy = "correct the address, its credentials or permissions"
+        raise ValueError(f"{target}: {form} cannot use it ({error}); {remedy}") from error
+
+
+def _require_replaceable(found: Found | None, own: Mapping[str, Any], target: str) -> None:
+    """Refuse to replace what is not the unchanged export of the same database."""
+    if found is None:
+        return
+    there, rows = found
+    if not there:
+        what = "something that lrec export-gallery did not write"
+    elif any(there.get(key) != own.get(key) for key in ("database", "split")):
+        what = f"the export of {there.get('database')!r:.120}, split {there.get('split')!r:.40}"
+    elif there.get("images") != rows:
+        what = f"an export that has {rows:,} rows now and had {there.get('images')!r:.20}"
+    else:
+        return
+    raise ValueError(f"{target}: found {what}, which is not overwritten; delete it, or name another with --output")
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.retrieve.gallery") -> int:
+    """Parse the command line, export, return the exit status."""
+    parser = argparse.ArgumentParser(prog=prog, description="Write a database as a table of LanceDB or Parquet.")
+    parser.add_argument("database", help="as car_cropped/resnet18, or a folder of Database.save")
+    parser.add_argument("--to", choices=list(FORMATS), required=True, help="format of the table")
+    parser.add_argument("--split", help="train, test, query or gallery; default: gallery, or else test")
+    parser.add_argument(
+        "--output",
+        help="path that ends in .lance or .parquet, or s3://bucket/folder/name.lance (default: "
+        "exported/<database>/<split>.<format>)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+
+    def work() -> None:
+        database = Database.load(options.database, options.split)
+        split = database.facts.get("split")
+        name = f"{database.facts['name']}/{split}" if split else Path(options.database).resolve().name
+        target = options.output or f"exported/{name}.{'lance' if options.to == 'lancedb' else 'parquet'}"
+        with locks.held([] if "://" in target else [Path(target)]):
+            export(database, options.to, target, options.database)
+        print(f"{target}: {len(database):,} images, {database.width} dimensions")
+
+    return command.guard(work, options.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
