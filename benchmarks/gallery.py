@@ -26,9 +26,10 @@ from benchmarks.retrieve import make
 from lrec.retrieve import Database, approximate, gallery
 
 QUERIES, RESULTS = 100, 10
-# LanceDB's settings: one of 16 parts of the gallery is searched, as in `lrec.retrieve.approximate`, and the embeddings
-# of ten times as many candidates as there are results are compared exactly.
-PROBED, REFINED = 16, 10
+# LanceDB's settings: the lists are learned from a few rows in a few rounds, so that building takes minutes; one of 16
+# lists is searched, as in `lrec.retrieve.approximate`, and the embeddings of ten times as many candidates as there are
+# results are compared exactly.
+SAMPLED, ITERATIONS, PROBED, REFINED = 64, 10, 16, 10
 DATABASE, TABLE, EXACT = "database", "table.lance", "exact.npy"
 Search = Callable[[], np.ndarray]
 
@@ -67,10 +68,11 @@ def lancedb(kind: str) -> Callable[[Database, Path], Search]:
         place = folder / (kind or "plain")
         shutil.copytree(folder / TABLE, place / TABLE, copy_function=os.link)
         table = package.connect(place).open_table(Path(TABLE).stem)
-        rows, lists = chosen(database), max(1, int(len(database) ** 0.5))
+        rows, lists = chosen(database), max(1, int(len(database) ** 0.5) // 4)
         if kind == "ivfpq":
             pieces = next(count for count in (64, 48, 32, 24, 16, 8, 4, 2, 1) if database.width % count == 0)
-            config = IvfPq(distance_type="cosine", num_partitions=lists, num_sub_vectors=pieces)
+            learning = {"sample_rate": SAMPLED, "max_iterations": ITERATIONS}
+            config = IvfPq(distance_type="cosine", num_partitions=lists, num_sub_vectors=pieces, **learning)
             table.create_index(gallery.VECTOR, config=config)
         elif kind == "hnsw":
             config = HnswSq(distance_type="cosine", num_partitions=1, m=32, ef_construction=100)
@@ -144,19 +146,24 @@ def measure(rows: int, width: int, ways: list[str], rounds: int, inside: str | N
             size = sum(path.stat().st_size for path in files if path.is_file())
             print(f"{rows:,} x {width} to {form}: {taken:.1f} s, {size / 1e6:,.0f} MB", flush=True)
         (folder / "table.parquet").unlink()
-        arguments = {way: ["benchmarks.gallery", "--work", way, "--folder", name] for way in ways}
-        found = turns.take(arguments, rounds, in_turns=True)
-        medians = {way: statistics.median(answer[0] for answer in some) for way, some in found.items() if some}
-        lines = []
-        for way, some in found.items():
-            if not some:
-                lines.append([way, turns.NO_MEMORY, "", "", ""])
-                continue
-            ratio = f"{medians[way] / medians['exact']:.3f}" if "exact" in medians else ""
-            _, built, recall = some[-1]
-            lines.append([way, f"{built:.0f}", f"{1000 * medians[way]:.0f}", ratio, f"{100 * recall:.1f}"])
-        header = ["search", "built, s", f"{len(chosen(database))} queries, ms", "of exact"]
-        print(tabulate(lines, [*header, f"found of exact top {RESULTS}, %"], tablefmt="github", disable_numparse=True))
+        compare(folder, ways, rounds)
+
+
+def compare(folder: Path, ways: list[str], rounds: int) -> None:
+    """Print a table of the ways to search in the database and the table of a folder."""
+    arguments = {way: ["benchmarks.gallery", "--work", way, "--folder", str(folder)] for way in ways}
+    found = turns.take(arguments, rounds, in_turns=True)
+    medians = {way: statistics.median(answer[0] for answer in some) for way, some in found.items() if some}
+    lines = []
+    for way, some in found.items():
+        if not some:
+            lines.append([way, turns.NO_MEMORY, "", "", ""])
+            continue
+        ratio = f"{medians[way] / medians['exact']:.3f}" if "exact" in medians else ""
+        _, built, recall = some[-1]
+        lines.append([way, f"{built:.0f}", f"{1000 * medians[way]:.0f}", ratio, f"{100 * recall:.1f}"])
+    header = ["search", "built, s", f"{QUERIES} queries, ms", "of exact", f"found of exact top {RESULTS}, %"]
+    print(tabulate(lines, header, tablefmt="github", disable_numparse=True))
 
 
 def main() -> None:
