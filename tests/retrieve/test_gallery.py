@@ -315,8 +315,7 @@ def test_the_program_of_the_page(project: Path, root: Path, capsys: pytest.Captu
     section = re.search(r"## In a vector database\n(.*?)\n## ", text, re.DOTALL)[1]
     shutil.copy("raw/pictures/20.png", "photo.jpg")
     for command in re.findall(r"^    lrec (.*?)(?: +#.*)?$", section, re.MULTILINE):
-        if "s3:" not in command:
-            assert lrec(command.replace("glyphs", "tiny").split()) == 0
+        assert lrec(command.replace("glyphs", "tiny").split()) == 0
     (program,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     capsys.readouterr()
     exec(program.replace("glyphs", "tiny"), {})
