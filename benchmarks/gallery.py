@@ -106,11 +106,11 @@ def _found(answer: Any, rows: np.ndarray) -> np.ndarray:
 
 WAYS: dict[str, Callable[[Database, Path], Search]] = {
     "exact": exact,
-    "faiss ivfpq": faiss("ivfpq"),
-    "faiss hnsw": faiss("hnsw"),
+    "faiss-ivfpq": faiss("ivfpq"),
+    "faiss-hnsw": faiss("hnsw"),
     "lancedb": lancedb(""),
-    "lancedb ivfpq": lancedb("ivfpq"),
-    "lancedb hnsw": lancedb("hnsw"),
+    "lancedb-ivfpq": lancedb("ivfpq"),
+    "lancedb-hnsw": lancedb("hnsw"),
 }
 
 

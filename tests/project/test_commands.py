@@ -137,6 +137,8 @@ def embed(folder: Path, variant: str, backbone: str, size: int) -> None:
 def test_tools(project: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     if "--format onnx" in text:
         pytest.importorskip("onnxscript", reason="an optional dependency: pip install -r requirements-dev.txt")
+    if "export-gallery" in text:
+        pytest.importorskip("lancedb", reason="an optional dependency: pip install -r requirements-extra.txt")
     monkeypatch.chdir(project)
     monkeypatch.setenv("LREC_DATA", str(project / "data/raw"))
     (words,) = Command("", REPLACED.get(text, f"{text} --help" if text in NAMES else text)).parts()
