@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lrec.embedding import reduction
 from lrec.io import command, files, hashing, locks, missing
 from lrec.model import saved
 from lrec.retrieve.database import Database
@@ -26,7 +27,7 @@ TEXTS = ["path", "class", "split"]
 VECTOR = "vector"  # the name that LanceDB expects
 BATCH_BYTES = 2**24  # of the embeddings that are in memory at a time
 # Facts of a database that say where things are, on the machine that it is on.
-_PLACES = ("root", "model", "store")
+_PLACES = ("root", "model", "store", "reduction")
 
 
 class Found(NamedTuple):
@@ -62,11 +63,11 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
 
     Args:
         schema: of the table.
-        model: folder of the model.
+        model: folder of the model, with reduction.safetensors in it if the embeddings are reduced.
         device: of the forward pass.
 
     Raises:
-        FileNotFoundError: the model is not there.
+        FileNotFoundError: the model is not there, or the reduction.
         ValueError: the table does not say which model made its embeddings, or it was another one.
     """
     facts, path = facts_of(schema), Path(model) / saved.MODEL
@@ -83,7 +84,10 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
             f"({str(facts['weights'])[:16]}), so its similarities would mean nothing; use that model, or export the "
             "table again"
         )
-    return Encoder(Path(model), facts["resize"], device, facts["kind"])
+    reduced = Path(model) / reduction.FILE if "reduction_digest" in facts else None
+    if reduced:
+        reduction.require(reduced, facts["reduction_digest"])
+    return Encoder(Path(model), facts["resize"], device, facts["kind"], reduced)
 
 
 def _schema(database: Database, name: str) -> Any:

@@ -292,6 +292,9 @@ def test_queries_are_embedded_with_the_model_of_the_table(project: Path):
     np.testing.assert_allclose(embedded, database.parts[0][:1], atol=1e-5)
     with pytest.raises(FileNotFoundError, match=r"elsewhere/model\.safetensors: not found, the model"):
         gallery.encoder(schema, "elsewhere")
+    reduced = {b"lrec": json.dumps(gallery.facts_of(schema) | {"reduction_digest": "0" * 64}).encode()}
+    with pytest.raises(FileNotFoundError, match=r"resnet18/reduction\.safetensors: not found"):
+        gallery.encoder(schema.with_metadata(reduced), "models/tiny/resnet18")
     path = Path("models/tiny/resnet18/model.safetensors")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
