@@ -72,7 +72,7 @@ EXPORT: list[tuple[list[str], str]] = [
     (["tiny/a b"], "'a b': not a name of a variant or backbone"),
     (["tiny/\n"], r"'\n': not a name of a variant or backbone"),
     ([f"tiny/{ESCAPES}"], "not a name of a variant or backbone"),
-    (["tiny/resnet18"], "models/tiny/resnet18/config.json: not found"),
+    (["tiny/resnet18"], "models/tiny/resnet18: not found"),
     ([NAME, "--format", "exported", "--output", "params.yaml/x"], "params.yaml"),
 ]
 CHECK: list[tuple[list[str], str]] = [

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 OURS = ("extract.extract",)
-# Modules by name: of the project's own registries, see the test below.
-ALLOWED = {"lrec/schema.py": "importlib.import_module"}
+# Modules by name: the project's own registries and commands, and optional dependencies; see the tests below.
+BY_NAME = ("lrec/schema.py", "lrec/retrieve/gallery.py", "lrec/__main__.py")
+ALLOWED = dict.fromkeys(BY_NAME, "importlib.import_module")
 FOLDERS = ("lrec", "stages", "benchmarks")
 MODULES = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle", "hickle")
 FUNCTIONS = ("eval", "exec", "compile", "__import__", "execfile", "input", "breakpoint")
@@ -101,13 +102,28 @@ def test_nothing_runs_what_it_reads(root: Path, folder: str) -> None:
     assert found == []
 
 
-def test_modules_are_loaded_by_names_that_stand_in_the_code_alone(root: Path) -> None:
-    tree = ast.parse((root / "lrec/schema.py").read_text(encoding="utf-8"))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and name_of(node.func) == "_registered"]
-    assert len(calls) == 5
+@pytest.mark.parametrize(
+    ("path", "function", "count", "modules"),
+    [
+        ("lrec/schema.py", "_registered", 5, ("lrec.",)),
+        ("lrec/retrieve/gallery.py", "_package", 5, ("pyarrow", "lancedb")),
+    ],
+)
+def test_modules_are_loaded_by_names_that_stand_in_the_code_alone(
+    root: Path, path: str, function: str, count: int, modules: tuple[str, ...]
+) -> None:
+    tree = ast.parse((root / path).read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and name_of(node.func) == function]
+    assert len(calls) == count
     for call in calls:
         assert all(isinstance(argument, ast.Constant) for argument in call.args)
-        assert call.args[0].value.startswith("lrec.")
+        assert call.args[0].value.startswith(modules)
+
+
+def test_commands_are_modules_of_the_project() -> None:
+    from lrec.__main__ import COMMANDS
+
+    assert all(module.startswith("lrec.") for module, _, _ in COMMANDS.values())
 
 
 def test_the_one_loader_of_yaml_is_a_safe_one() -> None:
