@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from lrec import params, paths
+from lrec import params, paths, reference
 from lrec.data import store
 from lrec.io import files, strict_yaml
 from lrec.model import saved
@@ -32,9 +32,9 @@ EPOCHS = 6  # of one network at a budget of 1
 WHITENED = 512
 AXES = ("train_tmacs", "embed_mmacs")
 PANELS = {
-    "train_tmacs": "training, 10¹² multiply-accumulates",
-    "embed_mmacs": "an image, 10⁶ multiply-accumulates",
-    "bytes": "bytes of an embedding",
+    "train_tmacs": ("training, 10¹² multiply-accumulates", (5, 10, 20, 40, 80)),
+    "embed_mmacs": ("an image, 10⁶ multiply-accumulates", (100, 200, 400, 800)),
+    "bytes": ("bytes of an embedding", (2048, 5120, 20480, 81920)),
 }
 MARKERS = {"one network": "o", "ensemble": "D", "original recipe": "s"}
 
@@ -140,7 +140,7 @@ def points(table: pd.DataFrame, known: dict[str, Any]) -> pd.DataFrame:
         shown += [{**{key: run[key] for key in ("name", "family", *AXES)}, **code} for code in (full, whitened)]
     for entry in known.values():
         used = entry["settings"]
-        if entry["kind"] != "features" or used.get("loss", "cross_entropy") != "cross_entropy":
+        if entry["kind"] != "features" or any(used.get(key, x) != x for key, x in reference.LEARNED.items()):
             continue
         image, training = model_size.compute(entry)
         costs = {"embed_mmacs": image / 1e6, "train_tmacs": training / 1e12}
@@ -158,7 +158,7 @@ def draw(path: Path, shown: pd.DataFrame) -> None:
     best = shown.sort_values("recall").drop_duplicates("name", keep="last")
     with figures.style():
         figure = Figure(figsize=(12, 4.2), layout="constrained")
-        for axes, (column, label) in zip(figure.subplots(1, 3, sharey=True), PANELS.items(), strict=True):
+        for axes, (column, (label, ticks)) in zip(figure.subplots(1, 3, sharey=True), PANELS.items(), strict=True):
             drawn = shown if column == "bytes" else best
             for family, marker in MARKERS.items():
                 rows = drawn[drawn["family"] == family]
@@ -167,11 +167,12 @@ def draw(path: Path, shown: pd.DataFrame) -> None:
             axes.plot(line[column], line["recall"], color=figures.FAINT, linewidth=1, zorder=0)
             for _, row in line.iterrows():
                 place = (row[column], row["recall"])
-                axes.annotate(row["name"], place, (0, 6), textcoords="offset points", ha="center", fontsize=7)
+                name = row["name"].removesuffix("-3x-98")
+                axes.annotate(name, place, (-6, 3), textcoords="offset points", ha="right", fontsize=7)
             axes.set(xscale="log", xlabel=label)
-            for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-                ticks("{x:g}")
-            axes.margins(0.2)
+            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+            axes.set_xticks([], minor=True)
+            axes.margins(0.35, 0.1)
         figure.axes[0].set_ylabel("R@1, percent")
         figure.axes[0].legend(loc="lower right", frameon=False)
         figures.save(figure, path)
