@@ -17,6 +17,7 @@ from lrec.report.tables import MISSING, Table
 REPORTED, CLEAN, PUBLISHED = "reported_recall.csv", "clean_recall.csv", "published_recall.csv"
 _COLUMNS = ("dataset", "crop", "backbone", "k", "recall_percent")
 _PUBLISHED_COLUMNS = ("method", "backbone", "embedding_dim", "year", *_COLUMNS[:2], *_COLUMNS[3:], "evidence")
+COLUMNS = 4  # runs beside each other in a table of compressed embeddings
 Entries = dict[str, dict[str, Any]]
 
 
@@ -112,9 +113,12 @@ def compression_tables(known: Ledger) -> list[Table]:
     found = []
     for (variant, kind), columns in groups.items():
         ways = dict.fromkeys(way for column in columns.values() for way in column)
-        rows = [[way, *(column.get(way, "") for column in columns.values())] for way in ways]
+        title = f"Compressed embeddings of {variant}: {kind}"
         intro = "Recall@1 in percent, and bytes per image; fitted on training images."
-        found.append(Table(f"Compressed embeddings of {variant}: {kind}", ["Embedding", *columns], rows, intro))
+        for start in range(0, len(columns), COLUMNS):
+            shown = dict(list(columns.items())[start : start + COLUMNS])
+            rows = [[way, *(column.get(way, "") for column in shown.values())] for way in ways]
+            found.append(Table("" if start else title, ["Embedding", *shown], rows, "" if start else intro))
     return found
 
 
