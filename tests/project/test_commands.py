@@ -144,7 +144,8 @@ def test_tools(project: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys
     (words,) = Command("", REPLACED.get(text, f"{text} --help" if text in NAMES else text)).parts()
     called = words if words[0] == "lrec" else words[2:]
     monkeypatch.setattr(sys, "argv", called)
-    monkeypatch.delitem(sys.modules, "lrec.__main__", raising=False)  # another test may have imported it
+    for module in (f"{called[0]}.__main__", "lrec.export"):  # another test may have imported it
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(called[0], run_name="__main__", alter_sys=True)
     found = capsys.readouterr()
