@@ -177,7 +177,9 @@ def test_commands_of_pytest_find_tests(root: Path):
     """
     wanted = [[*chosen, *dict.fromkeys(others)] for chosen, others in groups.items()]
     call = [sys.executable, "-c", program, json.dumps(wanted)]
-    done = subprocess.run(call, cwd=root, capture_output=True, text=True, env=checkout.environment())
+    # How much a listing says is the caller's, and this one is read.
+    environment = {key: value for key, value in checkout.environment().items() if key != "PYTEST_ADDOPTS"}
+    done = subprocess.run(call, cwd=root, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     for name in {name for words in wanted for name in words if name.startswith("tests/")}:
         assert re.search(rf"^{name}.*: ?[:\d]", done.stdout, re.MULTILINE), f"{name}: no test is found"
