@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from lrec import params, paths, reference
+from lrec import params, paths
 from lrec.data import store
 from lrec.io import files, strict_yaml
 from lrec.model import saved
@@ -90,8 +90,9 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
     images = len(store.open_store(paths.store(variant)).rows(store.TRAIN))
     if kind == "choices":
         images = round(images * (1 - held_out(study, run)))
-    shape = backbone, config["ensemble_size"], config["meta_class_size"]
-    macs = model_size.count_macs(*shape, config["image_size"], config["share"])
+    image, training = model_size.compute(
+        {"backbone": backbone, "settings": config, "counts": {"train": [images]}, "run": {}}
+    )
     found = {
         "name": run["name"],
         "kind": kind.removesuffix("s"),
@@ -104,8 +105,8 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
         "classifier": config["classifier"],
         "loss": config["loss"],
         "seed": config["seed"],
-        "embed_mmacs": round(macs / 1e6, 1),
-        "train_tmacs": round(3 * macs * images * config["epochs"] / 1e12, 2),
+        "embed_mmacs": round(image / 1e6, 1),
+        "train_tmacs": round(training / 1e12, 2),
         "seconds": record["seconds"],
         "commit": (record["commit"] or "")[:10],
     }
@@ -140,7 +141,7 @@ def points(table: pd.DataFrame, known: dict[str, Any]) -> pd.DataFrame:
         shown += [{**{key: run[key] for key in ("name", "family", *AXES)}, **code} for code in (full, whitened)]
     for entry in known.values():
         used = entry["settings"]
-        if entry["kind"] != "features" or any(used.get(key, x) != x for key, x in reference.LEARNED.items()):
+        if entry["kind"] != "features" or not ledger.learns_as_original(entry):
             continue
         image, training = model_size.compute(entry)
         costs = {"embed_mmacs": image / 1e6, "train_tmacs": training / 1e12}

@@ -7,7 +7,6 @@ torchrun --nproc_per_node 2 -m stages.embed <variant> <backbone>
 """
 
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +44,7 @@ def main(variant: str, backbone: str) -> None:
     settings, recipe = everything.embed, everything.train_of(variant)
     given_keys = given.changed(settings.model_dump(), "embed", f"embed@{variant}-{backbone}")
     for line in everything.unused("embed", given_keys):
-        print(f"WARNING: {line}", file=sys.stderr)
+        command.warn(line)
     packed = store.open_store(paths.store(variant))
     folder = paths.model(variant, backbone)
     trained, config = saved.load(folder)

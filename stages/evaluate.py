@@ -1,6 +1,5 @@
 """Stage evaluate: exact metrics of the embeddings, after and before training, and analyses of the ensemble."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ def main(variant: str, backbone: str) -> None:
     chosen, ks = settings.evaluate, settings.variant(variant).recall_at
     given_keys = given.changed(chosen.model_dump(), "evaluate", f"evaluate@{variant}-{backbone}")
     for line in settings.unused("evaluate", given_keys):
-        print(f"WARNING: {line}", file=sys.stderr)
+        command.warn(line)
     facts = audit.read(paths.embedding_facts(variant, backbone))
     folder = paths.embeddings(variant, backbone)
     audit.require(facts["audit"], chosen.audit_tolerance, str(folder))
@@ -77,7 +76,7 @@ def main(variant: str, backbone: str) -> None:
         examples.write(trained, packed, target / paths.examples(variant, backbone).name, where)
         files.write_json(target / paths.result(variant, backbone).name, measured)
     if reason := splits.meaningless(dataset["counts"], measured["queries"], measured["lone_queries"]):
-        print(f"WARNING: {variant}/{backbone}: these recalls mean nothing: {reason}", file=sys.stderr)
+        command.warn(f"{variant}/{backbone}: these recalls mean nothing: {reason}")
     for name, some in (("before training", before), ("trained", measured)):
         if some:
             recalls = ", ".join(f"R@{k} {100 * value:.2f}" for k, value in some["recall"].items())

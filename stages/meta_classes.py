@@ -1,12 +1,10 @@
 """Stage meta_classes: assign the training classes to random, balanced meta classes, separately for each branch."""
 
-import sys
 from pathlib import Path
 
 from lrec import params, paths
 from lrec.data import meta_classes, store
 from lrec.io import command, given, locks, reading
-from lrec.io.text import escaped
 
 
 @locks.holding(
@@ -18,7 +16,7 @@ def main(variant: str) -> None:
     settings = params.load()
     given_keys = given.changed(settings.meta_classes.model_dump(), "meta_classes", f"meta_classes@{variant}")
     for line in settings.unused("meta_classes", given_keys):
-        print(f"WARNING: {escaped(line)}", file=sys.stderr)
+        command.warn(line)
     chosen = settings.variant(variant)
     classes = store.train_classes(store.read_index(paths.store(variant) / store.INDEX))
     size, branches = meta_classes.size(chosen.meta_class_size, len(classes)), chosen.ensemble_size

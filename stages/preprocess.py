@@ -1,7 +1,6 @@
 """Stage preprocess: read a raw data set strictly, decode each image once and pack them all."""
 
 import os
-import sys
 from functools import partial
 
 import numpy as np
@@ -13,7 +12,6 @@ from lrec.datasets import reader
 from lrec.datasets.dataset import Dataset, Sample
 from lrec.datasets.decoding import crop_and_resize
 from lrec.io import command, given, locks
-from lrec.io.text import escaped
 
 
 def image(dataset: Dataset, chosen: schema.Variant, sample: Sample) -> np.ndarray:
@@ -40,7 +38,7 @@ def main(variant: str) -> None:
     root, own = settings.raw_root(), settings.data_root
     if os.environ.get(params.DATA_VARIABLE) and given.changed({"data_root": own}, "", f"preprocess@{variant}"):
         line = f"data_root: {own} has no effect while {params.DATA_VARIABLE} is set to {root}"
-        print(f"WARNING: {escaped(line)}", file=sys.stderr)
+        command.warn(line)
     dataset = reader.read(chosen.layout, root, chosen.folder, chosen.image_size)
     is_partial = reader.verify(dataset, variant, settings.allow_partial)
     warnings = reader.require_enough(dataset, variant)
@@ -52,9 +50,9 @@ def main(variant: str) -> None:
     for split, (images, classes) in dataset.counts().items():
         print(f"{variant}: {split}: {images:,} images of {classes:,} classes")
     for warning in warnings:
-        print(f"WARNING: {variant}: {warning}", file=sys.stderr)
+        command.warn(f"{variant}: {warning}")
     if is_partial:
-        print(f"WARNING: {variant} is not the whole data set: {reader.differences(dataset)}", file=sys.stderr)
+        command.warn(f"{variant} is not the whole data set: {reader.differences(dataset)}")
     facts = {
         "found": dataset.found,
         "crop": chosen.crop,

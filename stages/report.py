@@ -5,7 +5,6 @@ metrics/benchmarks.md has different ones.
 """
 
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -35,9 +34,10 @@ def main(check: bool) -> None:
     if check:
         return compare(text, known)
     settings = params.load()
-    for name, variant in settings.variants.items():
-        if line := settings.unlisted(name, given.changed(variant.model_dump(), f"variants.{name}", "report")):
-            print(f"WARNING: {escaped(line)}", file=sys.stderr)
+    variants = {name: variant.model_dump() for name, variant in settings.variants.items()}
+    for name in given.changed(variants, "variants", "report"):
+        if line := settings.unlisted(name, given.changed(variants[name], f"variants.{name}", "report")):
+            command.warn(line)
     listed, models, shown, plots = {}, {}, [], {}
     for variant in settings.datasets:
         for backbone in settings.backbones:

@@ -4,8 +4,6 @@ A killed run resumes from its last checkpoint. Several processes divide the work
 says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
 """
 
-import sys
-
 import torch
 
 from lrec import params, paths
@@ -62,7 +60,7 @@ def main(variant: str, backbone: str) -> None:
     if collective.rank() == 0:
         given_keys = given.changed(settings.train.model_dump(), "train", f"train@{variant}-{backbone}")
         for line in settings.without_effect(variant, given_keys):
-            print(f"WARNING: {line}", file=sys.stderr)
+            command.warn(line)
         how = f"in {recipe.precision} on {device.describe(where)}{together}"
         print(f"{variant}/{backbone}: training {how}; recipe {recipe.recipe}; of its own: {ours or 'nothing'}")
 

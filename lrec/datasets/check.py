@@ -7,7 +7,6 @@ same bytes, images smaller than `SMALL` pixels; the official sets have some of t
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from lrec.datasets import decoding, reader
 from lrec.datasets.dataset import Dataset, Sample
-from lrec.io import hashing
+from lrec.io import command, hashing
 from lrec.io.progress import tqdm
 from lrec.io.text import escaped
 
@@ -134,7 +133,7 @@ def run(
     except ValueError as error:  # there is nothing wrong with the images
         warnings = [str(error)]
     for warning in warnings:
-        print(escaped(f"WARNING: {warning}"), file=sys.stderr)
+        command.warn(warning)
     print(f"{name}: no problems")
 
 

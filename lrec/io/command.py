@@ -8,6 +8,12 @@ import warnings
 from collections.abc import Callable
 
 from lrec.io import environment, errors
+from lrec.io.text import escaped
+
+
+def warn(line: str) -> None:
+    """Print a line on standard error that stops nothing; characters that act on a screen are shown as escape codes."""
+    print(f"WARNING: {escaped(line)}", file=sys.stderr)
 
 
 def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int:

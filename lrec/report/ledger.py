@@ -202,14 +202,18 @@ def reduction(entry: dict[str, Any]) -> str:
     return f"{stored['reduce']} {stored.get('dimensions', '?')}" if "reduce" in stored else ""
 
 
+def learns_as_original(entry: dict[str, Any]) -> bool:
+    """Whether a result's branches have the original's classifier and loss."""
+    return all(entry["settings"].get(key, value) == value for key, value in reference.LEARNED.items())
+
+
 def is_full_size(variant: str, entry: dict[str, Any]) -> bool:
     """Whether an entry is comparable with the benchmark: all its images, at the original's settings."""
     used, size = entry["settings"], reference.META_CLASS_SIZE[reference.VARIANTS[variant][0]]
     found = used["ensemble_size"], used["meta_class_size"], used["image_size"], used["share"]
     original = reference.ENSEMBLE_SIZE, size, reference.IMAGE_SIZE, reference.SHARE
-    learned = all(used.get(key, value) == value for key, value in reference.LEARNED.items())
     embedded = entry["kind"] == reference.KIND and not reduction(entry)
-    return not entry["partial"] and embedded and found == original and learned
+    return not entry["partial"] and embedded and found == original and learns_as_original(entry)
 
 
 def metric(entry: dict[str, Any]) -> str:

@@ -73,8 +73,7 @@ def benchmark_table(variant: str, full: Entries, folder: Path, intro: str = "") 
 def own_runs(title: str, entries: Entries, what: str) -> Table:
     """Return the best of our own runs of a variant, best first: a row per run, a column per K, percent."""
     ks = cutoffs(entries)
-    best = sorted(entries, key=lambda name: -entries[name]["recall"].get(str(ks[0]), 0))[:MOST]
-    chosen = {name: entries[name] for name in best}
+    chosen = _best(entries, ks[0], MOST)
     rows = [
         [marked(_label(name, entry), entry)]
         + [f"{100 * entry['recall'][str(k)]:.1f}" if str(k) in entry["recall"] else MISSING for k in ks]
@@ -88,11 +87,11 @@ def lines(variant: str, known: ledger.Ledger) -> list[str]:
     """Return the line on the best runs of a data set that the original does not report, and what its marks mean."""
     entries = known[variant]
     k = cutoffs(entries)[0]
-    best = sorted(entries, key=lambda name: -entries[name]["recall"].get(str(k), 0))[:MOST_ELSEWHERE]
-    figures = (f"{marked(name, entries[name])} {100 * entries[name]['recall'].get(str(k), 0):.1f}" for name in best)
+    chosen = _best(entries, k, MOST_ELSEWHERE)
+    figures = (f"{marked(name, entry)} {100 * entry['recall'].get(str(k), 0):.1f}" for name, entry in chosen.items())
     title = f"The built-in set ({variant})" if variant == BUILT_IN else heading(variant)
-    notes = partial_notes({name: entries[name] for name in best})
-    return [f"{title}: {_column(k)} in percent, {', '.join(figures)} (all: metrics/benchmarks.md).", *notes]
+    line = f"{title}: {_column(k)} in percent, {', '.join(figures)} (all: metrics/benchmarks.md)."
+    return [line, *partial_notes(chosen)]
 
 
 def percent(value: float) -> str:
@@ -114,6 +113,12 @@ def insert(readme: str, text: str) -> str:
         raise ValueError(f"README.md: expected the lines {BEGIN!r} and {END!r} once each, in this order; put them back")
     head, rest = readme.split(BEGIN)
     return f"{head}{BEGIN}\n\n{text.strip()}\n\n{END}{rest.split(END)[1]}"
+
+
+def _best(entries: Entries, k: int, most: int) -> Entries:
+    """Return the runs with the highest recall at K, best first."""
+    names = sorted(entries, key=lambda name: -entries[name]["recall"].get(str(k), 0))
+    return {name: entries[name] for name in names[:most]}
 
 
 def _column(k: int) -> str:

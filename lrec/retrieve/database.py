@@ -12,11 +12,11 @@ import pandas as pd
 from lrec.data import store
 from lrec.datasets import decoding, names
 from lrec.embedding import reduction
-from lrec.io import hashing, missing
+from lrec.io import missing
 from lrec.metrics import search
 from lrec.model import saved
 from lrec.retrieve import given, storage
-from lrec.retrieve.encoder import Encoder
+from lrec.retrieve.encoder import Encoder, require_weights
 from lrec.retrieve.given import SomeImages
 
 
@@ -107,12 +107,8 @@ class Database:
                 f"{path}: not found, the model that embeds images for this database{missing.hint(path)}; put it there, "
                 "or save the database where the model is, with_model=True"
             )
-        if expected and path.is_file() and (found := hashing.of_file(path)) != expected:
-            raise ValueError(
-                f"{path}: found other weights (SHA-256 {found[:16]}) than the database was embedded with "
-                f"({expected[:16]}), so their similarities would mean nothing; run `dvc repro`, and save the database "
-                "anew"
-            )
+        if expected and path.is_file():
+            require_weights(folder, expected, "database", "run `dvc repro`, and save the database anew")
         return folder
 
     def _reduction(self) -> Path | None:

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrec.embedding import reduction
-from lrec.io import command, files, hashing, locks, missing
+from lrec.io import command, files, locks, missing
 from lrec.model import saved
 from lrec.retrieve.database import Database
-from lrec.retrieve.encoder import Encoder
+from lrec.retrieve.encoder import Encoder, require_weights
 
 METADATA = b"lrec"  # the key of the table's metadata whose value is JSON
 TEXTS = ["path", "class", "split"]
@@ -78,12 +78,7 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found, the model that embeds images for this table{missing.hint(path)}")
-    if (found := hashing.of_file(path)) != facts["weights"]:
-        raise ValueError(
-            f"{path}: found other weights (SHA-256 {found[:16]}) than the table was embedded with "
-            f"({str(facts['weights'])[:16]}), so its similarities would mean nothing; use that model, or export the "
-            "table again"
-        )
+    require_weights(Path(model), str(facts["weights"]), "table", "use that model, or export the table again")
     reduced = Path(model) / reduction.FILE if "reduction_digest" in facts else None
     if reduced:
         reduction.require(reduced, facts["reduction_digest"])
