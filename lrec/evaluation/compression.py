@@ -1,6 +1,6 @@
 """Storage formats of the embedding: quantised, binary and reduced ones, their bytes per image and their recall.
 
-Whatever a format needs in addition to the embeddings (a scale, a mean, directions) is fitted on training images.
+Whatever a format needs in addition to the embeddings (a factor, means, directions) is fitted on training images.
 The similarity of two stored embeddings is the dot product of the restored vectors.
 """
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrec.embedding import reduction
+from lrec.embedding import codes, reduction
+from lrec.embedding.codes import Codes
 from lrec.evaluation.task import Task
 
-_FIT_IMAGES = 4096  # training images, evenly spaced, from which scale and mean are taken
 Row = dict[str, str | int | float]
 
 
@@ -49,8 +49,7 @@ def compare(task: Task, train: np.ndarray, dimensions: Sequence[int], *, device:
 def formats(train: np.ndarray, dimensions: Sequence[int], *, device: str = "cpu") -> Iterator[Format]:
     """Yield the storage formats of embeddings with d dimensions.
 
-    float32 and float16: the numbers. int8: the numbers, scaled by one common factor that maps the largest training
-    value to 127, and rounded. signs: binary, one bit per dimension: whether the number is above the training mean.
+    float32 and float16: the numbers. int8 and binary: codes, see `lrec.embedding.codes.Codes`.
     pca k: the first k principal components, as float32, scaled to unit norm; whitened: each component is divided by
     its standard deviation first (`lrec.embedding.reduction`). Ties, which short binary embeddings have many of, count
     against the query, see `lrec.metrics.recall`.
@@ -61,13 +60,11 @@ def formats(train: np.ndarray, dimensions: Sequence[int], *, device: str = "cpu"
         device: where principal components are computed.
     """
     width = train.shape[1]
-    some = np.asarray(train[:: -(-len(train) // _FIT_IMAGES)], dtype=np.float32)
-    mean = some.mean(0, dtype=np.float64).astype(np.float32)
-    factor = np.float32(127 / max(float(np.abs(some).max()), np.finfo(np.float32).tiny))
     yield Format("float32", 4 * width, lambda x: np.asarray(x, np.float32))
     yield Format("float16", 2 * width, lambda x: np.asarray(x, np.float16))
-    yield Format("int8", width, lambda x: np.rint(np.clip(x * factor, -127, 127)).astype(np.float16))
-    yield Format("signs", -(-width // 8), lambda x: np.where(x > mean, 1, -1).astype(np.float16))
+    for name in codes.NAMES:
+        code = Codes.fit(name, [train])
+        yield Format(name, code.bytes, lambda x, code=code: code.numbers(code.encode(x)).astype(np.float16))
     usable = [k for k in dimensions if k < min(train.shape)]
     if usable:
         components = reduction.principal(train, max(usable), device=device)

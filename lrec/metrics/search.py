@@ -1,7 +1,8 @@
 """Exact search: the k most similar rows of a gallery for every query, block by block.
 
-A similarity is a dot product in float64. Equally similar rows come in the order of their numbers, so the
-answer depends on the numbers alone. Recall is not computed from these lists: `lrec.metrics.recall` counts.
+A similarity of embeddings is a dot product in float64; of codes (`lrec.embedding.codes`) it is a whole number. Equally
+similar rows come in the order of their numbers, so the answer depends on the numbers alone. Recall is not computed from
+these lists: `lrec.metrics.recall` counts.
 """
 
 import numbers
@@ -11,7 +12,15 @@ import numpy as np
 import torch
 
 from lrec.compute.transfer import to_device
-from lrec.metrics.similarity import full_precision, ordered_products, pair_values, products, rounding
+from lrec.metrics.similarity import (
+    differences,
+    full_precision,
+    integer_products,
+    ordered_products,
+    pair_values,
+    products,
+    rounding,
+)
 
 MEMORY_BYTES = 256 * 2**20
 _QUERIES = 256  # searched together
@@ -30,22 +39,28 @@ def top(
     """Find the k most similar gallery rows of each query.
 
     Args:
-        queries: (Q, d) floats.
-        gallery: one or more (n, d) arrays of float16 or float32, memory maps for example; their G rows are
-            numbered consecutively across arrays.
+        queries: (Q, d) floats; for a gallery of codes, codes.
+        gallery: one or more (n, d) arrays, memory maps for example, of float16 or float32; or of int8 codes; or of
+            uint8, binary codes, eight dimensions per byte. Their G rows are numbered consecutively across arrays.
         k: results per query.
         exclude: (Q,) rows that a query must not find, its own for example; `NO_ROW` for none.
         memory_bytes: bound of the working memory.
-        device: where products are computed.
+        device: where products are computed; differences of binary codes are counted on the CPU.
 
     Returns:
-        Scores (Q, k) float32, descending, and rows (Q, k) int64.
+        Scores (Q, k) float32, descending, and rows (Q, k) int64. A score is a dot product; of binary codes it is the
+        number of bits that differ, negative.
 
     Raises:
-        ValueError: k is out of range, the dimensions differ, or a query or a row is not finite.
+        ValueError: k is out of range, the dimensions differ, a query or a row is not finite, or queries of a gallery of
+            codes are not codes.
     """
-    size, width = sum(len(part) for part in gallery), gallery[0].shape[1]
-    queries = np.require(queries, np.float32, ["W"])  # torch warns of a memory map that is not writable
+    size, width, stored = sum(len(part) for part in gallery), gallery[0].shape[1], gallery[0].dtype
+    queries = np.asarray(queries)
+    if stored.kind != "f" and queries.dtype != stored:
+        raise ValueError(f"queries: found {queries.dtype}, expected codes of {stored} as in the gallery")
+    # torch warns of a memory map that is not writable.
+    queries = np.require(queries, np.float32 if stored.kind == "f" else stored, ["W"])
     if queries.ndim != 2 or queries.shape[1] != width:
         raise ValueError(f"queries: found embeddings of shape {queries.shape}, expected (Q, {width}) as in the gallery")
     if not np.isfinite(queries).all():
@@ -71,6 +86,10 @@ def _search(
     queries: np.ndarray, gallery: Sequence[np.ndarray], k: int, exclude: np.ndarray, memory_bytes: int, device: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Carry the best k from block to block; earlier blocks hold lower rows, so stable sorts keep the order."""
+    if queries.dtype == np.uint8:
+        device, best = "cpu", _closest
+    else:
+        best = _best if queries.dtype == np.float32 else _best_of_integers
     own = to_device(queries, device)
     hidden = to_device(exclude, device)
     # A block takes its rows twice (as stored and in float32), and a similarity up to 40 bytes if all are alike.
@@ -78,7 +97,7 @@ def _search(
     scores = torch.empty(len(own), 0, dtype=torch.float64, device=device)
     rows = torch.empty(len(own), 0, dtype=torch.int64, device=device)
     for first, block in _blocks(gallery, size):
-        values, places = _best(own, to_device(block, device), k, hidden - first)
+        values, places = best(own, to_device(block, device), k, hidden - first)
         scores, order = torch.cat([scores, values], 1).sort(dim=1, descending=True, stable=True)
         rows = torch.cat([rows, places + first], 1).gather(1, order)
         scores, rows = scores[:, :k], rows[:, :k]
@@ -102,9 +121,7 @@ def _best(
     Returns:
         Similarities (Q, k) float64, -inf for a hidden item, and places (Q, k) int64.
     """
-    similar, k = products(queries, items), min(k, len(items))
-    inside = ((hidden >= 0) & (hidden < len(items))).nonzero()[:, 0]
-    similar[inside, hidden[inside]] = -torch.inf
+    similar, k = _hide(products(queries, items), hidden), min(k, len(items))
     lengths = queries.double().norm(dim=1) * items.double().norm(dim=1).max()
     least = similar.topk(k, dim=1).values[:, -1] - 2 * rounding(queries.shape[1], torch.float32, lengths)
     reached = least.float().nan_to_num(nan=-torch.inf)
@@ -116,17 +133,65 @@ def _best(
     for out, some, other in zip(exact.split(size), query.split(size), place.split(size), strict=True):
         out.copy_(ordered_products(queries[some].double(), items[other].double()))
     exact[similar[query, place] == -torch.inf] = -torch.inf
+    return _first(exact, query, place, chosen.sum(1), k)
+
+
+def _best_of_integers(
+    queries: torch.Tensor, items: torch.Tensor, k: int, hidden: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `_best` does, of int8 codes: a product of integers is the same in any order of summation."""
+    similar = integer_products(queries.float(), items.float())
+    return _first_of_all(_hide(similar, hidden), k)
+
+
+def _closest(
+    queries: torch.Tensor, items: torch.Tensor, k: int, hidden: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `_best` does, of binary codes: the similarity is the number of bits that differ, negative."""
+    similar = torch.from_numpy(differences(queries.numpy(), items.numpy())).float().neg_()
+    return _first_of_all(_hide(similar, hidden), k)
+
+
+def _hide(similar: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Put -inf where a query must not find an item."""
+    inside = ((hidden >= 0) & (hidden < similar.shape[1])).nonzero()[:, 0]
+    similar[inside, hidden[inside]] = -torch.inf
+    return similar
+
+
+def _first_of_all(similar: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k largest of exact similarities (Q, n), equal ones in the order of their places."""
+    k = min(k, similar.shape[1])
+    chosen = similar >= similar.topk(k, dim=1).values[:, -1:]
+    query, place = chosen.nonzero(as_tuple=True)
+    return _first(similar[query, place].double(), query, place, chosen.sum(1), k)
+
+
+def _first(
+    exact: torch.Tensor, query: torch.Tensor, place: torch.Tensor, count: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k largest similarities of each query, and their places, equal ones in the order of their places.
+
+    Args:
+        exact: (n,) float64 similarities, by query and place.
+        query: (n,) of each.
+        place: (n,) of each.
+        count: (Q,) how many each query has, at least k.
+        k: how many.
+    """
     order = exact.sort(descending=True, stable=True).indices
     order = order[query[order].sort(stable=True).indices]
-    count = chosen.sum(1)
     best = order[(count.cumsum(0) - count)[:, None] + torch.arange(k, device=order.device)]
     return exact[best], place[best]
 
 
 def _blocks(gallery: Sequence[np.ndarray], size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the number of the first row and up to `size` rows as float32."""
+    """Yield the number of the first row and up to `size` rows, embeddings as float32 and codes as they are."""
     first = 0
     for part in gallery:
         for start in range(0, len(part), size):
-            yield first + start, np.array(part[start : start + size], dtype=np.float32)
+            yield (
+                first + start,
+                np.array(part[start : start + size], dtype=np.float32 if part.dtype.kind == "f" else None),
+            )
         first += len(part)

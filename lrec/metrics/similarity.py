@@ -21,6 +21,7 @@ _SECTION = 1024
 # Values handled at a time: what a CPU's cache holds, and what keeps a GPU busy.
 _PAIRS, _PAIRS_ON_GPU = 2**19, 2**25
 _SCANNED, _SCANNED_ON_GPU = 2**17, 2**24
+_COUNTED = 2**14  # rows whose bits are counted together, 128 kB of one word each
 _DTYPES = ("float16", "float32", "float64")
 
 
@@ -137,6 +138,32 @@ def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     for start in range(_SECTION, a.shape[1], _SECTION):
         result.addmm_(a[:, start : start + _SECTION], b[:, start : start + _SECTION].T)
     return result
+
+
+def integer_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return all dot products of (n, d) with (m, d) rows of int8 codes in float32, (n, m) float32 or float64, exact.
+
+    A sum of 1,024 products of magnitude 128 * 128 is at most 2^24, so float32 holds each of its partial sums.
+    """
+    result = a[:, :_SECTION] @ b[:, :_SECTION].T
+    if a.shape[1] > _SECTION:
+        result = result.double()
+    for start in range(_SECTION, a.shape[1], _SECTION):
+        result += a[:, start : start + _SECTION] @ b[:, start : start + _SECTION].T
+    return result
+
+
+def differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return in how many bits (n, w) rows differ from (m, w) rows of uint8, (n, m) int32."""
+    count = -(-a.shape[1] // 8)  # words of 64 bits, the last one filled with zeros
+    rows, items = (np.pad(x, ((0, 0), (0, 8 * count - x.shape[1]))).view(np.uint64) for x in (a, b))
+    found = np.zeros((len(a), len(b)), np.int32)
+    for start in range(0, len(b), _COUNTED):
+        columns = np.ascontiguousarray(items[start : start + _COUNTED].T)
+        for row, counts in zip(rows, found[:, start : start + _COUNTED], strict=True):
+            for word, column in zip(row, columns, strict=True):
+                counts += np.bitwise_count(column ^ word)
+    return found
 
 
 def rounding(width: int, dtype: torch.dtype, lengths: torch.Tensor, section: int = _SECTION) -> torch.Tensor:

@@ -17,7 +17,7 @@ from lrec.model.kinds import KINDS
 Ledger = dict[str, dict[str, dict[str, Any]]]
 # Titles of the metrics beside recall, for results of earlier versions, which do not hold them.
 EARLIER = {"map_at_r": "MAP@R", "r_precision": "R-precision"}
-# Compressed embeddings whose title is not their name in results.
+# Names of compressed embeddings in results of earlier versions, and what they are called now.
 COMPRESSED = {"signs": "binary"}
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 from tabulate import tabulate
+from typing_extensions import TypedDict
 
+from lrec import paths
 from lrec.class_names import readable
 from lrec.compute import device
-from lrec.io import command
+from lrec.embedding import codes
+from lrec.io import command, locks, reading
 from lrec.io.text import escaped
 from lrec.metrics import search
 from lrec.retrieve import approximate, contact_sheet, query, serve
@@ -23,6 +26,21 @@ from lrec.retrieve.database import Database
 
 RESULTS, FIGURE = 8, Path("retrieval.png")
 MAX_ROWS, MAX_COLUMNS = 20, 50  # of the figure
+
+
+class _Code(TypedDict):
+    code: str
+    recall_at_1: float
+
+
+class _Analysis(TypedDict, total=False):
+    compression: list[_Code]
+
+
+class _Measured(TypedDict, total=False):
+    """What is read of a run's result.json."""
+
+    analysis: _Analysis
 
 
 def parser(prog: str = "python -m lrec.retrieve") -> argparse.ArgumentParser:
@@ -41,6 +59,9 @@ def parser(prog: str = "python -m lrec.retrieve") -> argparse.ArgumentParser:
     options.add_argument("--output", type=_png, help="figure (default: retrieval.png)")
     options.add_argument("--json", action="store_true", help="print JSON in place of tables")
     options.add_argument("--index", choices=approximate.KINDS, help="search with faiss, and compare with exact search")
+    options.add_argument("--save", metavar="FOLDER", help="save the database, in place of a search")
+    options.add_argument("--codes", choices=codes.NAMES, help="with --save: store codes, 4 or 32 times smaller")
+    options.add_argument("--with-model", action="store_true", help="with --save: copy the model into the folder")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
     options.add_argument("--serve", action="store_true", help="search in the browser")
     options.add_argument("--host", help=f"with --serve: address (default: {serve.HOST}, this machine alone)")
@@ -56,7 +77,7 @@ def _png(name: str) -> Path:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Search, print and draw; or serve."""
+    """Search, print and draw; or serve; or save."""
     _require_effect(options)
     name = query.default_database() if options.database is None else options.database
     where = device.choose(options.device)
@@ -64,20 +85,23 @@ def run(options: argparse.Namespace) -> None:
         port = serve.PORT if options.port is None else options.port
         serve.run(name, options.split, where, options.host or serve.HOST, port)
         return
+    if options.save is not None:
+        print("\n".join(map(escaped, save(Database.load(name, options.split, where), options))))
+        return
     output = options.output or FIGURE
     database = Database.load(name, options.split, where)
     finder = query.Finder(database)
     queries = finder.find(options.query) if options.query else finder.default()
     embedded = _embed(database, queries)
     exclude = np.array([q.row for q in queries])
-    notes = [f"{name}: {len(database):,} images, {database.width} dimensions"]
+    notes = [f"{name}: {database.described}"]
     notes += finder.passed_over
     if any(q.row == search.NO_ROW and not q.class_name for q in queries) and database.facts.get("crop") == "box":
         notes.append(f"{name} holds images cropped to boxes: crop a photo of your own to its object first")
     number = _number(database, exclude) if options.num is None else options.num
     scores, rows = database.search(embedded, number, exclude)
     if options.index:
-        index = approximate.Index(options.index, database.parts)
+        index = approximate.Index(options.index, database.parts, database.codes)
         exact = rows
         scores, rows = index.search(embedded, number, exclude)
         notes.append(f"faiss {options.index}: {100 * approximate.agreement(exact, rows):.1f}% of the exact results")
@@ -94,10 +118,32 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _require_effect(options: argparse.Namespace) -> None:
-    """Refuse options that would do nothing: those of the page without --serve, and the others' with it."""
-    names = ("query", "num", "output", "json", "index") if options.serve else ("host", "port")
-    if given := [f"--{name}" for name in names if getattr(options, name) not in (None, False)]:
-        raise ValueError(f"{given[0]}: has no effect {'with' if options.serve else 'without'} --serve; leave it out")
+    """Refuse options that would do nothing beside the others, or without another."""
+    searching, page, saving = ("query", "num", "output", "json", "index"), ("host", "port"), ("codes", "with_model")
+    idle = [(name, "without --serve") for name in page if not options.serve]
+    idle += [(name, "without --save") for name in saving if options.save is None]
+    idle += [(name, "with --serve") for name in (*searching, "save") if options.serve]
+    idle += [(name, "with --save") for name in searching if options.save is not None]
+    for name, reason in idle:
+        if getattr(options, name) not in (None, False):
+            raise ValueError(f"--{name.replace('_', '-')}: has no effect {reason}; leave it out")
+
+
+def save(database: Database, options: argparse.Namespace) -> list[str]:
+    """Save a database; return what to say of it, with the recall that its codes keep where evaluate measured it."""
+    folder = Path.cwd() / options.save
+    with locks.held([folder]):
+        database.save(folder, options.with_model, options.codes)
+    saved = Database.load(folder)
+    notes = [f"{options.save}: {saved.described}"]
+    if options.codes and database.facts.get("split"):
+        run = database.facts["name"]
+        path = database.place(str(paths.result(*run.split("/"))))
+        rows = reading.read_json(path, "evaluate", _Measured).get("analysis", {}) if path.is_file() else {}
+        found = {row["code"]: f"{row['recall_at_1']:.1f} in {row['code']}" for row in rows.get("compression", [])}
+        if found.keys() >= {"float32", options.codes}:
+            notes.append(f"R@1 of {run}, in percent: {found['float32']}, {found[options.codes]} ({path})")
+    return notes
 
 
 def _number(database: Database, exclude: np.ndarray) -> int:
@@ -109,9 +155,9 @@ def _number(database: Database, exclude: np.ndarray) -> int:
 
 
 def _embed(database: Database, queries: list[query.Query]) -> np.ndarray:
-    """Return embeddings: the database's own for queries that are in it, and the model's for the others."""
+    """Return embeddings, or codes: the database's own for queries in it, and the model's for the others."""
     others = [q.source for q in queries if q.row == search.NO_ROW]
-    fresh = iter(database.embed(others) if others else ())
+    fresh = iter(database.encode(database.embed(others)) if others else ())
     return np.stack([next(fresh) if q.row == search.NO_ROW else database.embedding(q.row) for q in queries])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lrec.embedding.codes import Codes
 from lrec.metrics import search
 from lrec.retrieve.storage import BLOCK
 
@@ -27,29 +28,54 @@ class Index:
     """A faiss index over the rows of one or more arrays (n, d).
 
     Args:
-        kind: "flat" (exact), "ivfpq" (16 to 64 bytes per row instead of 4 d) or "hnsw" (a graph: fast, more than
-            4 d bytes per row).
-        gallery: arrays of float32 or float16, memory maps for example; read block by block.
+        kind: "flat" (exact), "ivfpq" (16 to 64 bytes per row instead of 4 d) or "hnsw" (a graph: fast, a few hundred
+            bytes more per row than "flat").
+        gallery: arrays of float32 or float16, or of codes, memory maps for example; read block by block. "flat" and
+            "hnsw" keep int8 and binary codes as they are.
+        codes: of the gallery, or None.
 
     Raises:
-        ValueError: the kind is unknown, faiss is not installed, or there are too few rows to learn codebooks from.
+        ValueError: the kind is unknown or not for binary codes, faiss is not installed, or there are too few rows to
+            learn codebooks from.
     """
 
-    def __init__(self, kind: str, gallery: Sequence[np.ndarray]) -> None:
+    def __init__(self, kind: str, gallery: Sequence[np.ndarray], codes: Codes | None = None) -> None:
         faiss = _faiss()
-        size, width = sum(len(part) for part in gallery), gallery[0].shape[1]
+        size, width, self._codes = sum(len(part) for part in gallery), gallery[0].shape[1], codes
+        # What faiss adds and searches with.
+        self._dtype = np.uint8 if codes and codes.name == "binary" else np.float32
         if kind == "flat":
-            self._index = faiss.IndexFlatIP(width)
+            self._index = self._flat(faiss, width)
         elif kind == "hnsw":
-            self._index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
+            self._index = self._graph(faiss, width)
             self._index.hnsw.efConstruction, self._index.hnsw.efSearch = 100, 128
         elif kind == "ivfpq":
+            if self._dtype == np.uint8:
+                raise ValueError("index: found ivfpq for binary codes, which are short already; use flat or hnsw")
             self._index = self._quantised(faiss, gallery, size, width)
         else:
             raise ValueError(f"index: found {kind!r}, expected one of {', '.join(KINDS)}")
         for part in gallery:
             for start in range(0, len(part), BLOCK):
-                self._index.add(np.ascontiguousarray(part[start : start + BLOCK], dtype=np.float32))
+                self._index.add(np.ascontiguousarray(part[start : start + BLOCK], dtype=self._dtype))
+
+    def _flat(self, faiss: Any, width: int) -> Any:
+        if self._codes is None:
+            return faiss.IndexFlatIP(width)
+        if self._dtype == np.uint8:
+            found = faiss.IndexBinaryFlat(8 * width)
+            found.use_heap = False  # counts instead, and gives rows that are equally far in their order
+            return found
+        return faiss.IndexScalarQuantizer(
+            width, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
+        )
+
+    def _graph(self, faiss: Any, width: int) -> Any:
+        if self._codes is None:
+            return faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
+        if self._dtype == np.uint8:
+            return faiss.IndexBinaryHNSW(8 * width, 32)
+        return faiss.IndexHNSWSQ(width, faiss.ScalarQuantizer.QT_8bit_direct_signed, 32, faiss.METRIC_INNER_PRODUCT)
 
     @staticmethod
     def _quantised(faiss: Any, gallery: Sequence[np.ndarray], size: int, width: int) -> Any:
@@ -70,7 +96,7 @@ class Index:
         """Find about the k most similar rows of each query.
 
         Args:
-            queries: (Q, d) floats.
+            queries: (Q, d) floats; codes, if the gallery holds codes.
             k: results per query.
             exclude: (Q,) rows a query must not find, `lrec.metrics.search.NO_ROW` for none.
 
@@ -78,7 +104,9 @@ class Index:
             Scores (Q, k) float32, approximate with ivfpq, and rows (Q, k) int64; where fewer were found, -inf
             and `NO_ROW` at the end.
         """
-        scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k + 1)
+        scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=self._dtype), k + 1)
+        if self._codes:
+            scores = self._codes.similarities(-scores if self._dtype == np.uint8 else scores)
         own = (rows == exclude[:, None]) & (rows != search.NO_ROW)
         # k + 1 results were requested; a stable sort moves an excluded row behind the others.
         order = np.argsort(own, axis=1, kind="stable")[:, :k]

@@ -11,7 +11,9 @@ import pandas as pd
 
 from lrec.data import store
 from lrec.datasets import decoding, names
+from lrec.embedding import codes as coding
 from lrec.embedding import reduction
+from lrec.embedding.codes import Codes
 from lrec.io import missing
 from lrec.metrics import search
 from lrec.model import saved
@@ -24,19 +26,30 @@ class Database:
     """Embeddings of G images, what each image is, and the model that embeds new ones.
 
     Attributes:
-        parts: arrays (n, d) of float32 or float16 that together hold rows 0 to G-1, in order.
+        parts: arrays (n, d) of float32 or float16 that together hold rows 0 to G-1, in order; or of their codes.
         index: G rows with the columns path, class ("" where unknown) and row, the row in the packed
             store (-1 where the image is not in it).
         facts: where the model and the packed store are, and how images are resized. Their paths, and those of added
             images, start from its entry "root", or else from the current folder.
+        codes: how embeddings are encoded, where the database holds codes, else None.
     """
 
-    def __init__(self, embeddings: np.ndarray, index: pd.DataFrame, facts: dict[str, Any], device: str = "cpu") -> None:
+    def __init__(
+        self,
+        embeddings: np.ndarray,
+        index: pd.DataFrame,
+        facts: dict[str, Any],
+        device: str = "cpu",
+        codes: Codes | None = None,
+    ) -> None:
         """Make a database; `load` reads one."""
-        if embeddings.ndim != 2 or embeddings.dtype not in (np.float32, np.float16) or not embeddings.shape[1]:
-            found = f"{embeddings.dtype} of shape {embeddings.shape}"
+        found, dtypes = f"{embeddings.dtype} of shape {embeddings.shape}", (np.float32, np.float16)
+        if codes and (embeddings.ndim, embeddings.dtype, *embeddings.shape[1:]) != (2, codes.dtype, codes.bytes):
+            raise ValueError(f"embeddings: found {found}, expected codes (G, {codes.bytes}) of {codes.dtype}")
+        if not codes and (embeddings.ndim != 2 or embeddings.dtype not in dtypes or not embeddings.shape[1]):
             raise ValueError(f"embeddings: found {found}, expected (G, d) of float32 or float16")
         self.parts, self.index, self.facts, self._device = [embeddings], index, facts, device
+        self.codes = codes
         self._require_whole()
 
     def _require_whole(self) -> None:
@@ -58,7 +71,8 @@ class Database:
             FileNotFoundError: there is no such database, or no such split.
             ValueError: a file is damaged, or the files do not belong together.
         """
-        return cls(*storage.read(Path(path), split), device)
+        found = storage.read(Path(path), split)
+        return cls(found.embeddings, found.index, found.facts, device, found.codes)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -66,7 +80,13 @@ class Database:
     @property
     def width(self) -> int:
         """Dimensions d of an embedding."""
-        return self.parts[0].shape[1]
+        return self.codes.dimensions if self.codes else self.parts[0].shape[1]
+
+    @property
+    def described(self) -> str:
+        """Size and storage, as a line for people."""
+        stored = f" as {self.codes.name} codes of {self.codes.bytes:,} bytes" if self.codes else ""
+        return f"{len(self):,} images, {self.width} dimensions{stored}"
 
     def place(self, path: str) -> Path:
         """Return where a path of the facts or the index leads."""
@@ -78,12 +98,12 @@ class Database:
         return str(image) if here else os.path.abspath(image)
 
     def embedding(self, row: int) -> np.ndarray:
-        """Return the embedding of a row, (d,) float32."""
+        """Return the embedding of a row, (d,) float32; of a database of codes, its code."""
         for part in self.parts:
             if row < len(part):
                 break
             row -= len(part)
-        return np.array(part[row], dtype=np.float32)
+        return np.array(part[row], dtype=None if self.codes else np.float32)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -151,23 +171,26 @@ class Database:
         """Find the k most similar images of each query, exactly.
 
         Args:
-            queries: one or several, Q: embeddings (Q, d) of floats, or what `embed` takes.
+            queries: one or several, Q: embeddings (Q, d) of floats, or what `embed` takes; or the database's own codes.
             k: results per query.
             exclude: (Q,) rows that a query must not find, -1 for none.
             memory_bytes: bound of the working memory.
 
         Returns:
             Similarities (Q, k) float32, descending, and rows (Q, k) int64 of `index`; equal ones in the order
-            of rows.
+            of rows. The similarity of int8 codes is their inner product, over the square of their factor; that of
+            binary codes is 1 - 2 h / d, where h of d bits differ.
 
         Raises:
             ValueError: k is out of range, or the queries do not fit.
         """
-        embedded = self._embeddings(queries)
+        vectors = self._vectors(queries)
+        embedded = self.encode(self.embed(queries)) if vectors is None else vectors
         hidden = None if exclude is None else np.atleast_1d(exclude)
         if hidden is not None and hidden.shape != (len(embedded),):
             raise ValueError(f"exclude: found the shape {hidden.shape}, expected ({len(embedded)},), a row per query")
-        return search.top(embedded, self.parts, k, hidden, memory_bytes=memory_bytes, device=self._device)
+        scores, rows = search.top(embedded, self.parts, k, hidden, memory_bytes=memory_bytes, device=self._device)
+        return self.codes.similarities(scores) if self.codes else scores, rows
 
     def add(self, images: SomeImages, classes: str | Sequence[str | None] | None = None) -> np.ndarray:
         """Append images in memory; `save` writes them to disk.
@@ -183,12 +206,12 @@ class Database:
         Raises:
             ValueError: lengths or dimensions differ, or a class has a name that no data set may have.
         """
-        vectors = given.embeddings(images)
+        vectors = self._vectors(images)
         listed = given.images(images) if vectors is None else [""] * len(vectors)
         known = self._classes(classes, len(listed))
-        embedded = self.embed(listed) if vectors is None else vectors
-        if embedded.ndim != 2 or embedded.shape[1] != self.width:
-            raise ValueError(f"embeddings: found the shape {embedded.shape}, expected (N, {self.width})")
+        embedded = self.encode(self.embed(listed)) if vectors is None else vectors
+        if embedded.ndim != 2 or embedded.shape[1] != self.parts[0].shape[1]:
+            raise ValueError(f"embeddings: found the shape {embedded.shape}, expected (N, {self.parts[0].shape[1]})")
         if not np.isfinite(embedded).all():
             raise ValueError("embeddings: found a value that is not finite, expected numbers")
         paths = [self._written(image) if isinstance(image, str | Path) else "" for image in listed]
@@ -214,12 +237,41 @@ class Database:
             names.require_classes(dict.fromkeys([*there, *sorted(new)], "classes"))
         return found
 
-    def _embeddings(self, images: SomeImages) -> np.ndarray:
-        """Return embeddings as they are, and images embedded."""
-        vectors = given.embeddings(images)
-        return self.embed(images) if vectors is None else vectors
+    def remove(self, rows: int | Sequence[int] | np.ndarray) -> None:
+        """Leave out images in memory; `save` writes the others. Rows behind them move up.
 
-    def save(self, path: str | Path, with_model: bool = False) -> None:
+        Args:
+            rows: one or several.
+
+        Raises:
+            ValueError: there is no such row.
+        """
+        wanted = np.atleast_1d(np.asarray(rows, dtype=object))
+        if bad := [row for row in wanted if isinstance(row, bool) or row not in range(len(self))]:
+            raise ValueError(f"row: found {bad[0]!r:.40}, expected 0 to {len(self) - 1:,}")
+        kept = np.ones(len(self), bool)
+        kept[wanted.astype(np.int64)] = False
+        # Runs of rows that stay are views, so that nothing of a memory map is read.
+        edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).reshape(-1, 2)
+        first, parts = 0, []
+        for part in self.parts:
+            runs = np.clip(edges - first, 0, len(part))
+            parts += [part[start:stop] for start, stop in runs if start < stop]
+            first += len(part)
+        self.parts, self.index = parts or [self.parts[0][:0]], self.index[kept].reset_index(drop=True)
+
+    def encode(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return embeddings (N, d) of floats as the database stores them: as codes where it holds those."""
+        return self.codes.encode(embeddings) if self.codes else embeddings
+
+    def _vectors(self, images: SomeImages) -> np.ndarray | None:
+        """Return embeddings or the database's own codes as it stores them; None if images are given."""
+        if self.codes and isinstance(images, np.ndarray) and images.dtype == self.codes.dtype and images.ndim < 3:
+            return np.atleast_2d(images)
+        vectors = given.embeddings(images)
+        return None if vectors is None else self.encode(vectors)
+
+    def save(self, path: str | Path, with_model: bool = False, codes: coding.Name | None = None) -> None:
         """Write a folder that `load` opens; it appears complete or not at all, and may be the one loaded from.
 
         Args:
@@ -227,18 +279,32 @@ class Database:
             with_model: copy the model, and the reduction where there is one, into it, so that the folder embeds new
                 images wherever it is taken. A database that was loaded with copies keeps them. Else their paths,
                 relative to the folder, are noted.
+            codes: "int8" or "binary" writes embeddings as such codes, fitted to the run's training images, or else to
+                the database's own rows; None writes what the database holds.
 
         Raises:
             FileNotFoundError: the model to copy is not there.
             ValueError: the folder holds other files, index and embeddings differ in length, the database has no model
-                to copy, or the model is not the one it was embedded with.
+                to copy, or the model is not the one it was embedded with; or it holds other codes.
         """
         self._require_whole()
+        encoding = self._encoding(codes)
         copied = []
         if with_model or storage.carries_model(self.facts):
             model = self._model()
             copied = [model / saved.CONFIG, model / saved.MODEL, *filter(None, [self._reduction()])]
-        storage.write(Path(path), self.parts, self.index, self.facts, copied)
+        storage.write(Path(path), self.parts, self.index, self.facts, copied, encoding)
+
+    def _encoding(self, name: coding.Name | None) -> Codes | None:
+        """Return the codes to save: those that the database holds, or new ones."""
+        if name is None or self.codes and self.codes.name == name:
+            return self.codes
+        if self.codes:
+            raise ValueError(
+                f"codes: found {self.codes.name} in the database, which cannot become {name}; save the run, or a "
+                "database of embeddings"
+            )
+        return Codes.fit(name, storage.training(self.facts) or self.parts)
 
     def image(self, row: int) -> np.ndarray | None:
         """Return the image of a row, (H, W, 3) uint8, or None where neither the store nor the file has it."""

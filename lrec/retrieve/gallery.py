@@ -230,9 +230,15 @@ def export(database: Database, form: str, target: str, name: str) -> None:
         name: of the database, for the metadata.
 
     Raises:
-        ValueError: something else is there, a package is missing, or the table cannot be written.
+        ValueError: something else is there, the database holds codes, a package is missing, or the table cannot be
+            written.
     """
     table = FORMATS[form](target)
+    if database.codes:
+        raise ValueError(
+            f"{name}: found {database.codes.name} codes, expected embeddings, whose similarities {form} computes; "
+            "export the run, or a database of embeddings"
+        )
     if not target.endswith(table.suffix):
         raise ValueError(f"{target}: found no name that ends in {table.suffix}, expected one for {form}")
     schema, failed = _schema(database, name), []
@@ -293,7 +299,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.ret
         target = options.output or f"exported/{name}.{'lance' if options.to == 'lancedb' else 'parquet'}"
         with locks.held([] if "://" in target else [Path(target)]):
             export(database, options.to, target, options.database)
-        print(f"{target}: {len(database):,} images, {database.width} dimensions")
+        print(f"{target}: {database.described}")
 
     return command.guard(work, options.debug)
 

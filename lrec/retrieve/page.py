@@ -37,7 +37,7 @@ class Asked:
     Attributes:
         name: path in the index, or name of the upload.
         class_name: "" where unknown.
-        embedding: (d,) float32.
+        embedding: (d,) float32, or its code.
         picture: a small copy, as a URL with the image in it; "" where there is none.
         place: split and row of the database that holds it; None for an upload.
     """

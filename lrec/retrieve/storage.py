@@ -14,12 +14,14 @@ from typing_extensions import TypedDict
 from lrec import paths
 from lrec.data import store
 from lrec.datasets.decoding import Resize
-from lrec.embedding import audit, reduction
+from lrec.embedding import audit, codes, reduction
+from lrec.embedding.codes import Codes
 from lrec.io import files, missing, reading
 from lrec.model import saved
 from lrec.model.kinds import KINDS
 
 EMBEDDINGS, INDEX, FACTS = "embeddings.npy", "index.csv", "database.json"
+CODES = "codes.npy"  # where the embeddings are codes: what they were fitted to
 OWN_MODEL = "model"  # the folder of a copy of the model, in a database that carries one
 COLUMNS = ("path", "class", "row")
 BLOCK = 65536  # rows that are copied together
@@ -31,7 +33,7 @@ class Facts(TypedDict, total=False):
     weights: SHA-256 of the model's weights, with which the database was embedded. reduction, reduction_digest: the file
     with the reduction of the embeddings, and its SHA-256; both or neither. root: the folder from which the paths of
     model, reduction, store and images start, relative to the database's own. model: `OWN_MODEL` where the database has
-    a copy, with the reduction in it.
+    a copy, with the reduction in it. codes: how the embeddings are encoded, where they are.
     """
 
     root: str
@@ -42,6 +44,7 @@ class Facts(TypedDict, total=False):
     store: str
     resize: Resize
     kind: Literal[tuple(KINDS)]
+    codes: codes.Name
 
 
 def _whole(facts: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +61,7 @@ class Stored(NamedTuple):
     embeddings: np.ndarray
     index: pd.DataFrame
     facts: dict[str, Any]
+    codes: Codes | None = None
 
 
 def read(path: Path, split: str | None) -> Stored:
@@ -111,7 +115,29 @@ def _saved(folder: Path) -> Stored:
         facts |= {"reduction": os.path.abspath(folder / OWN_MODEL / reduction.FILE)} if "reduction" in facts else {}
     if root := _root(folder, facts):
         facts["root"] = root
-    return Stored(_open_array(folder / EMBEDDINGS, reading.SAVED), table.astype({"row": np.int64}), facts)
+    table = table.astype({"row": np.int64})
+    if name := facts.pop("codes", None):
+        stored = reading.read_array(folder / EMBEDDINGS, reading.SAVED, 2, codes.DTYPES[name])
+        return Stored(stored, table, facts, _read_codes(folder / CODES, name, stored))
+    return Stored(open_array(folder / EMBEDDINGS, reading.SAVED), table, facts)
+
+
+def _read_codes(path: Path, name: codes.Name, stored: np.ndarray) -> Codes:
+    """Return how the codes of a saved database were made; refuse a file that does not fit them."""
+    fitted = np.array(reading.read_array(path, reading.SAVED, 1, np.float32, finite=True))
+    found = Codes(name, len(fitted) if name == "binary" else stored.shape[1], fitted)
+    if not found.bytes or found.bytes != stored.shape[1]:
+        what = f"{len(fitted)} means for codes of {stored.shape[1]} bytes, expected one per dimension"
+        raise ValueError(f"{path}: found {what}; save the database anew")
+    if name == "int8" and (len(fitted) != 1 or fitted[0] <= 0):
+        raise ValueError(f"{path}: found {fitted[:3]}, expected one factor above 0; save the database anew")
+    spare = (1 << (-found.dimensions % 8)) - 1  # the bits of the last byte that stand for no dimension
+    if name == "binary" and spare and (bad := np.flatnonzero(stored[:, -1] & spare)).size:
+        raise ValueError(
+            f"{path.parent / EMBEDDINGS}: row {bad[0]}: found more bits than {found.dimensions} dimensions have; "
+            "save the database anew"
+        )
+    return found
 
 
 def carries_model(facts: dict[str, Any]) -> bool:
@@ -154,16 +180,29 @@ def _of_run(root: Path, variant: str, backbone: str, split: str | None) -> Store
         fitted = paths.reduction(variant, backbone).as_posix()
         facts |= {"reduction": fitted, "reduction_digest": embedded["reduction"]}
     facts |= {"root": str(root)} if root != Path() else {}
-    return Stored(_open_array(folder / f"{split}.npy", "embed"), rows[list(COLUMNS)].reset_index(drop=True), facts)
+    return Stored(open_array(folder / f"{split}.npy", "embed"), rows[list(COLUMNS)].reset_index(drop=True), facts)
 
 
-def _open_array(path: Path, made_by: str) -> np.ndarray:
+def training(facts: dict[str, Any]) -> list[np.ndarray]:
+    """Open the embeddings of a run's training images; none where the database is not a run."""
+    if not facts.get("split"):
+        return []
+    folder = Path(facts.get("root") or "") / paths.embeddings(*facts["name"].split("/"))
+    return [open_array(folder / f"{store.TRAIN}.npy", "embed")]
+
+
+def open_array(path: Path, made_by: str) -> np.ndarray:
     """Memory-map embeddings of either dtype; a search reports values that are not finite."""
     return reading.read_array(path, made_by, 2, np.float32, np.float16)
 
 
 def write(
-    path: Path, parts: Sequence[np.ndarray], index: pd.DataFrame, facts: dict[str, Any], copied: Sequence[Path] = ()
+    path: Path,
+    parts: Sequence[np.ndarray],
+    index: pd.DataFrame,
+    facts: dict[str, Any],
+    copied: Sequence[Path] = (),
+    encoding: Codes | None = None,
 ) -> None:
     """Write a folder that `read` opens; it appears complete or not at all, and may be the one the parts are read from.
 
@@ -173,24 +212,30 @@ def write(
         index: G rows.
         facts: see `Facts`.
         copied: the files of a saved ensemble and its reduction to carry copies of, if any.
+        encoding: of the parts that are written; those that are embeddings are encoded, block by block.
 
     Raises:
         FileNotFoundError: the model is not there.
-        ValueError: the folder holds other files.
+        ValueError: the folder holds other files, or an embedding that is encoded is not finite.
     """
-    files.require_replaceable(path, (EMBEDDINGS, INDEX, FACTS, OWN_MODEL))
+    files.require_replaceable(path, (EMBEDDINGS, INDEX, FACTS, CODES, OWN_MODEL))
     files.require_replaceable(path / OWN_MODEL, (saved.MODEL, saved.CONFIG, reduction.FILE))
     files.clear_drafts(path)
     with files.atomic_folder(path) as draft:
-        out = files.map_array(draft / EMBEDDINGS, parts[0].dtype, (len(index), parts[0].shape[1]))
+        dtype, width = (encoding.dtype, encoding.bytes) if encoding else (parts[0].dtype, parts[0].shape[1])
+        out = files.map_array(draft / EMBEDDINGS, dtype, (len(index), width))
         first = 0
         for part in parts:
             for start in range(0, len(part), BLOCK):
                 block = part[start : start + BLOCK]
+                block = encoding.encode(block, first) if encoding and block.dtype.kind == "f" else block
                 out[first : first + len(block)] = block
                 first += len(block)
         out.flush()
         files.write_table(draft / INDEX, index)
+        if encoding:
+            np.save(draft / CODES, encoding.fitted)
+            facts = facts | {"codes": encoding.name}
         if copied:
             (draft / OWN_MODEL).mkdir()
             for source in copied:

@@ -112,10 +112,10 @@ def test_agreement_by_hand():
 def test_formats_by_hand():
     train = np.array([[0.5, -0.25], [-0.5, 0.75]], np.float32)
     found = {each.name: each for each in compression.formats(train, [2])}
-    assert {name: each.size for name, each in found.items()} == {"float32": 8, "float16": 4, "int8": 2, "signs": 1}
+    assert {name: each.size for name, each in found.items()} == {"float32": 8, "float16": 4, "int8": 2, "binary": 1}
     some = np.array([[0.1, 0.2], [0.9, 0.3]], np.float32)
     assert found["int8"].restored(some).tolist() == [[17, 34], [127, 51]]
-    assert found["signs"].restored(some).tolist() == [[1, -1], [1, 1]]
+    assert found["binary"].restored(some).tolist() == [[1, -1], [1, 1]]
     np.testing.assert_array_equal(found["float16"].restored(some), some.astype(np.float16))
 
 
@@ -176,5 +176,5 @@ def test_reduced_embeddings_are_not_divided_among_branches():
     options = {"analysis_images": 100, "subsets": 2, "pca_dimensions": [2]}
     found, sets = result.analyse(task, task.query, 3, **options, reduced=True)
     assert list(found) == ["images", "classes", "compression"]
-    assert [row["code"] for row in found["compression"]] == ["float32", "float16", "int8", "signs"]
+    assert [row["code"] for row in found["compression"]] == ["float32", "float16", "int8", "binary"]
     assert sets[["branches", "members"]].values.tolist() == [[3, "all"]]

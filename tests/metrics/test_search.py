@@ -101,6 +101,42 @@ def test_what_a_products_rounding_may_hide_is_found(monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(values[found], np.sort(values)[::-1][:20], rtol=1e-13)
 
 
+@pytest.mark.parametrize("width", [3, 64, 1024, 1025, 2100])
+def test_codes_against_sorting_everything(width: int):
+    """Sums above 2^24, which float32 alone rounds, and many ties, in several arrays and blocks."""
+    generator = np.random.default_rng(width)
+    whole = generator.integers(-127, 128, (1500, width)).astype(np.int8)
+    whole[generator.random(1500) < 0.1] = 127  # large sums, all alike
+    whole[7, 0] = 126  # less than them by 127
+    exclude = np.arange(-1, 8)
+    found = search.top(whole[:9], [whole[:800], whole[800:]], 400, exclude, memory_bytes=1)
+    wanted, rows = brute(whole[:9].astype(np.float64), whole.astype(np.float64), 400, exclude)
+    np.testing.assert_array_equal(found[1], rows)
+    np.testing.assert_array_equal(found[0], wanted.astype(np.float32))
+
+    bits = generator.integers(0, 256, (1500, width)).astype(np.uint8)
+    bits[::2] = bits[0]
+    signs = np.where(np.unpackbits(bits, axis=1), 1.0, -1.0)
+    found = search.top(bits[:9], [bits[:800], bits[800:]], 400, exclude, memory_bytes=1)
+    wanted, rows = brute(signs[:9], signs, 400, exclude)
+    np.testing.assert_array_equal(found[1], rows)
+    np.testing.assert_array_equal(found[0], (wanted - 8 * width) / 2)
+
+
+def test_queries_of_codes_are_codes():
+    gallery = [np.zeros((4, 2), np.int8)]
+    with pytest.raises(ValueError, match="queries: found float32, expected codes of int8 as in the gallery"):
+        search.top(np.zeros((1, 2), np.float32), gallery, 1)
+
+
+@pytest.mark.parametrize(("dtype", "compared"), [(np.int8, "integer_products"), (np.uint8, "differences")])
+def test_codes_are_widened_block_by_block(monkeypatch: pytest.MonkeyPatch, dtype: type, compared: str):
+    seen, compare = [], getattr(search, compared)
+    monkeypatch.setattr(search, compared, lambda a, b: (seen.append(len(b)), compare(a, b))[1])
+    search.top(np.zeros((2, 8), dtype), [np.zeros((3000, 8), dtype)], 3, memory_bytes=1)
+    assert seen == [1024, 1024, 952]
+
+
 def test_more_queries_than_are_searched_together():
     generator = np.random.default_rng(0)
     gallery = generator.integers(-9, 9, (700, 4)).astype(np.float32)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from lrec import export
 from lrec.datasets import __main__ as datasets
+from lrec.embedding.codes import NAMES
 from lrec.retrieve import Database
 from lrec.retrieve import __main__ as retrieve
 from stages import embed, evaluate, meta_classes, preprocess, train
@@ -103,6 +104,31 @@ SAVED: list[tuple[str, Damage, str]] = [
     ("embeddings.npy", array(lambda a: a[:, :3].copy()), "makes 4 dimensions, expected 3 as in the database"),
     ("embeddings.npy", array(lambda a: a.astype(object)), "embeddings.npy: not a .npy array"),
 ]
+# Databases of codes, of 4 dimensions.
+CODED: list[tuple[str, str, Damage, str]] = [
+    ("binary", "database.json", key("codes"), "embeddings.npy: 2 dimensions of uint8, expected 2 of float32"),
+    ("binary", "database.json", key("codes", "int8"), "2 dimensions of uint8, expected 2 of int8"),
+    ("binary", "database.json", key("codes", "int4"), "codes: found 'int4', expected 'int8' or 'binary'"),
+    ("int8", "codes.npy", cut(0), "codes.npy: not a .npy array"),
+    ("int8", "codes.npy", array(lambda a: a * np.float32("nan")), "codes.npy: row 0: found a value that is not finite"),
+    ("int8", "codes.npy", array(lambda a: -a), "expected one factor above 0; save the database anew"),
+    ("int8", "codes.npy", array(lambda a: np.tile(a, 4)), "expected one factor above 0; save the database anew"),
+    ("int8", "codes.npy", array(lambda a: a[:0]), "codes.npy: "),
+    ("int8", "codes.npy", array(lambda a: a.astype(np.float64)), "1 dimensions of float64, expected 1 of float32"),
+    ("int8", "embeddings.npy", array(lambda a: a.view(np.uint8)), "2 dimensions of uint8, expected 2 of int8"),
+    ("int8", "embeddings.npy", array(lambda a: a[:, :3].copy()), "makes 4 dimensions, expected 3 as in the database"),
+    ("int8", "embeddings.npy", cut(0.9), "embeddings.npy: not a .npy array"),
+    (
+        "binary",
+        "codes.npy",
+        array(lambda a: np.tile(a, 3)),
+        "found 12 means for codes of 1 bytes, expected one per dim",
+    ),
+    ("binary", "codes.npy", array(lambda a: a[:0]), "codes.npy: "),
+    ("binary", "embeddings.npy", array(lambda a: a | 1), "row 0: found more bits than 4 dimensions have"),
+    ("binary", "embeddings.npy", array(lambda a: np.tile(a, 2)), "found 4 means for codes of 2 bytes"),
+]
+DATABASES = [*(("saved", *case) for case in SAVED), *CODED]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +139,8 @@ def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         Database.load(NAME).save("saved")
+        for codes in NAMES:
+            Database.load(NAME).save(codes, codes=codes)
     Image.new("RGB", (40, 40), "red").save(folder / "photo.png")
     return folder
 
@@ -181,18 +209,21 @@ def test_names_stay_names(project: Path, capsys: pytest.CaptureFixture[str], nam
     assert not (project.parent / "other").exists()
 
 
-@pytest.mark.parametrize(("name", "damage", "message"), SAVED, ids=[f"{c[0]}-{c[2]!a:.40}" for c in SAVED])
+@pytest.mark.parametrize(
+    ("folder", "name", "damage", "message"), DATABASES, ids=[f"{c[0]}-{c[1]}-{c[3]!a:.40}" for c in DATABASES]
+)
 def test_saved_database(
     project: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    folder: str,
     name: str,
     damage: Damage,
     message: str,
 ) -> None:
-    content = damage((project / "saved" / name).read_bytes())
-    tiny.replace(project / "saved" / name, content)
-    arguments = ["--database", "saved", "--query", "photo.png", "--num", "8"]
+    content = damage((project / folder / name).read_bytes())
+    tiny.replace(project / folder / name, content)
+    arguments = ["--database", folder, "--query", "photo.png", "--num", "8"]
     line = tiny.refused_by(call("retrieve", arguments, monkeypatch), capsys)
     assert message in line, line
 
