@@ -1,22 +1,43 @@
-"""Time opening and searching a database, compared with faiss: python -m benchmarks.retrieve [ROWS [DIMENSIONS]].
+"""Time opening and searching a database, compared with faiss, an optional dependency: pip install faiss-cpu.
 
-The embeddings are synthetic: 2,000 clusters on the unit sphere. faiss is an optional dependency: pip install faiss-cpu.
+    python -m benchmarks.retrieve [ROWS [DIMENSIONS]]
+
+The embeddings are synthetic: 2,000 clusters on the unit sphere; they are searched as they are, and as int8 and binary
+codes; the ratio is to faiss's exact index of the same. Each way runs in a process of its own: on a CPU in turns, on a GPU
+one after the other. faiss runs on the CPU.
 """
 
+import argparse
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from benchmarks import turns
+from benchmarks.turns import NO_MEMORY
+from lrec.compute import device
+from lrec.embedding.codes import NAMES
+from lrec.metrics import search
 from lrec.retrieve import Database, approximate
 
-CLUSTERS, QUERIES, RESULTS, ROUNDS = 2000, 100, 10, 5
+CLUSTERS, QUERIES, RESULTS = 2000, 100, 10
+WHOLE, EXACT = "float32", "exact"
+# Kind of the search, and what is searched.
+WAYS = {
+    "exact": (EXACT, WHOLE),
+    "faiss-flat": ("flat", WHOLE),
+    "exact-int8": (EXACT, "int8"),
+    "faiss-flat-int8": ("flat", "int8"),
+    "exact-binary": (EXACT, "binary"),
+    "faiss-flat-binary": ("flat", "binary"),
+    "faiss-ivfpq": ("ivfpq", WHOLE),
+    "faiss-hnsw": ("hnsw", WHOLE),
+}
 
 
 def make(folder: Path, rows: int, width: int) -> None:
@@ -33,44 +54,73 @@ def make(folder: Path, rows: int, width: int) -> None:
     Database(embeddings, index, {}).save(folder)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Time one call."""
+def opened(folder: Path) -> float:
+    """Return the seconds to open a database."""
     start = time.perf_counter()
-    work()
+    Database.load(folder)
     return time.perf_counter() - start
 
 
-def main(rows: int, width: int) -> None:
-    """Print the times of opening and searching, and the fraction of the exact results that faiss returns."""
-    with tempfile.TemporaryDirectory() as folder:
-        make(Path(folder, "database"), rows, width)
-        opening = statistics.median(seconds(lambda: Database.load(Path(folder, "database"))) for _ in range(ROUNDS))
-        print(f"{rows:,} x {width}: opened in {opening:.3f} s (median of {ROUNDS})")
-        database = Database.load(Path(folder, "database"))
-        queries = np.array(database.parts[0][:: rows // QUERIES][:QUERIES])
-        none = np.full(len(queries), -1)
-        exact = database.search(queries, RESULTS)[1]
-        ways: dict[str, Callable[[], object]] = {"exact": lambda: database.search(queries, RESULTS)}
-        facts = {"exact": ("", 1.0)}
-        for kind in approximate.KINDS:
-            start = time.perf_counter()
-            index = approximate.Index(kind, database.parts)
-            built = f"{time.perf_counter() - start:.1f}"
-            facts[f"faiss {kind}"] = built, approximate.agreement(exact, index.search(queries, RESULTS, none)[1])
-            ways[f"faiss {kind}"] = lambda index=index: index.search(queries, RESULTS, none)
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(ROUNDS):  # interleaved, so that other programs on the machine slow all of them alike
-            for name, work in ways.items():
-                times[name].append(seconds(work))
-        medians = {name: statistics.median(some) for name, some in times.items()}
-        lines = [
-            [name, facts[name][0], f"{1000 * medians[name]:.1f}", f"{medians[name] / medians['faiss flat']:.2f}"]
-            + [f"{100 * facts[name][1]:.1f}"]
-            for name in ways
-        ]
-        header = ["search", "built, s", f"{QUERIES} queries, ms", "of faiss flat", f"found of exact top {RESULTS}, %"]
-        print(tabulate(lines, header, tablefmt="github", disable_numparse=True))
+def work(options: argparse.Namespace) -> None:
+    """Search for every line of standard input; answer with seconds, those to build an index, and rows found."""
+    kind, stored = WAYS[options.way]
+    database = Database.load(options.folder / stored, device=options.device)
+    queries = np.array(database.parts[0][:: len(database) // QUERIES][:QUERIES])
+    none, index, built = np.full(len(queries), search.NO_ROW), None, 0.0
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        if index is None:  # in its turn, as searches are timed
+            index = database if kind == EXACT else approximate.Index(kind, database.parts, database.codes)
+            built = time.perf_counter() - start
+        start = time.perf_counter()
+        rows = index.search(queries, RESULTS, none)[1]
+        print(time.perf_counter() - start, built, *rows.ravel(), flush=True)
+
+
+def main() -> None:
+    """Print the times of opening and searching, and the fraction of the exact results that each way returns."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("rows", type=int, nargs="?", default=100_000)
+    parser.add_argument("dimensions", type=int, nargs="?", default=576)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.device = device.choose(options.device)
+    if options.way:
+        return turns.answering(lambda: work(options))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder / WHOLE, options.rows, options.dimensions)
+        for codes in NAMES:
+            Database.load(folder / WHOLE).save(folder / codes, codes=codes)
+        sizes = {stored: (folder / stored / "embeddings.npy").stat().st_size for _, stored in WAYS.values()}
+        opening = statistics.median(opened(folder / WHOLE) for _ in range(options.rounds))
+        arguments = ["benchmarks.retrieve", "--folder", name, "--device", options.device, "--way"]
+        ways = {way: [*arguments, way] for way in WAYS if way in {"exact", *options.ways}}
+        answers = turns.take(ways, 1 + options.rounds, in_turns=not device.is_gpu(options.device))
+    print(f"{options.rows:,} x {options.dimensions}: opened in {opening:.3f} s (median of {options.rounds})")
+    print(f"{device.describe(options.device)}\n")
+    medians = {way: statistics.median(taken for taken, *_ in some[1:]) for way, some in answers.items() if some}
+    rows = {way: np.array(some[0][2:]).reshape(-1, RESULTS) for way, some in answers.items() if some}
+    lines = []
+    for way in ways:
+        kind, stored = WAYS[way]
+        size = f"{sizes[stored] / 1e6:.1f}"
+        if way not in medians:
+            lines.append([way, size, "", NO_MEMORY])
+            continue
+        base = medians.get("faiss-flat" if stored == WHOLE else f"faiss-flat-{stored}")
+        built = "" if kind == EXACT else f"{answers[way][0][1]:.1f}"
+        found = f"{100 * approximate.agreement(rows['exact'], rows[way]):.1f}" if "exact" in rows else ""
+        ratio = f"{medians[way] / base:.2f}" if base else ""
+        lines.append([way, size, built, f"{1000 * medians[way]:.1f}", ratio, found])
+    header = ["search", "file, MB", "built, s", f"{QUERIES} queries, ms", "of faiss-flat"]
+    header += [f"found of exact top {RESULTS}, %"]
+    print(tabulate(lines, header, tablefmt="github", disable_numparse=True))
 
 
 if __name__ == "__main__":
-    main(*(int(value) for value in [*sys.argv[1:], *("100000", "576")[len(sys.argv) - 1 :]]))
+    main()

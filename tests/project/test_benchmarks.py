@@ -27,7 +27,7 @@ SMALL = {
     "memory": "--branches 2 --batch-sizes 2 --size 64",
     "packing": "--images 100 200",
     "recall": "--sizes 1100 1200 --width 16 --repeats 1",
-    "retrieve": "500 8",
+    "retrieve": "500 8 --ways exact faiss-flat-binary --rounds 1",
     "study": "--list",
     "training": "--branches 2 --batch-sizes 2 --size 32 --rounds 1 --warmup 0",
 }
