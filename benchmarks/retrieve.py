@@ -2,9 +2,9 @@
 
     python -m benchmarks.retrieve [ROWS [DIMENSIONS]]
 
-The embeddings are synthetic: 2,000 clusters on the unit sphere; they are searched as they are, and as int8 and binary
-codes; the ratio is to faiss's exact index of the same. Each way runs in a process of its own: on a CPU in turns, on a GPU
-one after the other. faiss runs on the CPU.
+The embeddings are synthetic: 2,000 clusters on the unit sphere. They are searched as they are, and as int8 and binary
+codes; the ratio is to faiss's exact index of the same. Each way runs in a process of its own: on a CPU in turns, on a
+GPU one after the other. faiss runs on the CPU.
 """
 
 import argparse

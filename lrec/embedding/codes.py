@@ -56,7 +56,7 @@ class Codes:
         if name == "binary":
             fitted = some.mean(0, dtype=np.float64).astype(np.float32)
         else:
-            fitted = np.array([_LARGEST / max(float(np.abs(some).max()), _LEAST)], np.float32)
+            fitted = np.array([_LARGEST / max(float(some.max()), -float(some.min()), _LEAST)], np.float32)
         return cls(name, some.shape[1], fitted)
 
     @property

@@ -25,6 +25,7 @@ CODES = "codes.npy"  # where the embeddings are codes: what they were fitted to
 OWN_MODEL = "model"  # the folder of a copy of the model, in a database that carries one
 COLUMNS = ("path", "class", "row")
 BLOCK = 65536  # rows that are copied together
+_ENCODED = 2**22  # numbers that are encoded together
 
 
 class Facts(TypedDict, total=False):
@@ -224,17 +225,18 @@ def write(
     with files.atomic_folder(path) as draft:
         dtype, width = (encoding.dtype, encoding.bytes) if encoding else (parts[0].dtype, parts[0].shape[1])
         out = files.map_array(draft / EMBEDDINGS, dtype, (len(index), width))
-        first = 0
+        first, rows = 0, min(BLOCK, max(1, _ENCODED // encoding.dimensions)) if encoding else BLOCK
         for part in parts:
-            for start in range(0, len(part), BLOCK):
-                block = part[start : start + BLOCK]
+            for start in range(0, len(part), rows):
+                block = part[start : start + rows]
                 block = encoding.encode(block, first) if encoding and block.dtype.kind == "f" else block
                 out[first : first + len(block)] = block
                 first += len(block)
         out.flush()
         files.write_table(draft / INDEX, index)
         if encoding:
-            np.save(draft / CODES, encoding.fitted)
+            with files.atomic(draft / CODES) as stream:
+                np.save(stream, encoding.fitted)
             facts = facts | {"codes": encoding.name}
         if copied:
             (draft / OWN_MODEL).mkdir()

@@ -10,7 +10,7 @@ import pytest
 
 from lrec.embedding.codes import NAMES, Codes
 from lrec.io import files
-from lrec.retrieve import Database, __main__, approximate, gallery, query
+from lrec.retrieve import Database, __main__, approximate, gallery, query, storage
 from lrec.retrieve.page import Searcher
 
 
@@ -224,3 +224,12 @@ def test_other_programs_are_given_embeddings(database: Database, name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_default_queries(database: Database, name: str):
     assert len(query.Finder(coded(database, name)).default()) == query.DEFAULT_QUERIES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_embeddings_are_encoded_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    seen, encode = [], Codes.encode
+    monkeypatch.setattr(storage, "_ENCODED", 1000)
+    monkeypatch.setattr(Codes, "encode", lambda codes, rows, first: (seen.append(len(rows)), encode(codes, rows))[1])
+    synthetic(70, 50).save(tmp_path / "mine", codes=name)
+    assert seen == [20, 20, 20, 10]
