@@ -85,7 +85,7 @@ def main(variant: str, backbone: str) -> None:
             batch_norm.fold(network)
             how[prefix] = options
             if settings.reduce != "none":
-                about = {"model": begun if prefix else identity["model"], "data": data_digest(variant)}
+                about = {"model": begun if prefix else identity["model"], "data": store.digest(paths.store(variant))}
                 about |= settings.model_dump(include={"kind", "reduce", "dimensions"})
                 some = replace(images, rows=packed.rows(store.TRAIN))
                 how[prefix] = fit_reduction(work, prefix, network, some, options, about)
@@ -107,11 +107,6 @@ def main(variant: str, backbone: str) -> None:
                 facts |= {"reduce": settings.reduce, "reduction": hashing.of_file(work / reduction.FILE)}
             publish(work, paths.embedding_facts(variant, backbone), packed, facts)
             shutil.rmtree(unfinished_work)
-
-
-def data_digest(variant: str) -> str:
-    """Return a hash of which images a store has, and of the sums of their pixels, the same on every machine."""
-    return hashing.of_files([paths.store(variant) / store.INDEX, paths.store(variant) / store.DATASET])
 
 
 def fit_reduction(

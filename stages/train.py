@@ -4,11 +4,12 @@ A killed run resumes from its last checkpoint. Several processes divide the work
 says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
 """
 
+import numpy as np
 import torch
 
 from lrec import params, paths
 from lrec.compute import allocator, collective, device, launch
-from lrec.data import meta_classes, store
+from lrec.data import meta_classes, store, teacher
 from lrec.data.batches import Images
 from lrec.io import command, files, given, hashing, locks, provenance
 from lrec.model import saved, weights
@@ -16,7 +17,7 @@ from lrec.model.classifiers import Classifier
 from lrec.model.ensemble import Ensemble
 from lrec.training import checkpoint, validation
 from lrec.training.loop import Machine, fit
-from lrec.training.losses import LOSSES
+from lrec.training.losses import DISTILLATION, LOSSES
 from lrec.training.recipe import Recipe
 from lrec.training.state import kept_epoch
 from lrec.training.step import collect
@@ -70,20 +71,25 @@ def main(variant: str, backbone: str) -> None:
         "resize": chosen.resize,
         "normalization": packed.normalization(chosen.model_dump()["normalize"]),
         "epochs": chosen.epochs,
-        **recipe.model_dump(),
+        **recipe.model_dump(exclude_none=True),
         "weights": weights.describe(backbone, recipe.weights),
-        "data": hashing.of_files([paths.store(variant) / store.INDEX, paths.store(variant) / store.DATASET]),
+        "data": store.digest(paths.store(variant)),
         "code": provenance.code_digest(CODE),
     }
     images = Images(packed.images, packed.rows(store.TRAIN), **used["normalization"])
     labels = packed.labels(images.rows)
+    outputs, targets = shape[0], groups[:, labels]
+    if LOSSES[recipe.loss].is_metric:
+        outputs = recipe.embedding_size
+    if recipe.loss == DISTILLATION:
+        taught, used["teacher"] = teacher.read(str(recipe.teacher), len(images), used["data"])
+        outputs, targets = taught.shape[1], np.broadcast_to(taught, (chosen.ensemble_size, *taught.shape))
     out = validation.hold_out(labels, recipe.validation_share, recipe.seed)
     held = validation.Held(images.some(out), labels[out]) if out.any() else None
     folder = paths.unfinished("train", variant, backbone)
     name = hashing.of_value([shape, groups.tolist(), used, torch.__version__])
     with collective.together(where), device.arithmetic(where, recipe.tf32, machine.deterministic):
         progress = checkpoint.Checkpoint(folder / name, machine.checkpoint_minutes)
-        outputs = recipe.embedding_size if LOSSES[recipe.loss].is_metric else shape[0]
         classifier = Classifier(recipe.classifier, recipe.scale)
         options = {"seed": recipe.seed, "share": recipe.share, "own": own, "classifier": classifier}
         ensemble = Ensemble(backbone, chosen.ensemble_size, outputs, recipe.weights, **options)
@@ -92,7 +98,7 @@ def main(variant: str, backbone: str) -> None:
         history = fit(
             ensemble,
             images.some(~out),
-            groups[:, labels[~out]],
+            targets[:, ~out] if held else targets,
             Recipe.of(recipe.model_dump(), chosen.epochs),
             held=held,
             machine=Machine(where, machine.workers, machine.branches_at_once),
@@ -101,7 +107,7 @@ def main(variant: str, backbone: str) -> None:
         if recipe.parallel == "ensemble":
             collect(ensemble)
         if collective.rank() == 0:
-            if held:
+            if held and chosen.epochs:
                 used["kept_epoch"] = kept_epoch(history.to_numpy().tolist())
             config = saved.save(ensemble, paths.model(variant, backbone), used)
             files.write_table(paths.history(variant, backbone), history)

@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lrec.io import files, progress, reading
+from lrec.io import files, hashing, progress, reading
 from lrec.io.splits import SPLITS, TRAIN
 from lrec.io.splits import tested as tested  # other packages take it from here
 
@@ -201,6 +201,11 @@ def _refuse(path: Path, found: str) -> NoReturn:
 def read_facts(folder: Path) -> Facts:
     """Read a store's dataset.json."""
     return reading.read_json(folder / DATASET, "preprocess", Facts)
+
+
+def digest(folder: Path) -> str:
+    """Return a hash of which images a store has, and of the sums of their pixels, the same on every machine."""
+    return hashing.of_files([folder / INDEX, folder / DATASET])
 
 
 def open_store(folder: Path) -> Store:

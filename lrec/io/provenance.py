@@ -23,7 +23,7 @@ class Run(TypedDict, total=False):
     device: str
     machine: str
     commit: str | None
-    epochs: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=0)]
 
 
 def code_digest(packages: Sequence[str]) -> str:

@@ -80,8 +80,9 @@ def read_table(
     *,
     numbers: Sequence[str] = (),
     integers: Sequence[str] = (),
+    empty: bool = False,
 ) -> pd.DataFrame:
-    """Read a CSV that must begin with these columns and have at least one row; every cell is returned as text.
+    """Read a CSV that must begin with these columns; every cell is returned as text.
 
     Args:
         path: of the file.
@@ -89,6 +90,7 @@ def read_table(
         made_by: the stage that writes it, for errors.
         numbers: columns that must hold finite numbers, if the table has them.
         integers: columns that must hold whole numbers of 64 bits, if the table has them.
+        empty: whether a table without rows is allowed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -103,7 +105,7 @@ def read_table(
     if names[: len(columns)] != list(columns) or len(set(names)) != len(names):
         found = f"columns {', '.join(names)[:160] or 'none'}, expected {', '.join(columns)}"
         raise ValueError(_damaged(path, found, made_by))
-    if not rows:
+    if not rows and not empty:
         raise ValueError(_damaged(path, "found no rows under the header, expected at least one", made_by))
     for line, cells in rows:
         if len(cells) != len(names):

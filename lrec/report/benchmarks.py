@@ -235,7 +235,7 @@ def _epoch_time(entry: dict[str, Any]) -> str:
         return ""
     device = re.sub(r", torch \S+", "", record.get("device", ""))
     epochs = record.get("epochs", entry["settings"]["epochs"])  # fewer where validation ended it early
-    return duration(record["seconds"] / epochs) + (f" ({device})" if device else "")
+    return duration(record["seconds"] / max(1, epochs)) + (f" ({device})" if device else "")
 
 
 def _part(entry: dict[str, Any]) -> str:

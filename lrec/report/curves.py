@@ -116,6 +116,7 @@ def _by_compute(entries: dict[str, dict[str, Any]], colours: dict[str, int]) -> 
                 "recall": 100 * next(iter(e["recall"].values())),
             }
             for n, e in entries.items()
+            if costs[n][number]  # starting weights as they are cost no training
         ]
         best = front(points, "cost", "recall")
         lines = [
@@ -133,7 +134,7 @@ def _by_compute(entries: dict[str, dict[str, Any]], colours: dict[str, int]) -> 
 
 
 def _training(name: str, history: pd.DataFrame, column: str, colour: int = 0) -> chart.Line | None:
-    if column not in history:
+    if column not in history or history.empty:
         return None
     points = zip(history["epoch"].astype(float), history[column].astype(float), strict=True)
     return chart.Line(name, list(points), colour)

@@ -92,7 +92,8 @@ def fit(
     Args:
         model: the ensemble at its start; of several processes in ensemble parallel each has its part.
         images: the R training images.
-        targets: (M, R) int64, meta class of each training image, per branch.
+        targets: (M, R) int64, meta class of each training image, per branch; or (M, R, d) float32, what a teacher
+            makes of each.
         recipe: how to train.
         held: images of other classes to validate on after each epoch. The model ends as it was at the best
             of these epochs, and the training once there was none better for `patience` epochs.
@@ -101,8 +102,8 @@ def fit(
 
     Returns:
         One row per epoch: epoch (from 1), learning_rate of its last step, loss (mean over branches and
-        images), accuracy (fraction of right meta classes, while training), and with `held`
-        validation_recall_at_1 (percent).
+        images), accuracy (fraction of right images while training, see `lrec.training.losses.right_ones`),
+        and with `held` validation_recall_at_1 (percent).
 
     Raises:
         ValueError: the loss is no longer finite; the message names epoch, step and branch. Or the batches
@@ -111,7 +112,8 @@ def fit(
         ConnectionError: another of the processes is gone.
     """
     device = machine.device
-    trainer = Trainer(model, recipe, device, machine.branches_at_once, int(targets.max()) + 1)
+    taught = targets.ndim == 3
+    trainer = Trainer(model, recipe, device, machine.branches_at_once, 0 if taught else int(targets.max()) + 1)
     divided = recipe.parallel == "data"
     smallest = 2 * collective.count() if divided else 2
     if min(len(images), recipe.batch_size) < smallest:
@@ -131,7 +133,8 @@ def fit(
 
     position = np.zeros(len(images.pixels), dtype=np.int64)
     position[images.rows] = np.arange(len(images))
-    classes = np.unique(targets, axis=1, return_inverse=True)[1].reshape(-1)  # a class is the tuple of its meta classes
+    # A class is the tuple of its meta classes; a teacher tells no classes.
+    classes = np.zeros(len(images)) if taught else np.unique(targets, axis=1, return_inverse=True)[1].reshape(-1)
     late = int(is_gpu(device))
     while state.epoch < recipe.epochs and not state.stopped_early(recipe.patience):
         trainer.start_epoch()

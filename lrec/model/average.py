@@ -1,0 +1,42 @@
+"""The average of an ensemble's branches as one network: a model soup.
+
+Source: Wortsman et al., Model soups: averaging weights of multiple fine-tuned models, ICML 2022.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrec.model.backbones import BACKBONES
+from lrec.model.ensemble import Ensemble
+
+
+def weights(model: Ensemble, config: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the stem and the average of the branches as torchvision's state dict, without the classifier.
+
+    Args:
+        model: whose branches all started from the same weights.
+        config: saved beside it.
+
+    Raises:
+        ValueError: the branches started apart, or their batch norms have statistics of their own, with which an
+            average of weights has nothing to do.
+    """
+    if config.get("weights", "none") == "none" and model.ensemble_size > 1:
+        raise ValueError("its branches each started at random, so their average is no network that was trained")
+    stem, branch = BACKBONES[model.backbone].split(model.share)
+    parts = [(name, [model.stem.get_submodule(name.replace(".", "_"))]) for name in stem]
+    normalized = BACKBONES[model.backbone].normalized
+    own = [(name, name.replace(".", "_")) for name in branch] + ([(normalized, "normalized")] if normalized else [])
+    parts += [(name, [each.get_submodule(place) for each in model.branches]) for name, place in own]
+    found: dict[str, Tensor] = {}
+    for name, modules in parts:
+        buffers = [dict(module.named_buffers()) for module in modules]
+        if any(not torch.equal(other[key], value) for other in buffers for key, value in buffers[0].items()):
+            raise ValueError("its batch norms were trained apart; train it with train.freeze_batch_norm=true")
+        states = [module.state_dict() for module in modules]
+        for key, value in states[0].items():
+            mean = value if key in buffers[0] else torch.stack([state[key].double() for state in states]).mean(0)
+            found[f"{name}.{key}"] = mean.to(value.dtype).contiguous()
+    return found
