@@ -110,7 +110,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "variants.tiny.normalize": ["cifar", {"mean": [0, 0, 0]}, {"mean": [0, 0, 0], "std": [1, 1, 0]}],
     "variants.tiny.ensemble_size": [0, 10**6],
     "variants.tiny.meta_class_size": [1, 10**9],
-    "variants.tiny.epochs": [0, 10**9],
+    "variants.tiny.epochs": [-1, 10**9],
     "variants.tiny.recall_at": [[], [0], [2, 1], [1, 1], [10**30], [1.0]],
     "variants.tiny.train": [{"batch_size": 1}, {"seed": None}, {"epochs": 3}, {"learning_rate": math.nan}, None],
 }
