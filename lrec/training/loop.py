@@ -15,7 +15,7 @@ from lrec.data.batches import Images
 from lrec.io import progress
 from lrec.io.errors import OUT_OF_MEMORY
 from lrec.model.ensemble import Ensemble
-from lrec.training import augment, validation
+from lrec.training import augment, heads, validation
 from lrec.training.checkpoint import Checkpoint
 from lrec.training.recipe import Recipe
 from lrec.training.state import COLUMNS, VALIDATION, State, Tally, kept_epoch
@@ -126,6 +126,8 @@ def fit(
         state, best = found
         if collective.rank() == 0:
             print(f"going on from a checkpoint: epoch {state.epoch + 1}, step {state.step + 1}")
+    elif taught:
+        heads.start(model, images, targets, device, recipe.precision)
 
     def save() -> None:
         if checkpoint:

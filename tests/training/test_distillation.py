@@ -81,8 +81,21 @@ def test_a_stopped_training_resumes_bit_by_bit(tiny_store: Store, tmp_path: Path
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
-def test_no_epochs_keep_the_start(tiny_store: Store):
-    start = Ensemble("resnet18", 2, WIDTH).state_dict()
+def test_heads_start_at_the_ridge_regression(tiny_store: Store):
+    """Without epochs, all but the heads is as it was, and they are what NumPy makes of the features."""
+    start = Ensemble("resnet18", 2, WIDTH)
     found, history = run(tiny_store, Recipe(epochs=0, loss=DISTILLATION))
     assert list(history["epoch"]) == []
-    assert all(torch.equal(found[key], value) for key, value in start.items())
+    assert all(torch.equal(found[key], value) for key, value in start.state_dict().items() if "classifier" not in key)
+    rows = tiny_store.rows("train")
+    images = Images(tiny_store.images, rows, **tiny_store.normalization("dataset"))
+    with torch.no_grad():
+        maps = start.eval().stem(images.normalize(torch.from_numpy(tiny_store.images[rows])))
+        features = start.branches[1][:-1](maps).double().numpy()
+    taught_ = taught(tiny_store).astype(np.float64)
+    x, y = features - features.mean(0), taught_ - taught_.mean(0)
+    inner = x.T @ x + 0.1 * (x**2).sum(0).mean() * np.eye(x.shape[1])
+    weight = np.linalg.solve(inner, x.T @ y).T
+    np.testing.assert_allclose(found["branches.1.classifier.weight"], weight, atol=1e-4 * abs(weight).max())
+    bias = taught_.mean(0) - weight @ features.mean(0)
+    np.testing.assert_allclose(found["branches.1.classifier.bias"], bias, atol=1e-4)
