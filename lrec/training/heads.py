@@ -35,7 +35,7 @@ def start(model: Ensemble, images: Images, taught: np.ndarray, device: str, prec
     loaded = batches.gather(images.pixels, [images.rows[span] for span in spans], device, 0)
     with torch.no_grad():
         for span, pixels in zip(spans, loaded, strict=True):
-            targets = to_device(np.ascontiguousarray(taught[:, span]), device)
+            targets = to_device(np.array(taught[:, span]), device)
             with autocast(device, precision):
                 maps = model.stem(images.normalize(pixels))
                 features = {number: KINDS["features"].output(model.branches[number], maps) for number in model.own}
