@@ -188,7 +188,7 @@ def name(entry: dict[str, Any]) -> str:
     differs += [f"D={used['meta_class_size']}"] if used["meta_class_size"] != groups else []
     differs += [f"share {used['share']}"] if used["share"] != reference.SHARE else []
     differs += [used[key] for key, original in reference.LEARNED.items() if used.get(key, original) != original]
-    differs += ["not trained"] if used.get("epochs") == 0 else []
+    differs += ["no epochs"] if used.get("epochs") == 0 else []
     differs += [entry["kind"]] if entry["kind"] != reference.KIND else []
     differs += [reduction(entry)] if reduction(entry) else []
     return entry["backbone"] + (f" ({', '.join(differs)})" if differs else "")

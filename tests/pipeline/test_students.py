@@ -64,7 +64,7 @@ def test_the_average_itself_is_a_run_without_epochs(project: Path):
     before = saved.load(paths.model(*COMBINATION))[0]
     config, entries = run_all()
     assert config["epochs"] == 0
-    assert any("M=1" in name and "not trained" in name for name in entries)
+    assert any("M=1" in name and "no epochs" in name for name in entries)
     after = saved.load(paths.model(*COMBINATION))[0]
     mean = sum(branch.get_submodule("features_18")[0].weight for branch in before.branches) / 2
     torch.testing.assert_close(after.branches[0].get_submodule("features_18")[0].weight, mean)
