@@ -1,11 +1,8 @@
 """A trained ensemble as one file for other programs: python -m lrec.export car_cropped/resnet18 --format onnx.
 
-With --format teacher it is written for another training instead: what it makes of the training images, for
-train.teacher, and the average of its branches as one network, for train.weights.
-
 The exported network takes images (N, 3, S, S) float32, RGB scaled to 0-1, of any number N, normalises them
 and returns embeddings (N, d) float32 of unit norm: those of the stage embed, reduced if they are. It is compared with
-the original before it is published.
+the original before it is published. The format average is another thing: the weights of one network, for train.weights.
 """
 
 import argparse
@@ -14,16 +11,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from lrec import paths
-from lrec.data import store, teacher
 from lrec.embedding import audit, reduction
 from lrec.embedding.reduction import Reduction
-from lrec.io import command, files, hashing, locks, missing, reading
+from lrec.io import command, files, hashing, locks, missing
 from lrec.model import average, saved
 from lrec.model.ensemble import Ensemble
 from lrec.model.kinds import KINDS
@@ -108,8 +103,8 @@ def exported(network: Embedding, example: Tensor, folder: Path) -> Callable[[Ten
 
 
 FORMATS = {"onnx": onnx, "torchscript": torchscript, "exported": exported}
-TEACHER = "teacher"
-WRITTEN = ("model.onnx", "model.onnx.data", "model.ts", "model.pt2", teacher.EMBEDDINGS, teacher.FACTS, teacher.AVERAGE)
+AVERAGE = "average"
+WRITTEN = ("model.onnx", "model.onnx.data", "model.ts", "model.pt2", "average.safetensors")
 
 
 def embedded(variant: str, backbone: str) -> tuple[str, Reduction | None]:
@@ -164,43 +159,29 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str | Non
     return difference
 
 
-def teach(variant: str, backbone: str, target: Path) -> str:
-    """Write what another network can learn from a trained ensemble into a folder, which appears complete or not at all.
-
-    Args:
-        variant: of the data set.
-        backbone: of the ensemble.
-        target: the folder; what an earlier export left in it is replaced.
-
-    Returns:
-        Why the folder has no average of the branches; empty if it has.
+def export_average(variant: str, backbone: str, target: Path) -> Path:
+    """Write the average of an ensemble's branches, see `lrec.model.average`, into a folder; return the file.
 
     Raises:
-        FileNotFoundError: there is no such model, or the stage embed has not embedded the training images with it.
-        ValueError: it was another model, or the folder holds other files.
+        FileNotFoundError: there is no such model.
+        ValueError: the branches have no average, or the folder holds other files.
     """
     files.require_replaceable(target, WRITTEN)
-    ensemble, config = saved.load(paths.model(variant, backbone))
-    audit.read(paths.embedding_facts(variant, backbone))  # they are there
-    embedded(variant, backbone)  # by this model
-    path = paths.embeddings(variant, backbone) / f"{store.TRAIN}.npy"
-    rows = reading.read_array(path, "embed", 2, np.float32, np.float16, finite=True)
-    with files.atomic_folder(target) as draft:
-        teacher.write(draft, rows, f"{variant}/{backbone}", config["data"])
-        try:
-            state = average.weights(ensemble, config)
-        except ValueError as error:
-            return str(error)
-        with files.atomic(draft / teacher.AVERAGE) as stream:
-            stream.write(safetensors.torch.save(state))
-    return ""
+    folder = paths.model(variant, backbone)
+    try:
+        state = average.weights(*saved.load(folder))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    with files.atomic_folder(target) as draft, files.atomic(draft / WRITTEN[-1]) as stream:
+        stream.write(safetensors.torch.save(state))
+    return target / WRITTEN[-1]
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.export") -> int:
     """Parse the command line, export, return the exit status."""
     parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("model", help="a trained run, such as car_cropped/resnet18")
-    parser.add_argument("--format", choices=[*FORMATS, TEACHER], default="onnx", help="default: onnx")
+    parser.add_argument("--format", choices=[*FORMATS, AVERAGE], default="onnx", help="default: onnx")
     parser.add_argument("--kind", choices=list(KINDS), help="of whole embeddings (default: as the stage embed does it)")
     parser.add_argument(
         "--output", type=Path, help="new folder, or that of an earlier export (default: exported/<model>/<format>)"
@@ -220,9 +201,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.exp
         target = options.output or Path("exported", *source.parts[-2:], options.format)
         files.require_replaceable(target, WRITTEN)
         with locks.held([target], [source, paths.embeddings(*parts)]):
-            if options.format == TEACHER:
-                reason = teach(parts[0], parts[1], target)
-                print(f"{target}: a teacher" + (f", without {teacher.AVERAGE}: {reason}" if reason else ""))
+            if options.format == AVERAGE:
+                print(f"{export_average(*parts, target)}: one network, for train.weights")
                 return
             difference = export(parts[0], parts[1], options.format, target, options.kind)
         print(f"{target}: differs from the original by at most {difference:.1e}")

@@ -175,13 +175,7 @@ def load(path: Path = PARAMS_FILE) -> Params:
         except ValidationError as error:
             raise ValueError(_explain(error, f"variants.{name}.train")) from error
     for name in params.datasets:
-        recipe, epochs = params.train_of(name), params.variant(name).epochs
-        warmup = recipe.warmup_epochs
-        if (recipe.loss == "distillation") != (recipe.teacher is not None):
-            raise ValueError(
-                f"{path}: train.teacher: found {recipe.teacher!r:.80} with the loss {recipe.loss} of {name}, expected "
-                "a folder with the loss distillation, or null with another"
-            )
+        warmup, epochs = params.train_of(name).warmup_epochs, params.variant(name).epochs
         if 0 < epochs <= warmup:
             raise ValueError(
                 f"{path}: train.warmup_epochs: found {warmup:g}, expected less than the {epochs} epochs of "

@@ -143,8 +143,7 @@ class Train(Section):
     classifier: of each branch, "linear", the original's, or "cosine": features and weights normalised, cosines
     multiplied by scale. loss: of each branch; those of pytorch-metric-learning learn an embedding of embedding_size
     numbers instead of logits, and their own parameters have the rate loss_learning_rate. images_per_class: how many
-    images a batch holds of each of its classes; 0 draws images at random. teacher: with the loss "distillation", the
-    folder of an exported ensemble whose embeddings are learned instead of classes. label_smoothing: a fraction (0-1).
+    images a batch holds of each of its classes; 0 draws images at random. label_smoothing: as a fraction (0-1).
     freeze_batch_norm: normalise by the statistics of the starting weights. flip: random horizontal flip.
     random_crop: smallest fraction of the area that is cut out, 1 for none. validation_share: fraction of the
     training classes held out for validation after each epoch (0-1). validation_kind: of the embedding whose recall
@@ -173,7 +172,6 @@ class Train(Section):
     embedding_size: Annotated[int, Field(ge=2, le=10**5)]
     loss_learning_rate: Rate
     images_per_class: Natural
-    teacher: str | None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     freeze_batch_norm: bool | None
     flip: bool
@@ -196,10 +194,7 @@ UNUSED: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
         **dict.fromkeys(("milestones", "gamma"), ("schedule", lambda value: value == "cosine")),
         "classifier": ("loss", lambda value: value != "cross_entropy"),
         "scale": ("classifier", lambda value: value == "linear"),
-        **dict.fromkeys(
-            ("embedding_size", "loss_learning_rate"), ("loss", lambda value: value in ("cross_entropy", "distillation"))
-        ),
-        **dict.fromkeys(("images_per_class", "label_smoothing"), ("loss", lambda value: value == "distillation")),
+        **dict.fromkeys(("embedding_size", "loss_learning_rate"), ("loss", lambda value: value == "cross_entropy")),
         **dict.fromkeys(("validation_kind", "patience"), ("validation_share", lambda value: value == 0)),
     },
     "embed": {"dimensions": ("reduce", lambda value: value == "none")},

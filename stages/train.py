@@ -4,12 +4,11 @@ A killed run resumes from its last checkpoint. Several processes divide the work
 says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
 """
 
-import numpy as np
 import torch
 
 from lrec import params, paths
 from lrec.compute import allocator, collective, device, launch
-from lrec.data import meta_classes, store, teacher
+from lrec.data import meta_classes, store
 from lrec.data.batches import Images
 from lrec.io import command, files, given, hashing, locks, provenance
 from lrec.model import saved, weights
@@ -17,7 +16,7 @@ from lrec.model.classifiers import Classifier
 from lrec.model.ensemble import Ensemble
 from lrec.training import checkpoint, validation
 from lrec.training.loop import Machine, fit
-from lrec.training.losses import DISTILLATION, LOSSES
+from lrec.training.losses import LOSSES
 from lrec.training.recipe import Recipe
 from lrec.training.state import kept_epoch
 from lrec.training.step import collect
@@ -71,25 +70,20 @@ def main(variant: str, backbone: str) -> None:
         "resize": chosen.resize,
         "normalization": packed.normalization(chosen.model_dump()["normalize"]),
         "epochs": chosen.epochs,
-        **recipe.model_dump(exclude_none=True),
+        **recipe.model_dump(),
         "weights": weights.describe(backbone, recipe.weights),
         "data": store.digest(paths.store(variant)),
         "code": provenance.code_digest(CODE),
     }
     images = Images(packed.images, packed.rows(store.TRAIN), **used["normalization"])
     labels = packed.labels(images.rows)
-    outputs, targets = shape[0], groups[:, labels]
-    if LOSSES[recipe.loss].is_metric:
-        outputs = recipe.embedding_size
-    if recipe.loss == DISTILLATION:
-        taught, used["teacher"] = teacher.read(str(recipe.teacher), len(images), used["data"])
-        outputs, targets = taught.shape[1], np.broadcast_to(taught, (chosen.ensemble_size, *taught.shape))
     out = validation.hold_out(labels, recipe.validation_share, recipe.seed)
     held = validation.Held(images.some(out), labels[out]) if out.any() else None
     folder = paths.unfinished("train", variant, backbone)
     name = hashing.of_value([shape, groups.tolist(), used, torch.__version__])
     with collective.together(where), device.arithmetic(where, recipe.tf32, machine.deterministic):
         progress = checkpoint.Checkpoint(folder / name, machine.checkpoint_minutes)
+        outputs = recipe.embedding_size if LOSSES[recipe.loss].is_metric else shape[0]
         classifier = Classifier(recipe.classifier, recipe.scale)
         options = {"seed": recipe.seed, "share": recipe.share, "own": own, "classifier": classifier}
         ensemble = Ensemble(backbone, chosen.ensemble_size, outputs, recipe.weights, **options)
@@ -98,7 +92,7 @@ def main(variant: str, backbone: str) -> None:
         history = fit(
             ensemble,
             images.some(~out),
-            targets[:, ~out] if held else targets,
+            groups[:, labels[~out]],
             Recipe.of(recipe.model_dump(), chosen.epochs),
             held=held,
             machine=Machine(where, machine.workers, machine.branches_at_once),

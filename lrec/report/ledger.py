@@ -46,7 +46,6 @@ class Settings(TypedDict):
     share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
     classifier: NotRequired[Literal["linear", "cosine"]]
     loss: NotRequired[Annotated[str, Field(pattern="^[a-z_]+$")]]
-    teacher: NotRequired[str | None]
 
 
 class BranchSet(TypedDict):

@@ -15,7 +15,7 @@ from lrec.data.batches import Images
 from lrec.io import progress
 from lrec.io.errors import OUT_OF_MEMORY
 from lrec.model.ensemble import Ensemble
-from lrec.training import augment, heads, validation
+from lrec.training import augment, validation
 from lrec.training.checkpoint import Checkpoint
 from lrec.training.recipe import Recipe
 from lrec.training.state import COLUMNS, VALIDATION, State, Tally, kept_epoch
@@ -92,8 +92,7 @@ def fit(
     Args:
         model: the ensemble at its start; of several processes in ensemble parallel each has its part.
         images: the R training images.
-        targets: (M, R) int64, meta class of each training image, per branch; or (M, R, d) float32, what a teacher
-            makes of each.
+        targets: (M, R) int64, meta class of each training image, per branch.
         recipe: how to train.
         held: images of other classes to validate on after each epoch. The model ends as it was at the best
             of these epochs, and the training once there was none better for `patience` epochs.
@@ -102,8 +101,8 @@ def fit(
 
     Returns:
         One row per epoch: epoch (from 1), learning_rate of its last step, loss (mean over branches and
-        images), accuracy (fraction of right images while training, see `lrec.training.losses.right_ones`),
-        and with `held` validation_recall_at_1 (percent).
+        images), accuracy (fraction of right meta classes, while training), and with `held`
+        validation_recall_at_1 (percent).
 
     Raises:
         ValueError: the loss is no longer finite; the message names epoch, step and branch. Or the batches
@@ -112,8 +111,7 @@ def fit(
         ConnectionError: another of the processes is gone.
     """
     device = machine.device
-    taught = targets.ndim == 3
-    trainer = Trainer(model, recipe, device, machine.branches_at_once, 0 if taught else int(targets.max()) + 1)
+    trainer = Trainer(model, recipe, device, machine.branches_at_once, int(targets.max()) + 1)
     divided = recipe.parallel == "data"
     smallest = 2 * collective.count() if divided else 2
     if min(len(images), recipe.batch_size) < smallest:
@@ -126,8 +124,6 @@ def fit(
         state, best = found
         if collective.rank() == 0:
             print(f"going on from a checkpoint: epoch {state.epoch + 1}, step {state.step + 1}")
-    elif taught:
-        heads.start(model, images, targets, device, recipe.precision)
 
     def save() -> None:
         if checkpoint:
@@ -135,8 +131,7 @@ def fit(
 
     position = np.zeros(len(images.pixels), dtype=np.int64)
     position[images.rows] = np.arange(len(images))
-    # A class is the tuple of its meta classes; a teacher tells no classes.
-    classes = np.zeros(len(images)) if taught else np.unique(targets, axis=1, return_inverse=True)[1].reshape(-1)
+    classes = np.unique(targets, axis=1, return_inverse=True)[1].reshape(-1)  # a class is the tuple of its meta classes
     late = int(is_gpu(device))
     while state.epoch < recipe.epochs and not state.stopped_early(recipe.patience):
         trainer.start_epoch()

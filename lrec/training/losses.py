@@ -1,7 +1,7 @@
 """The losses of a branch; a new one is one entry of `LOSSES`.
 
-Cross entropy takes one logit per meta class. The others learn an embedding: distillation that of a teacher, the rest
-one that tells classes apart. These are pytorch-metric-learning's, which is imported for them alone.
+Cross entropy takes one logit per meta class. The others learn an embedding and are
+pytorch-metric-learning's; that library is imported for them alone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ class Loss:
 
     Attributes:
         make: from D meta classes, the outputs of a branch and the amount of label smoothing to a module that maps
-            (B, outputs) and (B,) int64 meta classes to a scalar. What it learns are its parameters. `DISTILLATION`
-            takes the teacher's (B, outputs) embeddings in place of meta classes.
+            (B, outputs) and (B,) int64 meta classes to a scalar. What it learns are its parameters.
         is_metric: whether the outputs are an embedding and not one logit per meta class.
     """
 
@@ -51,26 +50,6 @@ def _multi_similarity(classes: int, outputs: int, label_smoothing: float) -> nn.
     return _library().MultiSimilarityLoss(alpha=2, beta=50, base=0.5)
 
 
-def _distillation(classes: int, outputs: int, label_smoothing: float) -> nn.Module:
-    """The teacher's embedding, by cosine, and its similarities within the batch.
-
-    Per image, 1 - cos(own, teacher's) + the sum over the other images of (own similarity - teacher's)^2: what to embed,
-    and how embeddings relate (Park et al., Relational Knowledge Distillation, CVPR 2019, here with cosines).
-    """
-    import torch
-    from torch import nn
-    from torch.nn.functional import normalize
-
-    class Distillation(nn.Module):
-        def forward(self, outputs: Tensor, taught: Tensor) -> Tensor:
-            with torch.autocast(outputs.device.type, enabled=False):
-                own, taught = normalize(outputs.float()), normalize(taught.float())
-                away = 1 - (own * taught).sum(1)
-                return (away + (own @ own.T - taught @ taught.T).fill_diagonal_(0).square().sum(1)).mean()
-
-    return Distillation()
-
-
 def _library():  # noqa: ANN202 (a module)
     try:
         from pytorch_metric_learning import losses
@@ -79,13 +58,11 @@ def _library():  # noqa: ANN202 (a module)
     return losses
 
 
-DISTILLATION = "distillation"
 LOSSES = {
     "cross_entropy": Loss(_cross_entropy, is_metric=False),
     "proxy_anchor": Loss(_proxy_anchor),
     "norm_softmax": Loss(_norm_softmax),
     "multi_similarity": Loss(_multi_similarity),
-    DISTILLATION: Loss(_distillation),
 }
 
 
@@ -94,17 +71,10 @@ def right_ones(outputs: Tensor, targets: Tensor, is_metric: bool) -> Tensor:
 
     Args:
         outputs: (B, D) logits, or (B, n) embeddings.
-        targets: (B,) int64 meta classes, or (B, n) embeddings of a teacher.
-        is_metric: of an embedding, an image counts when the most similar other image of the batch is of its class, or
-            is the teacher's most similar one.
+        targets: (B,) int64 meta classes.
+        is_metric: of an embedding, an image counts when the most similar other image of the batch is of its class.
     """
     if not is_metric:
         return (outputs.argmax(1) == targets).sum()
-    nearest = _nearest(outputs)
-    return (nearest == _nearest(targets)).sum() if targets.ndim == 2 else (targets[nearest] == targets).sum()
-
-
-def _nearest(embeddings: Tensor) -> Tensor:
-    """Return (B,) which other image of a batch is most similar to each."""
-    directions = embeddings.float() / embeddings.float().norm(dim=1, keepdim=True).clamp(min=1e-12)
-    return (directions @ directions.T).fill_diagonal_(-2).argmax(1)
+    directions = outputs.float() / outputs.float().norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return (targets[(directions @ directions.T).fill_diagonal_(-2).argmax(1)] == targets).sum()

@@ -112,12 +112,12 @@ class Trainer:
 
         Args:
             images: (B, 3, S, S) float32, normalised: the batch, or this process's part of it.
-            targets: (M, B) int64 meta classes, or (M, B, d) float32 embeddings of a teacher.
+            targets: (M, B) int64 meta classes.
             last: run the optimisers whatever is together, at the end of an epoch.
             part: share of the batch that these images are.
 
         Returns:
-            (M,) losses of the batch, and (M,) counts of right images in it; of all
+            (M,) cross entropies of the batch, and (M,) counts of right meta classes in it; of all
             processes, but for the branches' gradients.
         """
         recipe = self.recipe

@@ -15,11 +15,11 @@ from lrec.model.ensemble import Ensemble
 from lrec.training import loop
 from lrec.training.checkpoint import Checkpoint
 from lrec.training.loop import balanced, fit
-from lrec.training.losses import DISTILLATION, LOSSES, right_ones
+from lrec.training.losses import LOSSES, right_ones
 from lrec.training.recipe import Recipe
 from lrec.training.step import Trainer
 
-METRIC = [name for name, loss in LOSSES.items() if loss.is_metric and name != DISTILLATION]
+METRIC = [name for name, loss in LOSSES.items() if loss.is_metric]
 
 
 def run(packed: Store, recipe: Recipe, outputs: int = 16, checkpoint: Checkpoint | None = None):
