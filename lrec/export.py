@@ -13,52 +13,18 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrec import paths
-from lrec.embedding import audit, reduction
+from lrec.embedding import audit, graph, reduction, runtimes
+from lrec.embedding.graph import Embedding
 from lrec.embedding.reduction import Reduction
 from lrec.io import command, files, hashing, locks, missing
 from lrec.model import average, saved
-from lrec.model.ensemble import Ensemble
 from lrec.model.kinds import KINDS
 
 TOLERANCE = 1e-4
-ONE_FILE = 2**31 - 2**24  # bytes of weights; a file of ONNX holds at most 2 GiB, and the graph needs some of it
 _BATCHES = (1, 3)  # sizes compared; the network is traced with 2
-
-
-class Embedding(nn.Module):
-    """An ensemble with the normalisation of its images, and the reduction of its embeddings, inside.
-
-    Args:
-        ensemble: put into evaluation mode.
-        normalization: {"mean", "std"} per channel, of values scaled to 0-1.
-        kind: of embedding, see `lrec.model.kinds.KINDS`.
-        reduced: the reduction, or None to keep embeddings whole.
-    """
-
-    def __init__(
-        self,
-        ensemble: Ensemble,
-        normalization: dict[str, list[float]],
-        kind: str = "logits",
-        reduced: Reduction | None = None,
-    ) -> None:
-        super().__init__()
-        self.ensemble, self.kind, self.reduced = ensemble, kind, reduced or nn.Identity()
-        self.register_buffer("mean", torch.tensor(normalization["mean"])[:, None, None])
-        self.register_buffer("std", torch.tensor(normalization["std"])[:, None, None])
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map (N, 3, S, S) float32, 0-1, to (N, d) float32."""
-        return self.reduced(self.ensemble.embed((images - self.mean) / self.std, self.kind))
-
-
-def weight_bytes(network: nn.Module) -> int:
-    """Return how many bytes a network's weights take."""
-    return sum(value.nbytes for value in network.state_dict().values())
 
 
 def onnx(network: Embedding, example: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
@@ -67,26 +33,10 @@ def onnx(network: Embedding, example: Tensor, folder: Path) -> Callable[[Tensor]
     Raises:
         ValueError: onnx, onnxscript or onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 (torch.onnx needs it, and says so less clearly)
-    except ImportError as error:
-        raise ValueError(f"onnx: {error}; pip install onnx onnxruntime onnxscript") from error
-    shapes = ({0: torch.export.Dim("images")},)
-    target = folder / "model.onnx"
-    torch.onnx.export(
-        network,
-        (example,),
-        target,
-        input_names=["images"],
-        output_names=["embeddings"],
-        dynamic_shapes=shapes,
-        dynamo=True,
-        verbose=False,
-        external_data=weight_bytes(network) > ONE_FILE,
-    )
-    session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    graph.require([*graph.PACKAGES, "onnxruntime"], "onnx")
+    graph.write(network, example.shape[-1], folder)
+    run = runtimes.RUNTIMES["onnxruntime"](folder / graph.FILE, "float32")
+    return lambda images: torch.from_numpy(run(images.numpy()))
 
 
 def torchscript(network: Embedding, example: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
@@ -104,7 +54,7 @@ def exported(network: Embedding, example: Tensor, folder: Path) -> Callable[[Ten
 
 FORMATS = {"onnx": onnx, "torchscript": torchscript, "exported": exported}
 AVERAGE = "average"
-WRITTEN = ("model.onnx", "model.onnx.data", "model.ts", "model.pt2", "average.safetensors")
+WRITTEN = (graph.FILE, graph.WEIGHTS, "model.ts", "model.pt2", "average.safetensors")
 
 
 def embedded(variant: str, backbone: str) -> tuple[str, Reduction | None]:

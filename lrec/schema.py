@@ -211,6 +211,7 @@ class Embed(Section):
     dtype: of the stored embeddings; float16 takes half the space. batch_size: images.
     untrained: embed with the network as it was before training, too. precision: of the forward pass.
     audit_images: how many test images the batch-independence check embeds again in other batches.
+    runtime: what computes the embeddings: "torch", or "onnxruntime" or "openvino", from the exported graph on a CPU.
     """
 
     kind: KindName
@@ -221,6 +222,7 @@ class Embed(Section):
     untrained: bool
     audit_images: Annotated[int, Field(ge=4, le=10**9)]
     precision: Precision
+    runtime: Literal["torch", "onnxruntime", "openvino"]
 
 
 class Evaluate(Section):

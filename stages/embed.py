@@ -19,15 +19,15 @@ from lrec import params, paths
 from lrec.compute import allocator, collective, device
 from lrec.data import store
 from lrec.data.batches import Images
-from lrec.embedding import audit, batch_norm, extract, journal, reduction
+from lrec.embedding import audit, batch_norm, extract, graph, journal, reduction, runtimes
 from lrec.io import command, files, given, hashing, locks, provenance
 from lrec.model import saved, weights
 from lrec.model.ensemble import Ensemble
 
 # The packages that compute the embeddings: an unfinished run resumes only if their code has not changed.
 CODE = ("compute", "data", "embedding", "model")
-# Where unfinished work has embeddings before their reduction.
-WHOLE = "whole"
+# Where unfinished work has embeddings before their reduction, and graphs.
+WHOLE, GRAPHS = "whole", "graphs"
 
 
 @locks.holding(
@@ -45,13 +45,16 @@ def main(variant: str, backbone: str) -> None:
     given_keys = given.changed(settings.model_dump(), "embed", f"embed@{variant}-{backbone}")
     for line in everything.unused("embed", given_keys):
         command.warn(line)
+    runtime = {"runtime": settings.runtime}
+    if other := settings.runtime != runtimes.TORCH:
+        runtime["runtime_version"] = runtimes.require(settings.runtime, settings.precision)
     packed = store.open_store(paths.store(variant))
     folder = paths.model(variant, backbone)
     trained, config = saved.load(folder)
     require_fit(folder, config, backbone, packed.dataset["image_size"])
     everything.require_dimensions(len(packed.rows(store.TRAIN)), trained.width(settings.kind))
     begun = require_start(folder, config, backbone, recipe.weights) if settings.untrained else ""
-    where = collective.device(device.choose(everything.machine.device))
+    where = collective.device(device.choose("cpu" if other else everything.machine.device))
     device.choose_precision(where, settings.precision)
     chosen = settings.model_dump(include={"kind", "batch_size", "precision"})
     options = extract.Options(**chosen, device=where, workers=everything.machine.workers)
@@ -62,6 +65,7 @@ def main(variant: str, backbone: str) -> None:
         "start": begun,
         "settings": [chosen, config["normalization"], settings.dtype, settings.untrained, torch.device(where).type],
         "reduction": [settings.reduce, settings.dimensions],
+        "runtime": runtime,
         "code": [torch.__version__, provenance.code_digest(CODE)],
     }
     splits = list(dict.fromkeys(packed.index["split"]))
@@ -78,39 +82,62 @@ def main(variant: str, backbone: str) -> None:
     unfinished_work = paths.unfinished("embed", variant, backbone)
     work = unfinished_work / hashing.of_value(identity)
     work.mkdir(parents=True, exist_ok=True)
-    how = {}
     with collective.together():
-        print(f"{variant}/{backbone}: embedding {settings.kind} on {device.describe(where)}")
+        told = f"{variant}/{backbone}: embedding {settings.kind} on {device.describe(where)}"
+        print(f"{told}, {' '.join(runtime.values())}" if other else told)
         for prefix, network, names in networks():
             batch_norm.fold(network)
-            how[prefix] = options
+            how = options
             if settings.reduce != "none":
                 about = {"model": begun if prefix else identity["model"], "data": store.digest(paths.store(variant))}
                 about |= settings.model_dump(include={"kind", "reduce", "dimensions"})
                 some = replace(images, rows=packed.rows(store.TRAIN))
-                how[prefix] = fit_reduction(work, prefix, network, some, options, about)
+                whole = opened(work, f"{prefix}whole", network, config, options, settings.runtime)
+                how = fit_reduction(work, prefix, whole, some, options, about)
+            ready = opened(work, f"{prefix}stored", network, config, how, settings.runtime)
+            if not prefix:
+                again = extract.again(ready, images, how)
             for name in names:
                 path, some = work / f"{prefix}{name}.npy", replace(images, rows=packed.rows(name))
                 if (whole := work / WHOLE / path.name).exists():
-                    reduce_rows(whole, path, settings.dtype, how[prefix])
+                    reduce_rows(whole, path, settings.dtype, how)
                 else:
-                    extract.fill(path, network, some, settings.dtype, how[prefix])
+                    extract.fill(path, ready, some, settings.dtype, how)
         if collective.rank() == 0:
             rows = packed.rows(tested[0])
             stored = np.load(work / f"{tested[0]}.npy", mmap_mode="r")
-            again = extract.again(trained, images, how[""])
             sizes = {"images": settings.audit_images, "batch_size": settings.batch_size}
             found = audit.measure(again, stored, rows, packed.labels(rows), **sizes)
             facts = settings.model_dump(include={"kind", "dtype", "precision", "batch_size"})
-            facts |= {"dimensions": stored.shape[1], "weights": identity["model"], "audit": found}
+            facts |= runtime | {"dimensions": stored.shape[1], "weights": identity["model"], "audit": found}
             if settings.reduce != "none":
                 facts |= {"reduce": settings.reduce, "reduction": hashing.of_file(work / reduction.FILE)}
             publish(work, paths.embedding_facts(variant, backbone), packed, facts)
             shutil.rmtree(unfinished_work)
 
 
+def opened(
+    work: Path, name: str, network: Ensemble, config: dict[str, Any], options: extract.Options, runtime: str
+) -> Ensemble | runtimes.Exported:
+    """Return a network as a runtime runs it: from its graph, which lies beside the unfinished embeddings."""
+    if runtime == runtimes.TORCH:
+        return network
+    folder = work / GRAPHS / name
+    if collective.rank() == 0 and not folder.exists():
+        embedding = graph.Embedding(network, config["normalization"], options.kind, options.reduction)
+        with files.atomic_folder(folder) as draft:
+            graph.write(embedding, config["image_size"], draft)
+    collective.wait()
+    return runtimes.Exported(folder / graph.FILE, options.width(network), runtime, options.precision)
+
+
 def fit_reduction(
-    work: Path, prefix: str, network: Ensemble, images: Images, options: extract.Options, about: dict[str, Any]
+    work: Path,
+    prefix: str,
+    network: Ensemble | runtimes.Exported,
+    images: Images,
+    options: extract.Options,
+    about: dict[str, Any],
 ) -> extract.Options:
     """Return the options with a reduction that is fitted on training images as this network embeds them.
 

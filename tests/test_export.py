@@ -9,6 +9,7 @@ import torch
 from retrieval_project import make
 
 from lrec import export
+from lrec.embedding import graph
 from lrec.retrieve import Database
 
 
@@ -63,7 +64,7 @@ def test_a_folder_of_other_files_is_left_alone(there: str, tmp_path: Path, monke
     assert f"out: found {Path(there).parts[0]}, expected a new or empty folder, or one with only model.onnx" in error
     with pytest.raises(ValueError, match="name another folder"):
         export.export("tiny", "resnet18", "torchscript", tmp_path / "out")
-    with pytest.raises(ValueError, match="only embeddings.npy, index.csv, database.json, model in it"):
+    with pytest.raises(ValueError, match="only embeddings.npy, index.csv, database.json, codes.npy, model in it"):
         Database.load("tiny/resnet18").save(tmp_path / "out")
     with pytest.raises(ValueError, match="out: found|notes: found|thesis.txt: found|draft.tmp: found"):
         Database.load("tiny/resnet18").save(tmp_path / "out" / there)
@@ -105,8 +106,8 @@ def test_onnx_is_one_file_or_says_two(monkeypatch: pytest.MonkeyPatch, capsys: p
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="ONNX is an extra: pip install onnx onnxruntime onnxscript")
     target = Path("exported/tiny/resnet18/onnx")
-    for limit, written in ((export.ONE_FILE, ["model.onnx"]), (1000, ["model.onnx", "model.onnx.data"])):
-        monkeypatch.setattr(export, "ONE_FILE", limit)
+    for limit, written in ((graph.ONE_FILE, ["model.onnx"]), (1000, ["model.onnx", "model.onnx.data"])):
+        monkeypatch.setattr(graph, "ONE_FILE", limit)
         monkeypatch.setattr(sys, "argv", ["export", "tiny/resnet18"])
         assert export.main() == 0
         assert sorted(entry.name for entry in target.iterdir()) == written

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from lrec.embedding import runtimes
 from lrec.embedding.reduction import Reduce
 from lrec.io import reading
 from lrec.model.kinds import KINDS
@@ -34,10 +35,14 @@ class Audit(TypedDict):
 class Facts(TypedDict):
     """What embedding.json must say; dimensions is d, weights the SHA-256 of the model's weights.
 
+    runtime: what computed the embeddings; of another than torch, with its version.
+
     Of reduced embeddings it says how, and the SHA-256 of the file with their reduction, `lrec.paths.reduction`.
     """
 
     kind: Literal[tuple(KINDS)]
+    runtime: NotRequired[Literal[(runtimes.TORCH, *runtimes.RUNTIMES)]]
+    runtime_version: NotRequired[str]
     reduce: NotRequired[Reduce]
     reduction: NotRequired[Digest]
     dimensions: Annotated[int, Field(ge=1)]

@@ -24,6 +24,7 @@ from lrec.data.batches import Images
 from lrec.data.store import DATASET, IMAGES, INDEX
 from lrec.embedding.journal import Journal
 from lrec.embedding.reduction import Reduction
+from lrec.embedding.runtimes import Exported
 from lrec.io import hashing, progress
 from lrec.model.ensemble import Ensemble, memory_format
 
@@ -50,14 +51,14 @@ class Options:
     workers: int = 0
     reduction: Reduction | None = None
 
-    def width(self, model: Ensemble) -> int:
+    def width(self, model: Ensemble | Exported) -> int:
         """Return d, the numbers in an embedding by this model."""
         return self.reduction.dimensions if self.reduction else model.width(self.kind)
 
 
 @contextlib.contextmanager
 def embedding(
-    model: Ensemble, mean: Sequence[float], std: Sequence[float], options: Options
+    model: Ensemble | Exported, mean: Sequence[float], std: Sequence[float], options: Options
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     """Give a function that embeds (B, S, S, 3) uint8 images on the device as (B, d) float32.
 
@@ -67,6 +68,10 @@ def embedding(
         std: likewise.
         options: its batch size and workers do not matter.
     """
+    if isinstance(model, Exported):
+        with threads.by_image(model.embed, options.device) as divided:
+            yield divided
+        return
     layout = memory_format(model.backbone, options.device)
     model.to(options.device, memory_format=layout).eval()
     reduce = options.reduction.to(options.device) if options.reduction else torch.nn.Identity()
@@ -84,7 +89,7 @@ def embedding(
 
 
 def extract(
-    model: Ensemble,
+    model: Ensemble | Exported,
     images: Images,
     out: np.ndarray,
     options: Options,
@@ -97,7 +102,9 @@ def extract(
 
     Args:
         model: the ensemble; it is put into evaluation mode, so no image sees its batch. One that
-            `lrec.embedding.batch_norm.fold` has been through gives the same embeddings with fewer operations.
+            `lrec.embedding.batch_norm.fold` has been through gives the same embeddings with fewer operations. Or what
+            another runtime has opened; normalisation, kind, precision and reduction are then in its graph, and the
+            device is a CPU.
         images: R of them.
         out: (R, d) float32 or float16 array to fill, such as a memory map.
         options: how.
@@ -134,7 +141,7 @@ def _late(items: Iterator[Item], count: int) -> Iterator[Item]:
     yield from ahead
 
 
-def fill(path: Path, model: Ensemble, images: Images, dtype: str, options: Options) -> None:
+def fill(path: Path, model: Ensemble | Exported, images: Images, dtype: str, options: Options) -> None:
     """Embed images into a .npy file, from where an earlier run stopped; several processes share the batches.
 
     Args:
@@ -154,7 +161,7 @@ def fill(path: Path, model: Ensemble, images: Images, dtype: str, options: Optio
     collective.wait()
 
 
-def again(model: Ensemble, images: Images, options: Options) -> Callable[[np.ndarray, int], np.ndarray]:
+def again(model: Ensemble | Exported, images: Images, options: Options) -> Callable[[np.ndarray, int], np.ndarray]:
     """Return a function for `lrec.embedding.audit.measure`, which embeds rows of a store in batches of a given size.
 
     Args:

@@ -112,9 +112,10 @@ class Database:
         Raises:
             FileNotFoundError: the model is not there.
             ValueError: the database has none, or its embeddings come from other weights, or another reduction, than
-                there are now.
+                there are now; or the runtime is not installed.
         """
-        return Encoder(self._model(), self.facts["resize"], self._device, self.facts["kind"], self._reduction())
+        model, runtime = self._model(), self.facts.get("runtime", "torch")
+        return Encoder(model, self.facts["resize"], self._device, self.facts["kind"], self._reduction(), runtime)
 
     def _model(self) -> Path:
         """Return the folder of the model that the database was embedded with."""

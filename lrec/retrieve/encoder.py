@@ -7,9 +7,10 @@ import numpy as np
 
 from lrec.data import batches
 from lrec.datasets import decoding
-from lrec.embedding import batch_norm, extract, reduction
+from lrec.embedding import batch_norm, extract, graph, reduction, runtimes
 from lrec.io import hashing
 from lrec.model import saved
+from lrec.model.ensemble import Ensemble
 from lrec.retrieve import given
 from lrec.retrieve.given import SomeImages
 
@@ -42,10 +43,12 @@ class Encoder:
         device: of the forward pass.
         kind: of embedding, see `lrec.model.kinds.KINDS`.
         reduced: file with the reduction of the embeddings, as the stage embed wrote it; None keeps them whole.
+        runtime: "torch", or a key of `lrec.embedding.runtimes.RUNTIMES`, which works on a CPU from the exported graph.
 
     Raises:
         FileNotFoundError: there is no model, or no reduction.
-        ValueError: the model is damaged, or does not say how its training images were resized.
+        ValueError: the model is damaged, or does not say how its training images were resized; or the runtime is not
+            installed.
     """
 
     def __init__(
@@ -55,7 +58,9 @@ class Encoder:
         device: str = "cpu",
         kind: str = "logits",
         reduced: str | Path | None = None,
+        runtime: str = runtimes.TORCH,
     ) -> None:
+        runtimes.require(runtime)
         ensemble, config = saved.load(Path(folder))
         resize = resize or config.get("resize")
         if resize not in get_args(decoding.Resize):
@@ -63,11 +68,14 @@ class Encoder:
             raise ValueError(
                 f"{folder}: found resize {resize!r:.40}, expected {expected}; pass the one it was trained with"
             )
-        self._ensemble = batch_norm.fold(ensemble)
+        self._network: Ensemble | runtimes.Exported = batch_norm.fold(ensemble)
         self._normalization = config["normalization"]
-        fitted = reduction.read(Path(reduced)) if reduced else None
-        self._resize, self._options = resize, extract.Options(kind, _BATCH, device=device, reduction=fitted)
         self.image_size: int = config["image_size"]
+        fitted = reduction.read(Path(reduced)) if reduced else None
+        if runtime != runtimes.TORCH:
+            embedding = graph.Embedding(ensemble, self._normalization, kind, fitted)
+            self._network, device = runtimes.exported(embedding, self.image_size, runtime), "cpu"
+        self._resize, self._options = resize, extract.Options(kind, _BATCH, device=device, reduction=fitted)
 
     def prepare(self, images: SomeImages) -> np.ndarray:
         """Decode and resize one image or several to (N, S, S, 3) uint8.
@@ -82,9 +90,9 @@ class Encoder:
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Embed (N, S, S, 3) uint8 as (N, d) float32 of unit norm."""
-        out = np.empty((len(pixels), self._options.width(self._ensemble)), np.float32)
+        out = np.empty((len(pixels), self._options.width(self._network)), np.float32)
         selections = [np.arange(start, min(start + _BATCH, len(pixels))) for start in range(0, len(pixels), _BATCH)]
-        with extract.embedding(self._ensemble, **self._normalization, options=self._options) as embedding:
+        with extract.embedding(self._network, **self._normalization, options=self._options) as embedding:
             for rows, batch in zip(
                 selections, batches.gather(pixels, selections, self._options.device, 0), strict=True
             ):

@@ -82,7 +82,7 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
     reduced = Path(model) / reduction.FILE if "reduction_digest" in facts else None
     if reduced:
         reduction.require(reduced, facts["reduction_digest"])
-    return Encoder(Path(model), facts["resize"], device, facts["kind"], reduced)
+    return Encoder(Path(model), facts["resize"], device, facts["kind"], reduced, facts.get("runtime", "torch"))
 
 
 def _schema(database: Database, name: str) -> Any:

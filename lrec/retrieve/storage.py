@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from lrec import paths
 from lrec.data import store
 from lrec.datasets.decoding import Resize
-from lrec.embedding import audit, codes, reduction
+from lrec.embedding import audit, codes, reduction, runtimes
 from lrec.embedding.codes import Codes
 from lrec.io import files, missing, reading
 from lrec.model import saved
@@ -34,7 +34,8 @@ class Facts(TypedDict, total=False):
     weights: SHA-256 of the model's weights, with which the database was embedded. reduction, reduction_digest: the file
     with the reduction of the embeddings, and its SHA-256; both or neither. root: the folder from which the paths of
     model, reduction, store and images start, relative to the database's own. model: `OWN_MODEL` where the database has
-    a copy, with the reduction in it. codes: how the embeddings are encoded, where they are.
+    a copy, with the reduction in it. codes: how the embeddings are encoded, where they are. runtime: what computed the
+    embeddings, and embeds new images.
     """
 
     root: str
@@ -46,6 +47,7 @@ class Facts(TypedDict, total=False):
     resize: Resize
     kind: Literal[tuple(KINDS)]
     codes: codes.Name
+    runtime: Literal[(runtimes.TORCH, *runtimes.RUNTIMES)]
 
 
 def _whole(facts: dict[str, Any]) -> dict[str, Any]:
@@ -180,6 +182,7 @@ def _of_run(root: Path, variant: str, backbone: str, split: str | None) -> Store
     if "reduction" in embedded:
         fitted = paths.reduction(variant, backbone).as_posix()
         facts |= {"reduction": fitted, "reduction_digest": embedded["reduction"]}
+    facts |= {"runtime": embedded["runtime"]} if "runtime" in embedded else {}
     facts |= {"root": str(root)} if root != Path() else {}
     return Stored(open_array(folder / f"{split}.npy", "embed"), rows[list(COLUMNS)].reset_index(drop=True), facts)
 

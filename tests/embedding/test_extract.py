@@ -17,7 +17,7 @@ from lrec.data.batches import Images
 from lrec.embedding import batch_norm, extract
 from lrec.embedding.extract import Options
 from lrec.embedding.journal import Journal
-from lrec.model import saved, weights
+from lrec.model import weights
 from lrec.model.ensemble import Ensemble
 from stages import embed as embed_stage
 from stages import evaluate as evaluate_stage
@@ -84,21 +84,6 @@ def test_shares_add_up_to_the_whole(tiny_store: store.Store):
         extract.extract(network, images(tiny_store, rows), shared, OPTIONS, part=(rank, 3))
         assert np.isfinite(shared).all(1).sum() - before == [12, 10, 8][rank]
     np.testing.assert_array_equal(shared, whole)
-
-
-@pytest.fixture
-def project(tiny_store: store.Store, tmp_path: Path, root: Path) -> Path:
-    """A folder in which the stage embed of glyphs runs on a tiny store and a random model, image by image."""
-    text = (root / "params.yaml").read_text(encoding="utf-8")
-    for old, new in (("batch_size: 100", "batch_size: 1"), ("untrained: true", "untrained: false")):
-        assert old in text
-        text = text.replace(old, new)
-    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
-    (tmp_path / "data/processed").mkdir(parents=True)
-    (tmp_path / "store").rename(tmp_path / "data/processed/glyphs")
-    config = {"image_size": 32, "normalization": store.IMAGENET, "weights": "none", "seed": 0}
-    saved.save(Ensemble("resnet18", 1, 5), tmp_path / "models/glyphs/resnet18", config)
-    return tmp_path
 
 
 def published(project: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ import yaml
 from tiny_pipeline import COMBINATION, STAGES, refused, write_settings
 
 from lrec import export, params, paths
-from lrec.embedding import reduction
+from lrec.embedding import graph, reduction
 from lrec.model import saved
 from lrec.retrieve import Database
 from lrec.retrieve import __main__ as retrieve
@@ -54,7 +54,7 @@ def whole(rows: list[int]) -> np.ndarray:
     """The network's own embeddings of some rows of the store."""
     ensemble, config = saved.load(paths.model(*COMBINATION))
     pixels = np.load("data/processed/tiny/images.npy")[rows].transpose(0, 3, 1, 2)
-    network = export.Embedding(ensemble, config["normalization"], "features")
+    network = graph.Embedding(ensemble, config["normalization"], "features")
     with torch.no_grad():
         return network(torch.from_numpy(pixels.astype(np.float32) / 255)).numpy()
 

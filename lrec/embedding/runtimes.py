@@ -1,0 +1,104 @@
+"""Other programs that run a network, from its ONNX graph and on a CPU: ONNX Runtime and OpenVINO."""
+
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrec.embedding import graph
+
+TORCH = "torch"  # none of them
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def _onnxruntime(path: Path, precision: str) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run([graph.OUTPUT], {graph.INPUT: images})[0]
+
+
+def _openvino(path: Path, precision: str) -> Run:
+    import openvino
+
+    threads = torch.get_num_threads()
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
+    # Without a hint it rounds to bfloat16 wherever the CPU has that.
+    settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[precision]
+    network = openvino.Core().compile_model(path, "CPU", settings)
+    idle: SimpleQueue = SimpleQueue()  # requests, each with memory of its own, for one thread at a time
+    for _ in range(threads):
+        idle.put(network.create_infer_request())
+
+    def run(images: np.ndarray) -> np.ndarray:
+        request = idle.get()
+        try:
+            return np.array(request.infer({graph.INPUT: images})[graph.OUTPUT])
+        finally:
+            idle.put(request)
+
+    return run
+
+
+# A runtime, named as its package is, opens a graph for as many threads as torch has, which call it independently.
+RUNTIMES: dict[str, Callable[[Path, str], Run]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+
+
+def require(runtime: str, precision: str = "float32") -> str:
+    """Refuse a runtime that cannot work here; return its version.
+
+    Args:
+        runtime: "torch", or a key of `RUNTIMES`.
+        precision: of the forward pass, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: a package is missing, or the runtime does not have the precision.
+    """
+    if runtime == TORCH:
+        return torch.__version__
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime: found {runtime!r:.40}, expected one of {TORCH}, {', '.join(RUNTIMES)}")
+    if (runtime, precision) == ("onnxruntime", "bfloat16"):
+        raise ValueError(
+            "embed.precision: found bfloat16, which onnxruntime does not have on a CPU; set float32, or embed.runtime "
+            f"to {TORCH} or openvino"
+        )
+    graph.require([*graph.PACKAGES, runtime], f"runtime {runtime}")
+    return metadata.version(runtime)
+
+
+class Exported:
+    """A network in another runtime; `lrec.embedding.extract` takes it in the place of an ensemble.
+
+    Args:
+        path: of the graph, as `lrec.embedding.graph.write` writes it.
+        width: d, the numbers in an embedding.
+        runtime: a key of `RUNTIMES`.
+        precision: of the forward pass, "float32" or "bfloat16".
+    """
+
+    def __init__(self, path: Path, width: int, runtime: str, precision: str = "float32") -> None:
+        self._run, self._width = RUNTIMES[runtime](path, precision), width
+
+    def width(self, kind: str) -> int:
+        """Return d; the kind of embedding is in the graph."""
+        return self._width
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Map (B, S, S, 3) uint8 to (B, d) float32; threads may call it at the same time."""
+        images = pixels.permute(0, 3, 1, 2).float().div_(255).contiguous()
+        return torch.from_numpy(self._run(images.numpy()))
+
+
+def exported(network: graph.Embedding, image_size: int, runtime: str) -> Exported:
+    """Return a network as a runtime runs it in float32; its graph is in a temporary folder while it is opened."""
+    with tempfile.TemporaryDirectory() as folder:
+        graph.write(network, image_size, Path(folder))
+        return Exported(Path(folder) / graph.FILE, network.width, runtime)

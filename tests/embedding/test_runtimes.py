@@ -1,0 +1,191 @@
+"""Other runtimes embed as torch does, resume their own work alone, and say which package is missing."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from lrec import paths, schema
+from lrec.data import store
+from lrec.data.batches import Images
+from lrec.embedding import batch_norm, extract, graph, journal, reduction, runtimes
+from lrec.embedding.extract import Options
+from lrec.io import command
+from lrec.model.ensemble import Ensemble
+from lrec.retrieve import Database
+from stages import embed as embed_stage
+
+RUN = ("glyphs", "resnet18")
+
+
+@pytest.fixture(scope="module", params=list(runtimes.RUNTIMES))
+def runtime(request: pytest.FixtureRequest) -> str:
+    for package in (*graph.PACKAGES, request.param):
+        pytest.importorskip(package, reason="optional: pip install -r requirements-extra.txt")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graph of the project's network, which takes seconds to write; tests let the stage find it instead."""
+    for package in graph.PACKAGES:
+        pytest.importorskip(package, reason="optional: pip install -r requirements-extra.txt")
+    folder = tmp_path_factory.mktemp("graph")
+    graph.write(graph.Embedding(batch_norm.fold(Ensemble("resnet18", 1, 5)), store.IMAGENET), 32, folder)
+    return folder
+
+
+@pytest.fixture
+def quick(written: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Copy the graph instead of writing it; the list has the folders it was put into."""
+    found: list[Path] = []
+
+    def copy(network: graph.Embedding, image_size: int, folder: Path) -> None:
+        shutil.copytree(written, folder, dirs_exist_ok=True)
+        found.append(folder)
+
+    monkeypatch.setattr(graph, "write", copy)
+    return found
+
+
+def choose(project: Path, runtime: str, **others: str) -> None:
+    path = project / "params.yaml"
+    text = path.read_text(encoding="utf-8")
+    for key, value in {"runtime": runtime, **others}.items():
+        line = next(line for line in text.split("\nembed:")[1].splitlines() if line.startswith(f"  {key}:"))
+        text = text.replace(line, f"  {key}: {value}", 1)
+    path.write_text(text, encoding="utf-8")
+
+
+def test_the_names_are_those_of_params_yaml():
+    assert get_args(schema.Embed.model_fields["runtime"].annotation) == (runtimes.TORCH, *runtimes.RUNTIMES)
+
+
+def test_a_reduction_is_in_the_graph(runtime: str, tiny_store: store.Store, tmp_path: Path):
+    """Pooled features of a network whose batch norms hold statistics, in every size of batch."""
+    network = Ensemble("mobilenet_v2", 1, 5)
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    fitted = reduction.Reduction(torch.rand(1280) / 50, torch.linalg.qr(torch.randn(1280, 6)).Q)
+    images, options = (
+        Images(tiny_store.images, np.arange(9), **store.IMAGENET),
+        Options("features", 4, reduction=fitted),
+    )
+    expected, found = np.empty((9, 6), np.float32), np.empty((9, 6), np.float32)
+    extract.extract(batch_norm.fold(network), images, expected, options)
+    graph.write(graph.Embedding(network, store.IMAGENET, "features", fitted), 32, tmp_path)
+    opened = runtimes.Exported(tmp_path / graph.FILE, options.width(network), runtime)
+    extract.extract(opened, images, found, options)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_openvino_rounds_to_bfloat16_only_if_told(written: Path, tiny_store: store.Store):
+    pytest.importorskip("openvino", reason="optional: pip install -r requirements-extra.txt")
+    found = {"torch": np.empty((9, 5), np.float32)}
+    images = Images(tiny_store.images, np.arange(9), **store.IMAGENET)
+    extract.extract(Ensemble("resnet18", 1, 5), images, found["torch"], Options())
+    for precision in ("float32", "bfloat16"):
+        found[precision] = np.empty((9, 5), np.float32)
+        opened = runtimes.Exported(written / graph.FILE, 5, "openvino", precision)
+        extract.extract(opened, images, found[precision], Options())
+    np.testing.assert_allclose(found["float32"], found["torch"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found["bfloat16"], found["torch"], rtol=0, atol=0.1)
+
+
+def test_the_stage_and_the_search(runtime: str, project: Path, monkeypatch: pytest.MonkeyPatch, quick: list[Path]):
+    """Embedded, checked and searched by the runtime; embedding.json says which it was."""
+    monkeypatch.chdir(project)
+    folder = paths.embeddings(*RUN)
+    found = {}
+    for name in ("torch", runtime):
+        choose(project, name)
+        embed_stage.main(*RUN)
+        found[name] = np.load(folder / "test.npy")
+    np.testing.assert_allclose(found[runtime], found["torch"], rtol=0, atol=1e-5)
+    facts = json.loads(paths.embedding_facts(*RUN).read_text())
+    assert facts["runtime"] == runtime
+    assert facts["runtime_version"] == runtimes.require(runtime)
+    assert facts["audit"]["largest"] < 1e-5
+    assert len(quick) == 1
+    monkeypatch.setattr(Ensemble, "embed", lambda *arguments: pytest.fail("torch was used"))
+    packed = paths.store("glyphs") / store.DATASET
+    facts = {"found": "made", "crop": "none", "resize": "squash", "counts": {}, "official": None, "partial": False}
+    packed.write_text(json.dumps(json.loads(packed.read_text()) | facts))
+    database = Database.load("glyphs/resnet18")
+    database.save("mine", with_model=True)
+    pixels = store.open_store(paths.store("glyphs")).images[30:35]
+    for each in (database, Database.load("mine")):
+        np.testing.assert_allclose(each.embed(list(pixels)), found[runtime][:5], rtol=0, atol=1e-5)
+
+
+def test_unfinished_work_is_resumed_by_the_same_runtime_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, quick: list[Path]
+):
+    pytest.importorskip("onnxruntime", reason="optional: pip install -r requirements-extra.txt")
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(journal, "SAVE_SECONDS", 0)
+    passes: list[str] = []
+    stop: list[int] = []
+
+    def counted(name: str, embed):
+        def work(*arguments):
+            if stop and len(passes) == stop[0]:
+                raise KeyboardInterrupt
+            passes.append(name)
+            return embed(*arguments)
+
+        return work
+
+    monkeypatch.setattr(Ensemble, "embed", counted("torch", Ensemble.embed))
+    monkeypatch.setattr(runtimes.Exported, "embed", counted("onnxruntime", runtimes.Exported.embed))
+
+    def run(runtime: str, most: int | None = None) -> int:
+        """Embed image by image, up to so many; return how many were embedded."""
+        passes.clear()
+        stop[:] = [most] if most else []
+        choose(project, runtime)
+        assert command.guard(lambda: embed_stage.main(*RUN)) == (130 if most else 0)
+        assert set(passes) == {runtime}
+        return len(passes)
+
+    run("torch", 7)
+    run("onnxruntime", 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(runtimes, "require", lambda *arguments: "another version")
+        run("onnxruntime", 9)
+    assert len(quick) == 2
+    done = sorted(path.read_bytes().count(1) for path in Path(".lrec/embed/glyphs/resnet18").glob("*/train.done"))
+    assert done == [7, 8, 9]
+    rest = run("onnxruntime")
+    assert len(quick) == 2, "the graph is a part of the unfinished work"
+    assert run("onnxruntime") == rest + 8
+
+
+@pytest.mark.parametrize("missing", ["openvino", "onnxscript"])
+def test_a_missing_package_is_said_before_any_work(
+    missing: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.chdir(project)
+    monkeypatch.setitem(sys.modules, missing, None)
+    choose(project, "openvino")
+    assert command.guard(lambda: embed_stage.main(*RUN)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: runtime openvino: found no {missing}; ")
+    assert line.endswith("; pip install onnx onnxscript openvino")
+    assert not Path(".lrec/embed/glyphs/resnet18").exists()
+
+
+def test_a_precision_that_a_runtime_does_not_have(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project)
+    choose(project, "onnxruntime", precision="bfloat16")
+    with pytest.raises(ValueError, match=r"embed\.precision: found bfloat16, which onnxruntime does not have"):
+        embed_stage.main(*RUN)
+    with pytest.raises(ValueError, match="found 'tensorrt', expected one of torch, onnxruntime, openvino"):
+        runtimes.require("tensorrt")
