@@ -20,6 +20,7 @@ UPTO = "evaluate"
 # What takes the place of the same options, and of all arguments before the first option.
 SMALL = {
     "extraction": "--backbones resnet18 --ensembles 2 --size 32 --images 4 --batch-size 2 --rounds 1",
+    "extraction --run": "--run tiny/mobilenet_v2 --images 4 --batch-size 2 --rounds 1",
     "gallery": "--rows 400 --width 16 --rounds 1 --ways exact lancedb",
     "gpu": "--device cpu --tiny --parts card waits determinism profile graphs",
     "leak": "tiny mobilenet_v2 --draws 1 --epochs 1 --batch-size 3",
@@ -32,7 +33,12 @@ SMALL = {
     "training": "--branches 2 --batch-sizes 2 --size 32 --rounds 1 --warmup 0",
 }
 # The baselines that some of them are measured against.
-BASELINES = {"recall": ("faiss", "pytorch_metric_learning"), "retrieve": ("faiss",), "gallery": ("lancedb",)}
+BASELINES = {
+    "extraction --run": ("onnxscript", "onnxruntime"),
+    "recall": ("faiss", "pytorch_metric_learning"),
+    "retrieve": ("faiss",),
+    "gallery": ("lancedb",),
+}
 
 
 def documented() -> list[str]:
@@ -41,7 +47,8 @@ def documented() -> list[str]:
     for words in (words for command in everywhere() for words in command.parts()):
         if words[:2] == ["python", "-m"] and words[2].startswith("benchmarks."):
             name = words[2].removeprefix("benchmarks.")
-            own, kept, dropped = SMALL[name].split(), [], True
+            own = SMALL.get(" ".join([name, *words[3:4]]), SMALL[name]).split()
+            kept, dropped = [], True
             for word in words[3:]:
                 if word.startswith("--"):
                     dropped = word in own
@@ -62,7 +69,7 @@ def run(root: Path, arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("command", documented())
 def test_it_runs(root: Path, project: Path, command: str):
-    for baseline in BASELINES.get(command.split()[0], ()):
+    for baseline in BASELINES.get(command.split()[0], BASELINES.get(" ".join(command.split()[:2]), ())):
         pytest.importorskip(baseline, reason="an optional dependency: pip install -r requirements-dev.txt")
     (project / "docs").mkdir()
     (project / "benchmarks").symlink_to(root / "benchmarks")
@@ -70,8 +77,8 @@ def test_it_runs(root: Path, project: Path, command: str):
 
 
 def test_all_are_run(root: Path):
-    measuring = {path.stem for path in (root / "benchmarks").glob("*.py")} - {"__init__", "turns"}
-    assert measuring == set(SMALL) == {command.split()[0] for command in documented()}
+    measuring = {path.stem for path in (root / "benchmarks").glob("*.py")} - {"__init__", "runtimes", "turns"}
+    assert measuring == {name.split()[0] for name in SMALL} == {command.split()[0] for command in documented()}
 
 
 def test_the_leaks_weight_is_drawn_once_per_batch_and_shared_by_its_images(project: Path):

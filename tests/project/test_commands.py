@@ -135,7 +135,7 @@ def embed(folder: Path, variant: str, backbone: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", dict.fromkeys(command.text for command in of("tool")))
 def test_tools(project: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    if "--format onnx" in text:
+    if "--format onnx" in text or "--quantize" in text:
         pytest.importorskip("onnxscript", reason="an optional dependency: pip install -r requirements-dev.txt")
     if "export-gallery" in text:
         pytest.importorskip("lancedb", reason="an optional dependency: pip install -r requirements-extra.txt")
