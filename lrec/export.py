@@ -12,6 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrec.io import environment
+
+environment.clear_for_torch()
+
 import torch
 from torch import Tensor
 
