@@ -58,7 +58,7 @@ def train(parallel, frozen):
         state["losses"] = torch.stack([loss for loss, _ in losses])
         state["right"] = torch.stack([right for _, right in losses])
         state["sent"] = torch.tensor([trainer.sent / trainer.steps])
-        save_file(state, folder / f"{parallel}.safetensors")
+        save_file(state, folder / f"{parallel}_parallel.safetensors")
 
 with collective.together():
     train("ensemble", frozen=False)
@@ -89,7 +89,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("parallel", "frozen"), [("ensemble", False), ("data", True)])
 def test_two_processes_equal_one(both: Path, parallel: str, frozen: bool):
     """Three branches on two processes."""
-    data, found = load_file(both / "data.safetensors"), load_file(both / f"{parallel}.safetensors")
+    data, found = load_file(both / "data.safetensors"), load_file(both / f"{parallel}_parallel.safetensors")
     alone = Ensemble("resnet18", 3, 4).double()
     trainer = Trainer(alone, Recipe(epochs=1, freeze_batch_norm=frozen, accumulate=2))
     trainer.set_learning_rate(1e-3)
