@@ -189,7 +189,7 @@ def test_a_lost_process_ends_the_run_and_another_number_goes_on(project: Path):
     progress = json.loads(checkpoints(project)[-1].read_text())
     assert (progress["epoch"], progress["step"]) > (0, 0)
 
-    override(project, processes=3)
+    override(project, processes=3, checkpoint_minutes=1000)
     out, _ = finish(project)
     assert "going on from a checkpoint: epoch" in out
     assert "in 3 processes, ensemble parallel" in out
