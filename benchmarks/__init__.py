@@ -6,4 +6,7 @@ depend on the other programs.
 
 import os
 
+from lrec.io import environment
+
+environment.clear_for_torch()
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY") or "passive"

@@ -5,10 +5,12 @@ contiguous float batches, with the same arithmetic. Ours is `lrec.embedding.extr
 fill a memory map on disk, each in a process of its own: on a CPU in turns, on a GPU one after the other. Weights,
 batch-norm statistics and images are random; how long a convolution takes does not depend on them. A large matrix
 product in the same precision, timed beside them, shows how fast the machine can be at all: a method's share of it is
-what its multiplications (`lrec.report.model_size.count_macs`) take at the product's speed.
+what its multiplications (`lrec.report.model_size.count_macs`) take at the product's speed. With --run it compares other
+runtimes instead (`benchmarks/runtimes.py`).
 
     python -m benchmarks.extraction
     python -m benchmarks.extraction --precisions bfloat16 --ensembles 4 --size 128
+    python -m benchmarks.extraction --run car_cropped/mobilenet_v2 --images 256
     python -m benchmarks.extraction --device cuda --ensembles 48 --size 256 --images 512 --batch-size 64
 """
 
@@ -25,7 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks import turns
+from benchmarks import runtimes, turns
 from benchmarks.turns import NO_MEMORY
 from lrec.compute import allocator, device
 from lrec.data import store
@@ -140,14 +142,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precisions", nargs="+", default=["float32"], help="of both: float32, bfloat16")
+    parser.add_argument("--run", help="trained run, such as glyphs/resnet18, on which to compare runtimes on a CPU")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.device = device.choose(options.device)
     if options.method:
         return turns.answering(lambda: work(options))
+    options.device = "cpu" if options.run else options.device
     print(f"{options.images} images in batches of {options.batch_size}, median of")
     print(f"{options.rounds} rounds in turns, {device.describe(options.device)}\n")
+    if options.run:
+        return runtimes.compare(options.run, options.images, options.batch_size, options.rounds)
     shared = "share of the product"
     print(
         f"| backbone | in | M | px | baseline loop, images/s | {shared} | ours, images/s | {shared} "

@@ -2,7 +2,8 @@
 
 The exported network takes images (N, 3, S, S) float32, RGB scaled to 0-1, of any number N, normalises them
 and returns embeddings (N, d) float32 of unit norm: those of the stage embed, reduced if they are. It is compared with
-the original before it is published. The format average is another thing: the weights of one network, for train.weights.
+the original before it is published. With --quantize int8 the graph of ONNX computes in 8 bits. The format average is
+another thing: the weights of one network, for train.weights.
 """
 
 import argparse
@@ -10,20 +11,28 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from lrec.io import environment
+
+environment.clear_for_torch()
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from lrec import paths
+from lrec.data import store
 from lrec.embedding import audit, graph, reduction, runtimes
 from lrec.embedding.graph import Embedding
 from lrec.embedding.reduction import Reduction
+from lrec.evaluation import quantization
 from lrec.io import command, files, hashing, locks, missing
 from lrec.model import average, saved
 from lrec.model.kinds import KINDS
 
 TOLERANCE = 1e-4
+LOSS = 0.003  # of R@1, above which a line says what int8 loses
 _BATCHES = (1, 3)  # sizes compared; the network is traced with 2
 
 
@@ -53,8 +62,8 @@ def exported(network: Embedding, example: Tensor, folder: Path) -> Callable[[Ten
 
 
 FORMATS = {"onnx": onnx, "torchscript": torchscript, "exported": exported}
-AVERAGE = "average"
-WRITTEN = (graph.FILE, graph.WEIGHTS, "model.ts", "model.pt2", "average.safetensors")
+AVERAGE, AVERAGED = "average", "average.safetensors"
+WRITTEN = (graph.FILE, graph.WEIGHTS, "model.ts", "model.pt2", quantization.FILE, AVERAGED)
 
 
 def embedded(variant: str, backbone: str) -> tuple[str, Reduction | None]:
@@ -76,7 +85,9 @@ def embedded(variant: str, backbone: str) -> tuple[str, Reduction | None]:
     return facts["kind"], reduction.read(paths.reduction(variant, backbone), facts["reduction"])
 
 
-def export(variant: str, backbone: str, form: str, target: Path, kind: str | None = None) -> float:
+def export(
+    variant: str, backbone: str, form: str, target: Path, kind: str | None = None, quantize: bool = False
+) -> tuple[float, dict[str, Any]]:
     """Export a trained ensemble into a folder, which appears complete and checked or not at all.
 
     Args:
@@ -85,18 +96,27 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str | Non
         form: one of `FORMATS`.
         target: the folder; what an earlier export left in it is replaced.
         kind: of embedding, see `lrec.model.kinds.KINDS`; None for what `embedded` returns.
+        quantize: a graph of ONNX to 8 bits.
 
     Returns:
-        The largest difference from the original, over random images in batches of 1 and 3.
+        The largest difference from the original, over random images in batches of 1 and 3, before it is quantised. And
+        what `lrec.evaluation.quantization.measure` returns, or {}.
 
     Raises:
-        FileNotFoundError: there is no such model.
+        FileNotFoundError: there is no such model, or no packed store for the quantisation.
         ValueError: the difference is more than `TOLERANCE`, a package is missing, or the folder holds other files.
     """
     files.require_replaceable(target, WRITTEN)
+    packed = store.open_store(paths.store(variant)) if quantize else None
+    if packed:
+        quantization.calibration(packed.rows(store.TRAIN))
     ensemble, config = saved.load(paths.model(variant, backbone))
     how = embedded(variant, backbone) if kind is None else (kind, None)
     network, size = Embedding(ensemble, config["normalization"], *how), config["image_size"]
+    if packed and (found := packed.dataset["image_size"]) != size:
+        raise ValueError(
+            f"{paths.store(variant)}: found images of {found} pixels, expected {size} as in the model; run `dvc repro`"
+        )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad(), warnings.catch_warnings(), files.atomic_folder(target) as draft:
         # The exporters warn that parts of them are deprecated; a user cannot change that.
@@ -106,7 +126,8 @@ def export(variant: str, backbone: str, form: str, target: Path, kind: str | Non
         difference = max(float((run(images) - network(images)).abs().max()) for images in samples)
         if not difference <= TOLERANCE:
             raise ValueError(f"{target}: found embeddings that differ by {difference:.1e}, expected {TOLERANCE:.0e}")
-    return difference
+        facts = quantization.measure(draft, packed, network.width, how[1] is not None) if packed else {}
+    return difference, facts
 
 
 def export_average(variant: str, backbone: str, target: Path) -> Path:
@@ -122,9 +143,9 @@ def export_average(variant: str, backbone: str, target: Path) -> Path:
         state = average.weights(*saved.load(folder))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    with files.atomic_folder(target) as draft, files.atomic(draft / WRITTEN[-1]) as stream:
+    with files.atomic_folder(target) as draft, files.atomic(draft / AVERAGED) as stream:
         stream.write(safetensors.torch.save(state))
-    return target / WRITTEN[-1]
+    return target / AVERAGED
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.export") -> int:
@@ -133,8 +154,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.exp
     parser.add_argument("model", help="a trained run, such as car_cropped/resnet18")
     parser.add_argument("--format", choices=[*FORMATS, AVERAGE], default="onnx", help="default: onnx")
     parser.add_argument("--kind", choices=list(KINDS), help="of whole embeddings (default: as the stage embed does it)")
+    parser.add_argument("--quantize", choices=["int8"], help="compute in 8 bits (ONNX alone); R@1 is measured")
     parser.add_argument(
-        "--output", type=Path, help="new folder, or that of an earlier export (default: exported/<model>/<format>)"
+        "--output",
+        type=Path,
+        help="new folder, or that of an earlier export (default: exported/<model>/<format>, or int8 for the format)",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
@@ -148,19 +172,34 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.exp
         source = paths.model(*parts)
         if not source.is_dir():
             raise FileNotFoundError(f"{source}: not found{missing.hint(source)}; run `dvc repro` (stage train) first")
-        target = options.output or Path("exported", *source.parts[-2:], options.format)
+        if options.quantize and options.format != "onnx":
+            raise ValueError(f"--quantize: has no effect with --format {options.format}; leave one of them out")
+        target = options.output or Path("exported", *source.parts[-2:], options.quantize or options.format)
         files.require_replaceable(target, WRITTEN)
-        with locks.held([target], [source, paths.embeddings(*parts)]):
+        read = [source, paths.embeddings(*parts), *([paths.store(parts[0])] if options.quantize else [])]
+        with locks.held([target], read):
             if options.format == AVERAGE:
                 print(f"{export_average(*parts, target)}: one network, for train.weights")
                 return
-            difference = export(parts[0], parts[1], options.format, target, options.kind)
-        print(f"{target}: differs from the original by at most {difference:.1e}")
-        written = sorted(entry.name for entry in target.iterdir() if entry.name in WRITTEN)
-        if len(written) > 1:
-            print(f"{target}: two files, {' and '.join(written)}; keep them together under these names")
+            difference, facts = export(*parts, options.format, target, options.kind, bool(options.quantize))
+        if facts:
+            _tell(target, facts)
+        else:
+            print(f"{target}: differs from the original by at most {difference:.1e}")
+        if (target / graph.WEIGHTS).exists():
+            print(f"{target}: two files, {graph.FILE} and {graph.WEIGHTS}; keep them together under these names")
 
     return command.guard(work, options.debug)
+
+
+def _tell(target: Path, facts: dict[str, Any]) -> None:
+    """Print the R@1 that a quantised network keeps, and warn of a loss."""
+    before, after = (facts["recall_at_1"][name] for name in ("float32", "int8"))
+    print(f"{target}: R@1 {100 * after:.1f} in int8, {100 * before:.1f} in float32, of {facts['queries']:,} queries")
+    if before - after > LOSS:
+        command.warn(
+            f"{target}: int8 loses {100 * (before - after):.1f} points of R@1; the export without it loses none"
+        )
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@ import pandas as pd
 import pytest
 import running
 from hypothesis import Phase, settings
+from once import once
 
-# As in the stages, before torch is loaded: waiting threads do not spin.
+# As in the stages, before torch is loaded: waiting threads do not spin. Parallel test processes share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
 
 import checked_device  # noqa: E402
 
@@ -26,6 +29,28 @@ checked_device.register()
 settings.register_profile("first-failure", phases=[Phase.explicit, Phase.generate])
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# The files that take longest begin, so that no process is left alone with one of them in the end.
+FIRST = [
+    "pipeline/test_pipeline.py",
+    "pipeline/test_killed.py",
+    "project/test_benchmarks.py",
+    "training/test_processes.py",
+    "training/test_loop.py",
+    "pipeline/test_two_at_once.py",
+    "project/test_installed.py",
+    "project/test_commands.py",
+    "retrieve/test_serve.py",
+    "io/test_environment.py",
+    "pipeline/test_faults.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files; pytest-xdist keeps the order (--no-loadscope-reorder)."""
+    place = {ROOT / "tests" / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(FIRST)))
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +71,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> running.Undisturbed:
     """The tiny project, run from end to end with DVC: tests copy it and do it harm."""
-    return running.undisturbed(root, tmp_path_factory.mktemp("undisturbed") / checkout.PROJECT)
+    place = once(tmp_path_factory, "undisturbed", lambda folder: running.undisturbed(root, folder / checkout.PROJECT))
+    return running.Undisturbed.read(place / checkout.PROJECT)
 
 
 @pytest.fixture
@@ -79,10 +105,8 @@ def made(request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.Te
     """A tiny project that the pipeline has run, up to the stage that the test module names in UPTO."""
     import tiny_pipeline
 
-    folder = tmp_path_factory.mktemp("pipeline") / "made"
-    folder.mkdir()
-    tiny_pipeline.make(root, folder, getattr(request.module, "UPTO", "report"))
-    return folder
+    snapshots = once(tmp_path_factory, "made", lambda folder: tiny_pipeline.make_each(root, folder))
+    return snapshots / getattr(request.module, "UPTO", "report")
 
 
 @pytest.fixture

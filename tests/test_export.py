@@ -1,5 +1,7 @@
 """Exports run without the project, in any batch size, and give the original's embeddings."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from retrieval_project import make
 
 from lrec import export
 from lrec.embedding import graph
+from lrec.metrics import recall
 from lrec.retrieve import Database
 
 
@@ -113,3 +116,50 @@ def test_onnx_is_one_file_or_says_two(monkeypatch: pytest.MonkeyPatch, capsys: p
         assert sorted(entry.name for entry in target.iterdir()) == written
         said = "two files, model.onnx and model.onnx.data; keep them together" in capsys.readouterr().out
         assert said == (len(written) == 2)
+
+
+def test_quantised_it_keeps_its_recall(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """From a graph in two files to one, as of an ensemble that is too large for a file until it is quantised."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="ONNX is an extra: pip install onnx onnxruntime onnxscript")
+    weights = Path("models/tiny/resnet18/model.safetensors").stat().st_size
+    monkeypatch.setattr(graph, "ONE_FILE", weights // 2)
+    monkeypatch.setattr(export, "LOSS", -2)
+    assert export.main(["tiny/resnet18", "--quantize", "int8"]) == 0
+    target = Path("exported/tiny/resnet18/int8")
+    assert sorted(entry.name for entry in target.iterdir()) == ["model.onnx", "quantization.json"]
+    assert (target / "model.onnx").stat().st_size < 0.3 * weights
+    facts = json.loads((target / "quantization.json").read_text())
+    assert (facts["queries"], facts["calibration_images"]) == (24, 16)
+    before, after = facts["recall_at_1"]["float32"], facts["recall_at_1"]["int8"]
+    assert after >= before - 0.1
+    said = capsys.readouterr()
+    assert f"int8: R@1 {100 * after:.1f} in int8, {100 * before:.1f} in float32, of 24 queries" in said.out
+    assert f"WARNING: {target}: int8 loses " in said.err
+    monkeypatch.setattr(export, "LOSS", 2)
+    export._tell(target, facts)
+    assert "loses" not in capsys.readouterr().err
+    # What was measured is the file: its embeddings are near the database's, and give that recall.
+    database = Database.load("tiny/resnet18")
+    pixels = np.stack([database.image(row) for row in range(len(database))])
+    images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / 255
+    found = run(target / "model.onnx", images)
+    assert (found * database.parts[0]).sum(1).min() > 0.9
+    assert np.abs(found - database.parts[0]).max() > 1e-4
+    assert recall.recall_at_k(found, list(database.index["class"]), [1])[1] == after
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tiny/resnet18", "--format", "torchscript"], "--quantize: has no effect with --format torchscript"),
+        (["shop/resnet18"], "--quantize: found no training images"),
+        (["gone/resnet18"], "data/processed/gone"),
+    ],
+)
+def test_what_is_not_quantised(arguments: list[str], message: str, project: Path, monkeypatch, capsys):
+    shutil.copytree(project / "models/tiny", project / "models/gone", dirs_exist_ok=True)
+    monkeypatch.setitem(export.FORMATS, "onnx", lambda network, example, folder: network)
+    assert export.main([*arguments, "--quantize", "int8"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line

@@ -69,8 +69,7 @@ def embedding(
         options: its batch size and workers do not matter.
     """
     if isinstance(model, Exported):
-        with threads.by_image(model.embed, options.device) as divided:
-            yield divided
+        yield model.embed
         return
     layout = memory_format(model.backbone, options.device)
     model.to(options.device, memory_format=layout).eval()

@@ -2,9 +2,9 @@
 
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -22,7 +22,14 @@ def _onnxruntime(path: Path, precision: str) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run([graph.OUTPUT], {graph.INPUT: images})[0]
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        parts = _parts(images, threads)
+        return np.concatenate(list(pool.map(lambda part: session.run([graph.OUTPUT], {graph.INPUT: part})[0], parts)))
+
+    return run
 
 
 def _openvino(path: Path, precision: str) -> Run:
@@ -33,21 +40,26 @@ def _openvino(path: Path, precision: str) -> Run:
     # Without a hint it rounds to bfloat16 wherever the CPU has that.
     settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[precision]
     network = openvino.Core().compile_model(path, "CPU", settings)
-    idle: SimpleQueue = SimpleQueue()  # requests, each with memory of its own, for one thread at a time
-    for _ in range(threads):
-        idle.put(network.create_infer_request())
+    requests = [network.create_infer_request() for _ in range(threads)]
 
     def run(images: np.ndarray) -> np.ndarray:
-        request = idle.get()
-        try:
-            return np.array(request.infer({graph.INPUT: images})[graph.OUTPUT])
-        finally:
-            idle.put(request)
+        # One thread starts them all: requests that threads of Python wait for one by one can wait for ever.
+        started = list(zip(requests, _parts(images, threads), strict=False))
+        for request, part in started:
+            request.start_async({graph.INPUT: part})
+        for request, _ in started:
+            request.wait()
+        return np.concatenate([request.get_tensor(graph.OUTPUT).data for request, _ in started])
 
     return run
 
 
-# A runtime, named as its package is, opens a graph for as many threads as torch has, which call it independently.
+def _parts(images: np.ndarray, threads: int) -> list[np.ndarray]:
+    """Divide a batch among threads; one of fewer images has fewer parts."""
+    return np.array_split(images, max(1, min(len(images), threads)))
+
+
+# A runtime, named as its package is, opens a graph; each thread embeds images of its own, as in `lrec.compute.threads`.
 RUNTIMES: dict[str, Callable[[Path, str], Run]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 
@@ -92,7 +104,7 @@ class Exported:
         return self._width
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Map (B, S, S, 3) uint8 to (B, d) float32; threads may call it at the same time."""
+        """Map (B, S, S, 3) uint8 to (B, d) float32."""
         images = pixels.permute(0, 3, 1, 2).float().div_(255).contiguous()
         return torch.from_numpy(self._run(images.numpy()))
 

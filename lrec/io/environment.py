@@ -6,8 +6,11 @@ library that fails on a variable when it is imported is imported without it.
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
+
+from lrec.io.text import escaped
 
 DEBUG = "LREC_DEBUG"
 # What torchrun sets for the processes that it starts, and nothing else does. RANK, WORLD_SIZE and the like are set by
@@ -16,6 +19,14 @@ LAUNCHED = "TORCHELASTIC_RUN_ID"
 # By these git tells its hooks which repository they run in; a program that they start may work in another one.
 HOOKS = tuple(f"GIT_{name}" for name in "DIR WORK_TREE INDEX_FILE PREFIX COMMON_DIR OBJECT_DIRECTORY".split())
 _OFF = ("", "0", "false", "no", "off")
+# What torch, or CUDA's allocator in it, ends the program on while it is imported, unless it is of this form.
+_PAIR = r"\s*\w+\s*:\s*(\[[^]]*\]|[^][,]+)"
+_PAIRS = re.compile(f"{_PAIR}(,{_PAIR})*"), "expected key:value, separated by commas"
+_TORCH = {
+    "TORCH_DISTRIBUTED_DEBUG": (re.compile("off|info|detail", re.IGNORECASE), "expected OFF, INFO or DETAIL"),
+    "PYTORCH_ALLOC_CONF": _PAIRS,
+    "PYTORCH_CUDA_ALLOC_CONF": _PAIRS,
+}
 
 
 def debug() -> bool:
@@ -41,6 +52,19 @@ def without(*beginnings: str) -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
+
+
+def clear_for_torch() -> None:
+    """Remove the variables that would stop the import of torch: those set to nothing, and, with a warning, others.
+
+    To be called before torch is imported.
+    """
+    for name in [name for name in os.environ if name.startswith(("TORCH", "PYTORCH_")) and not os.environ[name]]:
+        del os.environ[name]
+    for name, (form, expected) in _TORCH.items():
+        if name in os.environ and not form.fullmatch(os.environ[name]):
+            value = escaped(os.environ.pop(name))
+            print(f"WARNING: {name}={value:.200}: ignored, {expected}; correct it or unset it", file=sys.stderr)
 
 
 def require_readable_names() -> None:

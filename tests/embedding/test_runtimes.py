@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -66,8 +67,17 @@ def test_the_names_are_those_of_params_yaml():
     assert get_args(schema.Embed.model_fields["runtime"].annotation) == (runtimes.TORCH, *runtimes.RUNTIMES)
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_a_reduction_is_in_the_graph(runtime: str, tiny_store: store.Store, tmp_path: Path):
-    """Pooled features of a network whose batch norms hold statistics, in every size of batch."""
+    """Pooled features of a network whose batch norms hold statistics; batches of four and one, on two threads."""
     network = Ensemble("mobilenet_v2", 1, 5)
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():

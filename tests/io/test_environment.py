@@ -27,23 +27,33 @@ def work():
 
 sys.exit(command.guard(work))
 """
-# What other programs leave behind, and shells set to nothing.
-SETTINGS = [
-    {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
-    {"MPLBACKEND": "nonsense", "MPLCONFIGDIR": "/nonexistent"},
-    {"WORLD_SIZE": "4"},
-    {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "23456"},
-    {"RANK": "x", "WORLD_SIZE": "two", "LOCAL_RANK": "-"},
-    {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent", "TORCH_HOME": "/nonexistent"},
-    {"LC_ALL": "C", "LANG": "xx_YY", "PYTHONIOENCODING": "ascii"},
-    {"TQDM_MININTERVAL": "", "TQDM_DISABLE": "", "TQDM_NCOLS": "many", "COLUMNS": "many", "TERM": ""},
-    {"PYTHONWARNINGS": "error", "PYTHONSAFEPATH": "1", "TORCHELASTIC_RUN_ID": "none", "COLUMNS": "1", "TZ": "nonsense"},
-    {"LREC_DEBUG": "0", "OMP_NUM_THREADS": "", "OMP_WAIT_POLICY": "", "CUBLAS_WORKSPACE_CONFIG": ""},
-    dict.fromkeys(
-        ("MPLBACKEND", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"), ""
+# What other programs leave behind, and shells set to nothing; those that do not exclude one another at a time.
+NOWHERE = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCH_HOME"), "/nonexistent")
+SETTINGS = {
+    "of a notebook": {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        **{"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "23456"},
+        **NOWHERE,
+        **{"LC_ALL": "C", "LANG": "xx_YY", "PYTHONIOENCODING": "ascii"},
+        **{"TQDM_MININTERVAL": "", "TQDM_DISABLE": "", "TQDM_NCOLS": "many", "COLUMNS": "many", "TERM": ""},
+    },
+    "nonsense": {
+        **{"MPLBACKEND": "nonsense", "MPLCONFIGDIR": "/nonexistent"},
+        **{"RANK": "x", "WORLD_SIZE": "two", "LOCAL_RANK": "-"},
+        **{"TORCH_DISTRIBUTED_DEBUG": "nonsense", "PYTORCH_ALLOC_CONF": "nonsense", "PYTORCH_CUDA_ALLOC_CONF": "a:1,"},
+    },
+    "strict": {
+        **{"PYTHONWARNINGS": "error", "PYTHONSAFEPATH": "1", "COLUMNS": "1", "TZ": "nonsense"},
+        **{"WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none"},
+        **{"LREC_DEBUG": "0", "OMP_NUM_THREADS": "", "OMP_WAIT_POLICY": "", "CUBLAS_WORKSPACE_CONFIG": ""},
+    },
+    "nothing": dict.fromkeys(
+        """MPLBACKEND RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR TORCHELASTIC_RUN_ID HOME TMPDIR LC_ALL
+        LANG LREC_DEBUG LREC_DATA PATH TERM PYTHONUTF8 TORCH_DISTRIBUTED_DEBUG TORCH_LOGS TORCH_COMPILE_DEBUG
+        TORCHINDUCTOR_COMPILE_THREADS""".split(),
+        "",
     ),
-    dict.fromkeys(("HOME", "TMPDIR", "LC_ALL", "LANG", "LREC_DEBUG", "LREC_DATA", "PATH", "TERM", "PYTHONUTF8"), ""),
-]
+}
 
 
 def run(root: Path, program: str, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -52,7 +62,7 @@ def run(root: Path, program: str, settings: dict[str, str]) -> subprocess.Comple
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=variables, timeout=300)
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: " ".join(settings))
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_settings_of_other_programs_are_ignored(root: Path, settings: dict[str, str]):
     done = run(root, EVERYTHING, settings)
     assert done.returncode == 1
@@ -140,3 +150,59 @@ def test_hidden_variables_come_back(monkeypatch: pytest.MonkeyPatch):
     with environment.without("TQDM_"):
         assert "TQDM_DISABLE" not in os.environ
     assert os.environ["TQDM_DISABLE"] == "1"
+
+
+def test_what_stops_the_import_of_torch_is_removed_and_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    kept = {
+        "PYTORCH_ALLOC_CONF": "backend:native,roundup_power2_divisions:[256:1,>:8], max_split_size_mb:64",
+        "TORCH_DISTRIBUTED_DEBUG": "detail",
+        "TORCH_HOME": "/weights",
+    }
+    for name, value in {**kept, "TORCH_LOGS": "", "PYTORCH_CUDA_ALLOC_CONF": "no\x1bnsense"}.items():
+        monkeypatch.setenv(name, value)
+    environment.clear_for_torch()
+    assert {name: os.environ.get(name) for name in kept} == kept
+    assert not {"TORCH_LOGS", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys()
+    line = "WARNING: PYTORCH_CUDA_ALLOC_CONF=no\\x1bnsense: ignored, expected key:value, separated by commas; "
+    assert capsys.readouterr().err == line + "correct it or unset it\n"
+
+
+IMPORTS = """
+import importlib, os, sys
+
+class Reached(Exception):
+    pass
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise Reached
+
+sys.meta_path.insert(0, Finder())
+for name in sys.argv[1:]:
+    os.environ["TORCH_DISTRIBUTED_DEBUG"] = ""
+    try:
+        importlib.import_module(name)
+    except Reached:
+        print(name, "TORCH_DISTRIBUTED_DEBUG" in os.environ)
+    for module in [module for module in sys.modules if module.startswith(("lrec", "stages", "benchmarks"))]:
+        del sys.modules[module]
+"""
+
+
+def test_every_tool_clears_the_variables_before_it_imports_torch(root: Path):
+    tools = ["lrec.export", "lrec.retrieve.gallery", "stages.train", "benchmarks.recall"]
+    done = subprocess.run([sys.executable, "-c", IMPORTS, *tools], cwd=root, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{tool} False" for tool in tools], done.stderr
+
+
+def test_a_safe_path_needs_the_name_of_the_folder(root: Path):
+    """As docs/reliability.md says: Python itself ends before anything of the project runs."""
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-m", "stages.preprocess", "nope"]
+    for more, line in (({}, "No module named 'stages'"), ({"PYTHONPATH": "."}, "unknown variant 'nope'")):
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=own | more)
+        assert done.returncode == 1
+        assert line in done.stderr

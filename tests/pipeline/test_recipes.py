@@ -9,6 +9,7 @@ from lrec import paths
 from lrec.io import command
 from lrec.model import saved
 from lrec.training.losses import LOSSES
+from stages import train
 
 UPTO = "meta_classes"
 
@@ -26,3 +27,20 @@ def test_recommended(root: Path, project: Path, loss: str):
     expected = "linear" if LOSSES[loss].is_metric else "cosine"
     assert (config["classifier"], model.classifier.kind) == (expected, expected)
     assert (config["recipe"], config["schedule"]) == ("recommended", "cosine")
+
+
+def test_the_first_line_says_precision_and_device(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As it is chosen: bfloat16 on a GPU that has it, see tests/compute/test_device.py."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "fit", stop)
+    monkeypatch.setattr(train.device, "choose_precision", lambda _, precision: {"auto": "bfloat16"}[precision])
+    capsys.readouterr()
+    with pytest.raises(KeyboardInterrupt):
+        train.main(*tiny.COMBINATION)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("tiny/mobilenet_v2: training in bfloat16 on CPU, ")

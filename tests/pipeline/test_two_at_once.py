@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -36,20 +37,35 @@ def stage(folder: Path, name: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("name", TINY)
+# Runs one stage for each line: loading torch takes longer than being kept out.
+IN_TURN = """
+import json, runpy, sys
+for line in sys.stdin:
+    module, *sys.argv[1:] = json.loads(line)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        print(ended.code, file=sys.stderr)
+"""
+
+
 def test_a_stage_is_kept_out_by_the_holder_of_its_output(
-    work: Path, undisturbed: Undisturbed, name: str, monkeypatch: pytest.MonkeyPatch
+    work: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(work)
-    with locks.held([WRITTEN[name]]):
-        process = stage(work, name)
-        error = process.communicate()[1]
-    assert process.returncode == 1
-    assert error.count("\n") == 1
-    assert f"{WRITTEN[name]}" in error or str(WRITTEN[name].parent) in error
-    assert f"process {os.getpid()} (python " in error
-    assert f"is writing it; wait until it ends, or end it (kill {os.getpid()}), and run again" in error
-    assert checkout.artefacts(work) == undisturbed.artefacts
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", IN_TURN], **pipes, text=True) as process:
+        for name in TINY:
+            with locks.held([WRITTEN[name]]):
+                process.stdin.write(json.dumps(TINY[name]) + "\n")
+                process.stdin.flush()
+                error, code = process.stderr.readline(), process.stderr.readline()
+            assert code == "1\n", error
+            assert f"{WRITTEN[name]}" in error or str(WRITTEN[name].parent) in error
+            assert f"process {os.getpid()} (python " in error
+            assert f"is writing it; wait until it ends, or end it (kill {os.getpid()}), and run again" in error
+            assert checkout.artefacts(work) == undisturbed.artefacts
+        assert process.communicate()[1] == ""
 
 
 def suspend_at_work(process: psutil.Process, folder: Path) -> None:

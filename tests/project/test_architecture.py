@@ -27,7 +27,7 @@ ARROWS = {
     "embedding": "model data compute io",
     "evaluation": "embedding metrics data io paths",
     "report": "model io reference class_names",
-    "export": "embedding model io paths",
+    "export": "evaluation embedding data model io paths",
     "retrieve": "io compute paths schema params class_names data datasets model embedding metrics",
 }
 # The commands of a package read params.yaml, whatever the package may import.

@@ -1,9 +1,9 @@
 """Every measurement that the documents name runs as they give it, but at sizes that say nothing about speed."""
 
-import os
 import re
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,11 @@ from lrec.evaluation import task
 from lrec.model import saved
 
 UPTO = "evaluate"
+Run = Callable[[str], list[str]]
 # What takes the place of the same options, and of all arguments before the first option.
 SMALL = {
     "extraction": "--backbones resnet18 --ensembles 2 --size 32 --images 4 --batch-size 2 --rounds 1",
+    "extraction --run": "--run tiny/mobilenet_v2 --images 4 --batch-size 2 --rounds 1",
     "gallery": "--rows 400 --width 16 --rounds 1 --ways exact lancedb",
     "gpu": "--device cpu --tiny --parts card waits determinism profile graphs",
     "leak": "tiny mobilenet_v2 --draws 1 --epochs 1 --batch-size 3",
@@ -32,46 +34,71 @@ SMALL = {
     "training": "--branches 2 --batch-sizes 2 --size 32 --rounds 1 --warmup 0",
 }
 # The baselines that some of them are measured against.
-BASELINES = {"recall": ("faiss", "pytorch_metric_learning"), "retrieve": ("faiss",), "gallery": ("lancedb",)}
+BASELINES = {
+    "extraction --run": ("onnxscript", "onnxruntime"),
+    "recall": ("faiss", "pytorch_metric_learning"),
+    "retrieve": ("faiss",),
+    "gallery": ("lancedb",),
+}
+
+
+# Their options say what is measured, and not only at which settings.
+MODES = ("recall", "leak")
 
 
 def documented() -> list[str]:
-    """The commands of the pages, made small; those that are then the same once."""
-    found = []
+    """The commands of the pages, made small; those that another one contains are left out."""
+    found: list[list[str]] = []
     for words in (words for command in everywhere() for words in command.parts()):
         if words[:2] == ["python", "-m"] and words[2].startswith("benchmarks."):
             name = words[2].removeprefix("benchmarks.")
-            own, kept, dropped = SMALL[name].split(), [], True
+            own = SMALL.get(" ".join([name, *words[3:4]]), SMALL[name]).split()
+            kept, dropped = [], True
             for word in words[3:]:
                 if word.startswith("--"):
                     dropped = word in own
                 if not dropped:
                     kept.append(word)
-            found.append(" ".join([name, *own, *kept]))
-    return list(dict.fromkeys(found))
+            found.append([name, *own, *kept])
+    every = dict.fromkeys(map(" ".join, found))
+    within = {
+        text: [other for other in every if other != text and set(text.split()) <= set(other.split())] for text in every
+    }
+    return [text for text in every if text.split()[0] in MODES or not within[text]]
 
 
-def run(root: Path, arguments: str) -> list[str]:
-    """Run a benchmark in the current folder; return the lines of its tables and figures."""
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", *f"benchmarks.{arguments}".split()]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [line for line in done.stdout.splitlines() if re.search(r"\d", line)]
+@pytest.fixture
+def run(root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Run a benchmark in the current folder, in this process; the lines of its tables and figures."""
+
+    def work(arguments: str) -> list[str]:
+        name, *options = arguments.split()
+        module = f"benchmarks.{name}"
+        monkeypatch.setenv("PYTHONPATH", str(root))
+        monkeypatch.setattr(sys, "argv", [module, *options])
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        capfd.readouterr()
+        runpy.run_module(module, run_name="__main__", alter_sys=True)  # one that fails raises an error or SystemExit
+        return [line for line in capfd.readouterr().out.splitlines() if re.search(r"\d", line)]
+
+    threads = torch.get_num_threads()
+    yield work
+    torch.set_num_threads(threads)
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("command", documented())
-def test_it_runs(root: Path, project: Path, command: str):
-    for baseline in BASELINES.get(command.split()[0], ()):
+def test_it_runs(root: Path, project: Path, command: str, run: Run):
+    for baseline in BASELINES.get(command.split()[0], BASELINES.get(" ".join(command.split()[:2]), ())):
         pytest.importorskip(baseline, reason="an optional dependency: pip install -r requirements-dev.txt")
     (project / "docs").mkdir()
     (project / "benchmarks").symlink_to(root / "benchmarks")
-    assert len(run(root, command)) >= 2
+    assert len(run(command)) >= 2
 
 
 def test_all_are_run(root: Path):
-    measuring = {path.stem for path in (root / "benchmarks").glob("*.py")} - {"__init__", "turns"}
-    assert measuring == set(SMALL) == {command.split()[0] for command in documented()}
+    measuring = {path.stem for path in (root / "benchmarks").glob("*.py")} - {"__init__", "runtimes", "turns"}
+    assert measuring == {name.split()[0] for name in SMALL} == {command.split()[0] for command in documented()}
 
 
 def test_the_leaks_weight_is_drawn_once_per_batch_and_shared_by_its_images(project: Path):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from browser import open_page
+from browser import open_page, open_pages
 from github import COLUMN, page
 from pages import PAGES
 
@@ -12,11 +12,17 @@ WHOLE = "pre, table"
 pytestmark = pytest.mark.browser
 
 
+@pytest.fixture(scope="module")
+def opened(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """What was found in each page."""
+    texts = [page(root / name) for name in PAGES]
+    return dict(zip(PAGES, open_pages(texts, tmp_path_factory.mktemp("pages"), COLUMN, WHOLE), strict=True))
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_is_cut_off(name: str, root: Path, tmp_path: Path):
-    found = open_page(page(root / name), tmp_path, COLUMN, WHOLE)
-    assert found["room"] == COLUMN
-    assert not found["found"], "\n".join(found["found"])
+def test_nothing_is_cut_off(name: str, opened: dict[str, dict]):
+    assert opened[name]["room"] == COLUMN
+    assert not opened[name]["found"], "\n".join(opened[name]["found"])
 
 
 def test_what_is_too_wide_is_noticed(tmp_path: Path):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -42,35 +43,43 @@ class Tags(HTMLParser):
 
 
 def open_page(text: str, folder: Path, width: int, whole: str = "nothing") -> dict:
-    """Open a page in headless Chromium and return what the probe found; skip the test where there is no browser.
+    """Open a page in headless Chromium and return what the probe found; see `open_pages`."""
+    return open_pages([text], folder, width, whole)[0]
 
-    The page is framed, because a headless window is never narrower than about 500 pixels.
+
+def open_pages(texts: Sequence[str], folder: Path, width: int, whole: str = "nothing") -> list[dict]:
+    """Open pages in headless Chromium and return what the probe found; skip the test where there is no browser.
+
+    The pages are framed, because a headless window is never narrower than about 500 pixels.
 
     Args:
-        text: of the page, beginning with its doctype.
+        texts: of the pages, each beginning with its doctype.
         folder: for files of the test.
-        width: of the frame, in pixels.
+        width: of the frames, in pixels.
         whole: CSS selector of elements that must not have to be scrolled sideways.
     """
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    doctype = "<!doctype html>"
+    doctype, frames = "<!doctype html>", ""
     probe = PROBE.replace("SELECTOR", whole)
-    (folder / "page.html").write_text(doctype + probe + text.removeprefix(doctype), encoding="utf-8")
-    relay = "document.body.dataset.found = document.querySelector('iframe').contentDocument.title"
-    frame = f'<iframe src="page.html" style="border:0;width:{width}px;height:900px" onload="{relay}"></iframe>'
-    (folder / "frame.html").write_text(f"<!doctype html><body>{frame}</body>", encoding="utf-8")
+    for number, text in enumerate(texts):
+        (folder / f"{number}.html").write_text(doctype + probe + text.removeprefix(doctype), encoding="utf-8")
+        relay = f"document.body.setAttribute('data-found-{number}', this.contentDocument.title)"
+        style = f"border:0;width:{width}px;height:900px"
+        frames += f'<iframe src="{number}.html" style="{style}" onload="{relay}"></iframe>'
+    (folder / "frames.html").write_text(f"{doctype}<body>{frames}</body>", encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     options += [f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", "--hide-scrollbars"]
     options += ["--allow-file-access-from-files", "--virtual-time-budget=20000", "--dump-dom"]
     done = subprocess.run(
-        [browser, *options, (folder / "frame.html").as_uri()],
+        [browser, *options, (folder / "frames.html").as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
         env={**os.environ, "HOME": str(folder)},
     )
     body = next((attributes for tag, attributes in Tags(done.stdout).tags if tag == "body"), {})
-    assert body.get("data-found"), f"{browser}: status {done.returncode}\n{done.stderr[-2000:]}"
-    return json.loads(body["data-found"])
+    found = [body.get(f"data-found-{number}") for number in range(len(texts))]
+    assert all(found), f"{browser}: status {done.returncode}\n{done.stderr[-2000:]}"
+    return [json.loads(each) for each in found]

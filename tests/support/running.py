@@ -1,5 +1,6 @@
 """A `dvc repro` that runs beside the test, watched and killed; and what an undisturbed one leaves."""
 
+import json
 import os
 import shutil
 import signal
@@ -108,16 +109,23 @@ class Undisturbed:
     folder: Path
     artefacts: dict[str, str]
     seconds: dict[str, float]
-    before: dict[str, Path]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Undisturbed":
+        """Return the run in a folder, as `undisturbed` has left it."""
+        return cls(folder, **json.loads((folder.parent / "run.json").read_text(encoding="utf-8")))
+
+    @property
+    def before(self) -> dict[str, Path]:
+        return {name: self.folder.parent / name for name in TINY}
 
 
-def undisturbed(root: Path, folder: Path) -> Undisturbed:
-    """Make the tiny project in a folder and run it stage by stage."""
+def undisturbed(root: Path, folder: Path) -> None:
+    """Make the tiny project in a folder and run it stage by stage; what is noted lies beside it."""
     checkout.tiny(root, folder)
-    seconds, before = {}, {}
+    seconds = {}
     for name in TINY:
-        before[name] = folder.parent / name
-        shutil.copytree(folder, before[name], symlinks=True)
+        shutil.copytree(folder, folder.parent / name, symlinks=True)
         run = Repro(folder, name)
         process = run.stage(name)
         assert process, run.output()
@@ -127,4 +135,5 @@ def undisturbed(root: Path, folder: Path) -> Undisturbed:
         seconds[name] = time.monotonic() - started
         run.wait()
         assert run.dvc.returncode == 0, run.output()
-    return Undisturbed(folder, checkout.artefacts(folder), seconds, before)
+    noted = {"artefacts": checkout.artefacts(folder), "seconds": seconds}
+    (folder.parent / "run.json").write_text(json.dumps(noted), encoding="utf-8")

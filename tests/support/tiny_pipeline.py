@@ -1,7 +1,7 @@
 """A whole project that the pipeline runs in seconds, and what must happen to it on bad input.
 
-`make` runs all six stages once, in this process; `linked` gives every test its own, by hard links, so files are
-replaced and never written over.
+`make` runs the stages in this process, `make_each` keeps a copy after each of them; `linked` gives every test its own,
+by hard links, so files are replaced and never written over.
 """
 
 import copy
@@ -63,8 +63,8 @@ def replace(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def make(root: Path, folder: Path, upto: str = "report") -> None:
-    """Make a project and run its stages, up to one of them."""
+def make(root: Path, folder: Path, upto: str = "report", after: Callable[[str], object] = lambda _: None) -> None:
+    """Make a project and run its stages, up to one of them; call `after` with the name of each that has run."""
     generator = np.random.default_rng(0)
     for split, names in CLASSES.items():
         for name in names:
@@ -82,11 +82,18 @@ def make(root: Path, folder: Path, upto: str = "report") -> None:
         patch.chdir(folder)
         for name in list(STAGES)[: list(STAGES).index(upto) + 1]:
             assert command.guard(STAGES[name], debug=True) == 0
+            after(name)
+
+
+def make_each(root: Path, folder: Path) -> None:
+    """Make a project, run all its stages, and keep it as it was after each, in a folder of the stage's name."""
+    (folder / "whole").mkdir()
+    make(root, folder / "whole", after=lambda name: linked(folder / "whole", folder / name))
 
 
 def linked(made: Path, folder: Path) -> Path:
-    """Return a project of one's own."""
-    shutil.copytree(made, folder, copy_function=os.link)
+    """Return a project of one's own. It has locks of its own: those that are held are known by their files."""
+    shutil.copytree(made, folder, copy_function=os.link, ignore=shutil.ignore_patterns(".lrec"))
     return folder
 
 
