@@ -128,7 +128,7 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
 
 
 def points(table: pd.DataFrame, known: dict[str, Any]) -> pd.DataFrame:
-    """Return name, family, cost and recall at 1 on the test classes: of finalists, and of the original's recipe.
+    """Return label, family, cost and recall at 1 on the test classes: of finalists, and of the original's recipe.
 
     Args:
         table: of the study.
@@ -138,7 +138,10 @@ def points(table: pd.DataFrame, known: dict[str, Any]) -> pd.DataFrame:
     for run in table[table["kind"] == "finalist"].to_dict("records"):
         full = {"bytes": 4 * run["dimensions"], "recall": run["recall_at_1"]}
         whitened = {"bytes": 4 * WHITENED, "recall": run["whitened_recall_at_1"]}
-        shown += [{**{key: run[key] for key in ("name", "family", *AXES)}, **code} for code in (full, whitened)]
+        who = "one network" if run["branches"] == 1 else f"M={run['branches']:.0f}"
+        loss = run["classifier"] if run["loss"] == "cross_entropy" else run["loss"].replace("_", " ")
+        about = {"label": f"{who}, {loss}, {run['budget']:g}x"} | {key: run[key] for key in ("family", *AXES)}
+        shown += [about | code for code in (full, whitened)]
     for entry in known.values():
         used = entry["settings"]
         if entry["kind"] != "features" or not ledger.learns_as_original(entry):
@@ -147,7 +150,7 @@ def points(table: pd.DataFrame, known: dict[str, Any]) -> pd.DataFrame:
         costs = {"embed_mmacs": image / 1e6, "train_tmacs": training / 1e12}
         codes = {code["code"]: code for code in entry["analysis"]["compression"]}
         shown += [
-            {"name": f"original, M={used['ensemble_size']}", "family": "original recipe", **costs}
+            {"label": f"original, M={used['ensemble_size']}", "family": "original recipe", **costs}
             | {"bytes": codes[code]["bytes"], "recall": codes[code]["recall_at_1"]}
             for code in ("float32", f"pca {WHITENED} whitened")
         ]
@@ -156,7 +159,7 @@ def points(table: pd.DataFrame, known: dict[str, Any]) -> pd.DataFrame:
 
 def draw(path: Path, shown: pd.DataFrame) -> None:
     """Draw `points` over training compute, embedding compute and bytes; name those that nothing cheaper reaches."""
-    best = shown.sort_values("recall").drop_duplicates("name", keep="last")
+    best = shown.sort_values("recall").drop_duplicates("label", keep="last")
     with figures.style():
         figure = Figure(figsize=(12, 4.2), layout="constrained")
         for axes, (column, (label, ticks)) in zip(figure.subplots(1, 3, sharey=True), PANELS.items(), strict=True):
@@ -167,9 +170,11 @@ def draw(path: Path, shown: pd.DataFrame) -> None:
             line = pd.DataFrame(curves.front(drawn.to_dict("records"), column, "recall"))
             axes.plot(line[column], line["recall"], color=figures.FAINT, linewidth=1, zorder=0)
             for _, row in line.iterrows():
+                # Beside the point, on the side where there is room.
+                left = row[column] < (drawn[column].min() * drawn[column].max()) ** 0.5
+                offset, side = ((7, -3), "left") if left else ((-6, 3), "right")
                 place = (row[column], row["recall"])
-                name = row["name"].removesuffix("-3x-98")
-                axes.annotate(name, place, (-6, 3), textcoords="offset points", ha="right", fontsize=7)
+                axes.annotate(row["label"], place, offset, textcoords="offset points", ha=side, fontsize=7)
             axes.set(xscale="log", xlabel=label)
             axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
             axes.set_xticks([], minor=True)
