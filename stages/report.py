@@ -42,9 +42,8 @@ def main(check: bool) -> None:
     for variant in settings.datasets:
         for backbone in settings.backbones:
             result = ledger.read_result(paths.result(variant, backbone), variant, backbone)
-            history = reading.read_table(
-                paths.history(variant, backbone), HISTORY, "train", numbers=HISTORY, empty=True
-            )
+            past, none = paths.history(variant, backbone), result["settings"]["epochs"] == 0
+            history = reading.read_table(past, HISTORY, "train", numbers=HISTORY, empty=none)
             record = provenance.find(paths.run_record(variant, backbone), result["settings"])
             if not ledger.upsert(known, result, record and record | {"epochs": len(history)}):
                 print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
