@@ -72,15 +72,19 @@ def test_the_figure_names_what_no_other_run_beats(root: Path, tmp_path: Path):
     costs = [{"cost": cost, "recall": recall} for cost, recall in [(3, 50), (1, 40), (2, 45), (4, 49), (1, 30)]]
     assert [row["cost"] for row in curves.front(costs, "cost", "recall")] == [1, 2, 3]
     runs = [
-        ("a", "one network", 1.0, 40.0, 41.0),
-        ("b", "ensemble", 2.0, 50.0, 47.0),
-        ("c", "ensemble", 3.0, 45.0, 46.0),
+        ("one network", 1, "proxy_anchor", 1, 1.0, 40.0, 41.0),
+        ("ensemble", 4, "cross_entropy", 3, 2.0, 50.0, 47.0),
+        ("ensemble", 8, "proxy_anchor", 6, 3.0, 45.0, 46.0),
     ]
-    table = pd.DataFrame(runs, columns=["name", "family", "train_tmacs", "recall_at_1", "whitened_recall_at_1"])
-    shown = study.points(table.assign(kind="finalist", embed_mmacs=9.0, dimensions=1280), entries(root))
+    columns = ["family", "branches", "loss", "budget", "train_tmacs", "recall_at_1", "whitened_recall_at_1"]
+    same = {"kind": "finalist", "classifier": "cosine", "embed_mmacs": 9.0, "dimensions": 1280}
+    shown = study.points(pd.DataFrame(runs, columns=columns).assign(**same), entries(root))
+    labels = {"one network, proxy anchor, 1x", "M=4, cosine, 3x", "M=8, proxy anchor, 6x"}
+    assert set(shown[shown["family"] != "original recipe"]["label"]) == labels
     assert set(shown["family"]) == {"one network", "ensemble", "original recipe"}
-    assert shown[shown["name"] == "a"][["bytes", "recall"]].values.tolist() == [[5120, 40.0], [2048, 41.0]]
-    assert len(shown[shown["name"] == "original, M=4"]) == 2
+    alone = shown[shown["family"] == "one network"]
+    assert alone[["bytes", "recall"]].values.tolist() == [[5120, 40.0], [2048, 41.0]]
+    assert len(shown[shown["label"] == "original, M=4"]) == 2
     study.draw(tmp_path / "study.png", shown)
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
 
