@@ -19,6 +19,7 @@ if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
 
 import checked_device  # noqa: E402
+import torch  # noqa: E402
 
 from lrec.data import store  # noqa: E402
 
@@ -117,3 +118,12 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     folder = tiny_pipeline.linked(made, tmp_path / "project")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads of torch's, however many a worker of pytest has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

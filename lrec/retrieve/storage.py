@@ -122,7 +122,7 @@ def _saved(folder: Path) -> Stored:
     if name := facts.pop("codes", None):
         stored = reading.read_array(folder / EMBEDDINGS, reading.SAVED, 2, codes.DTYPES[name])
         return Stored(stored, table, facts, _read_codes(folder / CODES, name, stored))
-    return Stored(open_array(folder / EMBEDDINGS, reading.SAVED), table, facts)
+    return Stored(_open_array(folder / EMBEDDINGS, reading.SAVED), table, facts)
 
 
 def _read_codes(path: Path, name: codes.Name, stored: np.ndarray) -> Codes:
@@ -184,7 +184,7 @@ def _of_run(root: Path, variant: str, backbone: str, split: str | None) -> Store
         facts |= {"reduction": fitted, "reduction_digest": embedded["reduction"]}
     facts |= {"runtime": embedded["runtime"]} if "runtime" in embedded else {}
     facts |= {"root": str(root)} if root != Path() else {}
-    return Stored(open_array(folder / f"{split}.npy", "embed"), rows[list(COLUMNS)].reset_index(drop=True), facts)
+    return Stored(_open_array(folder / f"{split}.npy", "embed"), rows[list(COLUMNS)].reset_index(drop=True), facts)
 
 
 def training(facts: dict[str, Any]) -> list[np.ndarray]:
@@ -192,10 +192,10 @@ def training(facts: dict[str, Any]) -> list[np.ndarray]:
     if not facts.get("split"):
         return []
     folder = Path(facts.get("root") or "") / paths.embeddings(*facts["name"].split("/"))
-    return [open_array(folder / f"{store.TRAIN}.npy", "embed")]
+    return [_open_array(folder / f"{store.TRAIN}.npy", "embed")]
 
 
-def open_array(path: Path, made_by: str) -> np.ndarray:
+def _open_array(path: Path, made_by: str) -> np.ndarray:
     """Memory-map embeddings of either dtype; a search reports values that are not finite."""
     return reading.read_array(path, made_by, 2, np.float32, np.float16)
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -65,14 +64,6 @@ def choose(project: Path, runtime: str, **others: str) -> None:
 
 def test_the_names_are_those_of_params_yaml():
     assert get_args(schema.Embed.model_fields["runtime"].annotation) == (runtimes.TORCH, *runtimes.RUNTIMES)
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -2,7 +2,6 @@
 
 import copy
 import time
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -81,15 +80,6 @@ def test_only_one_branch_has_gradients_at_a_time():
     branchwise.step(torch.randn(4, 3, 32, 32), torch.zeros(3, 4, dtype=torch.int64))
     assert seen == [0, 0, 0]
     assert all(p.grad is None for p in branchwise.model.parameters())
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Two threads of torch's, however many a worker of pytest has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("options", [{}, {"accumulate": 2, "freeze_batch_norm": True, "label_smoothing": 0.1}])
