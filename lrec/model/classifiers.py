@@ -35,7 +35,9 @@ class Cosine(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.scale = width, outputs, scale
         self.weight = nn.Parameter(torch.empty(outputs, width))
-        nn.init.normal_(self.weight)  # directions are uniform on the sphere; lengths do not matter
+        # Directions are uniform on the sphere. The lengths, about 1, say how fast they turn: Adam moves each weight by
+        # about the learning rate, however long the vector is.
+        nn.init.normal_(self.weight, std=width**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (N, width) features to (N, outputs) scaled cosines."""
