@@ -25,8 +25,9 @@ _BLOCK = 2**22  # numbers that are read at a time
 _LEAST = 1024  # directions that are carried, or all that there are; up to so many the components are exact
 _PASSES = 30
 _CHANGE = 1e-3  # of a variance from one pass to the next, at which it counts as found
-# Directions in which training images hardly vary hold rounding errors, which whitening would blow up.
-_SMALLEST = 1e-3  # of the largest standard deviation
+# Of the largest standard deviation. Training images that vary less than this in a direction, as where one of them is a
+# copy of another, tell nothing of how others vary in it, and whitening would let it decide who is similar.
+_SMALLEST = 1e-3
 
 
 class Components(NamedTuple):
@@ -41,12 +42,13 @@ class Components(NamedTuple):
 
         Args:
             count: how many.
-            reduce: "whitened" divides each by its standard deviation, or by a thousandth of the largest one.
+            reduce: "whitened" divides each by its standard deviation; one with less than a thousandth of the largest
+                becomes 0.
         """
         directions = self.directions[:, :count]
         if reduce == "whitened":
-            least = max(_SMALLEST * float(self.deviations[0]), torch.finfo(torch.float32).tiny)
-            directions = directions / self.deviations[:count].clamp(min=least)
+            known = self.deviations[:count] > _SMALLEST * self.deviations[0]
+            directions = torch.where(known, directions / self.deviations[:count], 0.0)
         return Reduction(self.mean, directions.contiguous())
 
 

@@ -81,6 +81,15 @@ def test_directions_without_variance_are_not_blown_up():
     assert np.isfinite(reduction.principal(same, 3).first(3, "whitened").apply_to(same)).all()
 
 
+def test_directions_that_no_training_image_shows_do_not_decide():
+    """Of 50 images in 100 dimensions one is a copy: other images vary as much outside of what they span as inside."""
+    rows, others = np.split(embeddings(70, 100), [50])
+    rows[49] = rows[0]
+    components = reduction.principal(rows, 49)
+    all_there, without_last = (components.first(k, "whitened").apply_to(others) for k in (49, 48))
+    np.testing.assert_allclose(all_there @ all_there.T, without_last @ without_last.T, atol=1e-5)
+
+
 class OnDisk:
     """Rows that may be read a block at a time only, as those of a memory map are."""
 
