@@ -27,11 +27,12 @@ from synthetic_sets import save_mat
 from torchvision import models
 from written_commands import Command, everywhere
 
-from lrec import params, paths
+from lrec import export, params, paths
 from lrec.compute import device
 from lrec.io import files, hashing
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
+from lrec.retrieve import Database
 
 NOT_RUN = {
     "python3 -m venv": "needs a network; .ci/run makes an environment in the same way",
@@ -51,6 +52,7 @@ REPLACED = {
     "-S embed.kind=softmax": "-S embed.kind=features",  # an entry that the page adds
     "-S train.loss=poly1": "-S train.loss=proxy_anchor",  # the same
     "-S machine.processes=gpu": "-S machine.processes=2",
+    "-S embed.dimensions=128": "-S embed.dimensions=8",  # of the few images of small sets
     "--nproc_per_node 4": "--nproc_per_node 2",
     "--nnodes 2 --nproc_per_node 8": "--nnodes 1 --nproc_per_node 2",
     "first.machine:29500": "localhost:0",
@@ -154,6 +156,24 @@ def test_tools(project: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys
     found = capsys.readouterr()
     assert not ended.value.code, found.err
     assert found.out.strip()
+
+
+def test_the_program_without_lrec(project: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
+    """It finds in the exported files what search finds."""
+    pytest.importorskip("onnxscript", reason="an optional dependency: pip install -r requirements-dev.txt")
+    (program,) = re.findall(r"```python\n(.*?)```", (root / "docs/own-photos.md").read_text("utf-8"), re.DOTALL)
+    monkeypatch.chdir(project)
+    database = Database.load("photos/mobilenet_v2")
+    rows = database.search("photo.jpg", 3)[1][0]
+    database.save(tmp_path / "shipped")
+    export.export("photos", "mobilenet_v2", "onnx", tmp_path / "onnx")
+    shutil.copy("photo.jpg", tmp_path / "shipped")
+    shutil.copy(tmp_path / "onnx/model.onnx", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path / "shipped")
+    capsys.readouterr()
+    exec(program.replace("(128, 128)", "(32, 32)"), {})
+    found = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert found == database.index["path"].iloc[rows].tolist()
 
 
 # Tests
