@@ -120,15 +120,6 @@ Schedule = Literal["multistep", "cosine"]
 Classifier = Literal["linear", "cosine"]
 
 
-def _embedding_size(size: int) -> int:
-    if size != 0 and not 2 <= size <= 10**5:
-        raise ValueError("0, or from 2 to 100,000")
-    return size
-
-
-EmbeddingSize = Annotated[int, AfterValidator(_embedding_size)]
-
-
 class Recipe(Section):
     """The keys of the section `train` that a named recipe decides; `Train` explains them."""
 
@@ -138,7 +129,6 @@ class Recipe(Section):
     schedule: Schedule
     loss: LossName
     classifier: Classifier
-    embedding_size: EmbeddingSize
     freeze_batch_norm: bool
 
 
@@ -151,9 +141,8 @@ class Train(Section):
     Adam. schedule: "multistep" multiplies it by gamma at the milestones, fractions of the epochs (0-1);
     "cosine" lets it fall to 0. warmup_epochs: linear growth first. weight_decay: decoupled, per step.
     classifier: of each branch, "linear", the original's, or "cosine": features and weights normalised, cosines
-    multiplied by scale. loss: of each branch; those of pytorch-metric-learning learn an embedding instead of logits: a
-    linear head's of embedding_size numbers or, where that is 0, the pooled features themselves. Their own parameters
-    have the rate loss_learning_rate. images_per_class: how many
+    multiplied by scale. loss: of each branch; those of pytorch-metric-learning learn an embedding of embedding_size
+    numbers instead of logits, and their own parameters have the rate loss_learning_rate. images_per_class: how many
     images a batch holds of each of its classes; 0 draws images at random. label_smoothing: as a fraction (0-1).
     freeze_batch_norm: normalise by the statistics of the starting weights. flip: random horizontal flip.
     random_crop: smallest fraction of the area that is cut out, 1 for none. validation_share: fraction of the
@@ -180,7 +169,7 @@ class Train(Section):
     classifier: Classifier | None
     scale: Annotated[float, Field(gt=0)]
     loss: LossName | None
-    embedding_size: EmbeddingSize | None
+    embedding_size: Annotated[int, Field(ge=2, le=10**5)]
     loss_learning_rate: Rate
     images_per_class: Natural
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]

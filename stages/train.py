@@ -52,8 +52,8 @@ def main(variant: str, backbone: str) -> None:
         )
     where = collective.device(device.choose(machine.device))
     decided: dict[str, object] = {"precision": device.choose_precision(where, recipe.precision)}
-    if LOSSES[recipe.loss].is_metric:  # whatever the recipe says
-        decided["classifier"] = "linear" if recipe.embedding_size else "none"
+    if LOSSES[recipe.loss].is_metric:
+        decided["classifier"] = "linear"  # its head is a linear map to the embedding, whatever the recipe says
     recipe = recipe.model_copy(update=decided)
     ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items() if key != "recipe")
     together = f" in {collective.count()} processes, {recipe.parallel} parallel" if collective.count() > 1 else ""

@@ -1,4 +1,4 @@
-"""What turns a branch's pooled features into its outputs: a linear layer, cosines to a vector each, or nothing."""
+"""What turns a branch's pooled features into its outputs: a linear layer, or cosines to one vector per output."""
 
 from dataclasses import dataclass
 
@@ -12,31 +12,16 @@ class Classifier:
     """Which classifier the branches have.
 
     Attributes:
-        kind: "linear", with bias, the original's; "cosine"; or "none", whose outputs are the features themselves.
-        scale: what cosines are multiplied by; the others have none.
+        kind: "linear", with bias, the original's; or "cosine".
+        scale: what cosines are multiplied by; a linear classifier has none.
     """
 
     kind: str = "linear"
     scale: float = 20.0
 
     def build(self, width: int, outputs: int) -> nn.Module:
-        """Return a new classifier of (N, width) features; what is random in it comes from torch's generator.
-
-        Args:
-            width: of the features.
-            outputs: of the classifier; "none" has `width`, whatever is said.
-        """
-        if self.kind == "none":
-            return Unchanged(width)
+        """Return a new classifier of (N, width) features; what is random in it comes from torch's generator."""
         return Cosine(width, outputs, self.scale) if self.kind == "cosine" else nn.Linear(width, outputs)
-
-
-class Unchanged(nn.Identity):
-    """Features as they are."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.in_features = self.out_features = width
 
 
 class Cosine(nn.Module):

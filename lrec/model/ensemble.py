@@ -27,7 +27,7 @@ class Ensemble(nn.Module):
     Args:
         backbone: a key of `lrec.model.backbones.BACKBONES`.
         ensemble_size: M, branches.
-        meta_class_size: D, outputs per branch; without a classifier they are as many as the features.
+        meta_class_size: D, outputs per branch.
         weights: see `lrec.model.weights.load`. From a file or ImageNet every branch starts alike; without
             weights every branch starts at random on its own. Classifiers always differ.
         seed: of everything random in the start; the same seed gives the same bytes.
@@ -56,7 +56,7 @@ class Ensemble(nn.Module):
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {backbone!r}, expected one of {', '.join(BACKBONES)}")
-        self.backbone, self.ensemble_size = backbone, ensemble_size
+        self.backbone, self.ensemble_size, self.meta_class_size = backbone, ensemble_size, meta_class_size
         self.share, self.classifier = share, classifier
         self.own = range(ensemble_size) if own is None else own
         cut = BACKBONES[backbone]
@@ -65,7 +65,6 @@ class Ensemble(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = _build(backbone, meta_class_size, classifier, state, f"weights {weights} for {backbone}")
-            self.meta_class_size = network.get_submodule(cut.classifier).out_features
             self.stem = nn.Sequential(_named(network, stem))
             self.branches = nn.ModuleList()
             for number in range(ensemble_size):

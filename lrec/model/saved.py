@@ -35,7 +35,7 @@ class Config(TypedDict):
     meta_class_size: Size
     share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
     image_size: Size
-    classifier: NotRequired[Annotated[str, Field(pattern="^(linear|cosine|none)$")]]
+    classifier: NotRequired[Annotated[str, Field(pattern="^(linear|cosine)$")]]
     scale: NotRequired[Annotated[float, Field(gt=0)]]
     normalization: Normalization
     seed: int
@@ -74,18 +74,14 @@ def load(folder: Path) -> tuple[Ensemble, dict]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run `dvc repro` (stage train) first")
     try:
-        size, last = (config["ensemble_size"], config["meta_class_size"]), classifier(config)
         # Before a network is built by the config, which may ask for any size.
         with safe_open(path, "pt") as stream:
             branches = {key.split(".")[1] for key in stream.keys() if key.startswith("branches.")}  # noqa: SIM118
-            outputs = size[1]
-            if last.kind != "none":
-                outputs = stream.get_slice("branches.0.classifier.weight").get_shape()[0] if branches else 0
-        if (len(branches), outputs) != size:
-            raise RuntimeError(f"found {len(branches)} branches of {outputs} outputs")
-        model = Ensemble(config["backbone"], *size, share=config["share"], classifier=last)
-        if model.meta_class_size != size[1]:
-            raise RuntimeError(f"found branches of {model.meta_class_size} outputs")
+            found = len(branches), stream.get_slice("branches.0.classifier.weight").get_shape()[0] if branches else 0
+        if found != (config["ensemble_size"], config["meta_class_size"]):
+            raise RuntimeError(f"found {found[0]} branches of {found[1]} outputs")
+        size = config["ensemble_size"], config["meta_class_size"]
+        model = Ensemble(config["backbone"], *size, share=config["share"], classifier=classifier(config))
         state = safetensors.torch.load_file(path)
         starting_weights.require_usable(state, path)
         model.load_state_dict(state)

@@ -44,7 +44,7 @@ class Settings(TypedDict):
     batch_size: Size
     weights: Annotated[str, Field(min_length=1)]
     share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
-    classifier: NotRequired[Literal["linear", "cosine", "none"]]
+    classifier: NotRequired[Literal["linear", "cosine"]]
     loss: NotRequired[Annotated[str, Field(pattern="^[a-z_]+$")]]
 
 
@@ -180,20 +180,13 @@ def name(entry: dict[str, Any]) -> str:
     >>> other |= {"meta_class_size": 12, "share": "layer1", "classifier": "cosine"}
     >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": other})
     'resnet18 (M=1, cosine)'
-    >>> other |= {"meta_class_size": 512, "classifier": "none", "loss": "proxy_anchor"}
-    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "features", "settings": other})
-    'resnet18 (M=1, no head, proxy_anchor, features)'
     """
     used, (dataset, _) = entry["settings"], reference.VARIANTS.get(entry["variant"], ("", ""))
     groups = reference.META_CLASS_SIZE.get(dataset, used["meta_class_size"])
     differs = [f"M={used['ensemble_size']}"] if used["ensemble_size"] != reference.ENSEMBLE_SIZE else []
-    if used.get("classifier") == "none":
-        differs += ["no head"]
-    elif used["meta_class_size"] != groups:
-        differs += [f"D={used['meta_class_size']}"]
+    differs += [f"D={used['meta_class_size']}"] if used["meta_class_size"] != groups else []
     differs += [f"share {used['share']}"] if used["share"] != reference.SHARE else []
-    learned = [used[key] for key, original in reference.LEARNED.items() if used.get(key, original) != original]
-    differs += [value for value in learned if value != "none"]
+    differs += [used[key] for key, original in reference.LEARNED.items() if used.get(key, original) != original]
     differs += ["no epochs"] if used.get("epochs") == 0 else []
     differs += [entry["kind"]] if entry["kind"] != reference.KIND else []
     differs += [reduction(entry)] if reduction(entry) else []

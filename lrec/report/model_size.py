@@ -23,14 +23,7 @@ def count_parameters(
 
 
 @functools.cache
-def count_macs(
-    backbone: str,
-    ensemble_size: int,
-    meta_class_size: int,
-    image_size: int,
-    share: str = SHARE,
-    classifier: Classifier = LINEAR,
-) -> int:
+def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_size: int, share: str = SHARE) -> int:
     """Return multiply-accumulates of one image's forward pass (thop counts them, on the meta device).
 
     A multiply-accumulate is two floating-point operations. thop leaves out what costs almost nothing,
@@ -42,7 +35,7 @@ def count_macs(
         from thop import profile
 
     with torch.device("meta"):
-        model = Ensemble(backbone, 1, meta_class_size, share=share, classifier=classifier)
+        model = Ensemble(backbone, 1, meta_class_size, share=share)
         image = torch.empty(1, 3, image_size, image_size)
         shared = model.stem(image)
     # Outside the meta device: thop keeps its own counters in real memory.
@@ -59,7 +52,5 @@ def compute(entry: dict[str, Any]) -> tuple[int, int]:
     """
     used, run = entry["settings"], entry.get("run") or {}
     shape = (used[key] for key in ("ensemble_size", "meta_class_size", "image_size", "share"))
-    # thop does not know cosines, which cost as much as a linear classifier.
-    classifier = Classifier("none") if used.get("classifier") == "none" else LINEAR
-    image = count_macs(entry["backbone"], *shape, classifier)
+    image = count_macs(entry["backbone"], *shape)
     return image, 3 * image * entry["counts"]["train"][0] * run.get("epochs", used["epochs"])

@@ -1,6 +1,5 @@
-"""The classifiers beside the linear one: invariances, bytes from a seed, counts, saving."""
+"""The cosine classifier: invariances, bytes from a seed, counts, saving and exporting."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -60,21 +59,6 @@ def test_it_is_saved_and_loaded(tmp_path: Path):
     loaded, _ = saved.load(tmp_path)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(loaded.eval()(images), ensemble.eval()(images))
-
-
-def test_without_one_the_outputs_are_the_features(tmp_path: Path):
-    ensemble = Ensemble("mobilenet_v2", 2, 5, classifier=Classifier("none")).eval()
-    images = torch.randn(2, 3, 32, 32)
-    assert ensemble.meta_class_size == 1280
-    torch.testing.assert_close(ensemble.embed(images), ensemble.embed(images, "features"), rtol=0, atol=0)
-    assert not [name for name in ensemble.state_dict() if "classifier" in name]
-    config = saved.save(ensemble, tmp_path, SETTINGS)
-    loaded, _ = saved.load(tmp_path)
-    torch.testing.assert_close(loaded.eval()(images), ensemble(images))
-    for wrong in ({"ensemble_size": 3}, {"meta_class_size": 1000}, {"classifier": "linear"}):
-        (tmp_path / saved.CONFIG).write_text(json.dumps(config | wrong), encoding="utf-8")
-        with pytest.raises(ValueError, match=r"does not fit config\.json beside it \("):
-            saved.load(tmp_path)
 
 
 def test_a_config_from_before_there_was_a_choice_is_linear():
