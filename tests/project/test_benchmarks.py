@@ -42,6 +42,8 @@ BASELINES = {
 }
 
 
+# Those that take half a minute; tests/gpu and tests/embedding/test_runtimes.py have what they measure.
+SLOW = ("gpu", "extraction --run")
 # Their options say what is measured, and not only at which settings.
 MODES = ("recall", "leak")
 
@@ -87,7 +89,9 @@ def run(root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("command", documented())
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=pytest.mark.slow if c.startswith(SLOW) else ()) for c in documented()]
+)
 def test_it_runs(root: Path, project: Path, command: str, run: Run):
     for baseline in BASELINES.get(command.split()[0], BASELINES.get(" ".join(command.split()[:2]), ())):
         pytest.importorskip(baseline, reason="an optional dependency: pip install -r requirements-dev.txt")
