@@ -53,13 +53,13 @@ REPLACED = {
     "-S train.loss=poly1": "-S train.loss=proxy_anchor",  # the same
     "-S machine.processes=gpu": "-S machine.processes=2",
     "-S embed.dimensions=128": "-S embed.dimensions=8",  # of the few images of small sets
+    "-S embed.dimensions=512": "-S embed.dimensions=8",
     "--nproc_per_node 4": "--nproc_per_node 2",
     "--nnodes 2 --nproc_per_node 8": "--nnodes 1 --nproc_per_node 2",
     "first.machine:29500": "localhost:0",
     "python -m lrec.export car_cropped/mobilenet_v2 --format average": "python -m lrec.export photos/mobilenet_v2 "
     "--format average",  # a model that is there
     "exported/car_cropped/mobilenet_v2/average/average.safetensors": "mobilenet_v2-49c8b62c.pth",
-    "-S embed.kind=features ": "-S embed.kind=features -S train.weights=mobilenet_v2-49c8b62c.pth ",  # no network
 }
 COMMANDS = list(dict.fromkeys(everywhere()))
 
@@ -252,6 +252,7 @@ def small_sets(root: Path, folder: Path) -> None:
     settings["variants"]["glyphs"] |= {"layout": "folder", "folder": "letters"}
     settings |= {"allow_partial": True}
     settings["train"]["weights"] = "none"
+    settings["embed"]["dimensions"] = 4
     small = {"ensemble_size": 2, "image_size": 32, "epochs": 1, "recall_at": [1, 2, 4, 8]}
     for name, size in (("glyphs", 9), ("photos", 2), ("car_cropped", 2)):
         settings["variants"][name] |= small | {"meta_class_size": size}
