@@ -252,7 +252,7 @@ def small_sets(root: Path, folder: Path) -> None:
     settings["variants"]["glyphs"] |= {"layout": "folder", "folder": "letters"}
     settings |= {"allow_partial": True}
     settings["train"]["weights"] = "none"
-    settings["embed"]["dimensions"] = 4
+    settings["embed"]["dimensions"] = 4  # where a command names no number; small sets have too few images for 512
     small = {"ensemble_size": 2, "image_size": 32, "epochs": 1, "recall_at": [1, 2, 4, 8]}
     for name, size in (("glyphs", 9), ("photos", 2), ("car_cropped", 2)):
         settings["variants"][name] |= small | {"meta_class_size": size}
