@@ -23,8 +23,8 @@ from lrec import export, paths
 from lrec.compute import allocator, device
 from lrec.data import store
 from lrec.data.batches import Images
-from lrec.embedding import batch_norm, extract, graph, runtimes
-from lrec.evaluation import quantization
+from lrec.embedding import batch_norm, extract, graph, quantization, runtimes
+from lrec.evaluation import quantized
 from lrec.evaluation.task import Task
 from lrec.model import saved
 
@@ -64,7 +64,7 @@ def work(name: str, way: list[str], folder: Path, images: int, batch_size: int) 
     network = batch_norm.fold(run.ensemble)
     if runtime != runtimes.TORCH:
         written = folder / ("int8" if numbers == "int8" else "float32") / graph.FILE
-        network = runtimes.Exported(written, width, runtime, options.precision)
+        network = runtimes.Exported(written, runtime, numbers)
     pixels = np.load(folder / PIXELS, mmap_mode="r")
     out = np.lib.format.open_memmap(_embeddings(folder, way), "w+", np.float32, (len(pixels), width))
     for turn, _ in enumerate(sys.stdin):
@@ -83,7 +83,7 @@ def prepare(run: Run, folder: Path, images: int) -> Task | None:
     size, task = run.config["image_size"], None
     if (run.store / store.IMAGES).is_file():
         packed = store.open_store(run.store)
-        task = quantization.tested(packed)
+        task = quantized.tested(packed)
         np.save(folder / PIXELS, packed.images[np.concatenate([part[:, 0] for part in _parts(task)])])
     else:
         drawn = np.random.default_rng(0).integers(0, 256, (images, size, size, 3), dtype=np.uint8)
@@ -92,8 +92,7 @@ def prepare(run: Run, folder: Path, images: int) -> Task | None:
     graph.write(graph.Embedding(run.ensemble, run.config["normalization"], *run.how), size, folder / "float32")
     if task and not _lacking(["onnxruntime", "int8"], task):
         shutil.copytree(folder / "float32", folder / "int8")
-        rows = quantization.calibration(packed.rows(store.TRAIN))
-        quantization.quantize(folder / "int8", quantization.batches(packed.images, rows), run.how[1] is not None)
+        quantization.quantize(folder / "int8", packed, run.how[1] is not None)
     return task
 
 

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from lrec import paths
 from lrec.data import store
-from lrec.embedding import audit, graph, reduction, runtimes
+from lrec.embedding import audit, graph, quantization, reduction, runtimes
 from lrec.embedding.graph import Embedding
 from lrec.embedding.reduction import Reduction
-from lrec.evaluation import quantization
+from lrec.evaluation import quantized
 from lrec.io import command, files, hashing, locks, missing
 from lrec.model import average, saved
 from lrec.model.kinds import KINDS
@@ -44,8 +44,8 @@ def onnx(network: Embedding, example: Tensor, folder: Path) -> Callable[[Tensor]
     """
     graph.require([*graph.PACKAGES, "onnxruntime"], "onnx")
     graph.write(network, example.shape[-1], folder)
-    run = runtimes.RUNTIMES["onnxruntime"](folder / graph.FILE, "float32")
-    return lambda images: torch.from_numpy(run(images.numpy()))
+    written = runtimes.Exported(folder / graph.FILE, "onnxruntime")
+    return lambda images: torch.from_numpy(written.run(images.numpy()))
 
 
 def torchscript(network: Embedding, example: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
@@ -63,7 +63,7 @@ def exported(network: Embedding, example: Tensor, folder: Path) -> Callable[[Ten
 
 FORMATS = {"onnx": onnx, "torchscript": torchscript, "exported": exported}
 AVERAGE, AVERAGED = "average", "average.safetensors"
-WRITTEN = (graph.FILE, graph.WEIGHTS, "model.ts", "model.pt2", quantization.FILE, AVERAGED)
+WRITTEN = (graph.FILE, graph.WEIGHTS, "model.ts", "model.pt2", quantized.FILE, AVERAGED)
 
 
 def embedded(variant: str, backbone: str) -> tuple[str, Reduction | None]:
@@ -100,7 +100,7 @@ def export(
 
     Returns:
         The largest difference from the original, over random images in batches of 1 and 3, before it is quantised. And
-        what `lrec.evaluation.quantization.measure` returns, or {}.
+        what `lrec.evaluation.quantized.measure` returns, or {}.
 
     Raises:
         FileNotFoundError: there is no such model, or no packed store for the quantisation.
@@ -109,7 +109,7 @@ def export(
     files.require_replaceable(target, WRITTEN)
     packed = store.open_store(paths.store(variant)) if quantize else None
     if packed:
-        quantization.calibration(packed.rows(store.TRAIN))
+        quantization.require(packed, "--quantize")
     ensemble, config = saved.load(paths.model(variant, backbone))
     how = embedded(variant, backbone) if kind is None else (kind, None)
     network, size = Embedding(ensemble, config["normalization"], *how), config["image_size"]
@@ -126,7 +126,7 @@ def export(
         difference = max(float((run(images) - network(images)).abs().max()) for images in samples)
         if not difference <= TOLERANCE:
             raise ValueError(f"{target}: found embeddings that differ by {difference:.1e}, expected {TOLERANCE:.0e}")
-        facts = quantization.measure(draft, packed, network.width, how[1] is not None) if packed else {}
+        facts = quantized.measure(draft, packed, how[1] is not None) if packed else {}
     return difference, facts
 
 

@@ -209,7 +209,8 @@ class Embed(Section):
     reduce: "pca" keeps the first principal components of the training images' embeddings, as many as dimensions says;
     "whitened" divides each by its standard deviation as well; "none" keeps the whole embedding.
     dtype: of the stored embeddings; float16 takes half the space. batch_size: images.
-    untrained: embed with the network as it was before training, too. precision: of the forward pass.
+    untrained: embed with the network as it was before training, too. precision: of the forward pass; "int8" quantises
+    the graph of another runtime than torch, with ranges of activations that are measured on training images.
     audit_images: how many test images the batch-independence check embeds again in other batches.
     runtime: what computes the embeddings: "torch", or "onnxruntime" or "openvino", from the exported graph on a CPU.
     """
@@ -221,7 +222,7 @@ class Embed(Section):
     batch_size: Count
     untrained: bool
     audit_images: Annotated[int, Field(ge=4, le=10**9)]
-    precision: Precision
+    precision: Precision | Literal["int8"]
     runtime: Literal["torch", "onnxruntime", "openvino"]
 
 

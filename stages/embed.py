@@ -19,7 +19,7 @@ from lrec import params, paths
 from lrec.compute import allocator, collective, device
 from lrec.data import store
 from lrec.data.batches import Images
-from lrec.embedding import audit, batch_norm, extract, graph, journal, reduction, runtimes
+from lrec.embedding import audit, batch_norm, extract, graph, journal, quantization, reduction, runtimes
 from lrec.io import command, files, given, hashing, locks, provenance
 from lrec.model import saved, weights
 from lrec.model.ensemble import Ensemble
@@ -28,6 +28,8 @@ from lrec.model.ensemble import Ensemble
 CODE = ("compute", "data", "embedding", "model")
 # Where unfinished work has embeddings before their reduction, and graphs.
 WHOLE, GRAPHS = "whole", "graphs"
+STORED = "stored"  # the graph of what is stored: the trained network with its reduction
+INT8 = "int8"
 
 
 @locks.holding(
@@ -37,7 +39,7 @@ WHOLE, GRAPHS = "whole", "graphs"
 def main(variant: str, backbone: str) -> None:
     """Write embeddings/<variant>/<backbone>/: <split>.npy, <split>_rows.npy, untrained_<split>.npy, embedding.json.
 
-    Where embeddings are reduced, reduction.safetensors as well.
+    Where embeddings are reduced, reduction.safetensors as well; where they are computed in int8, model.onnx.
     """
     allocator.keep_freed_memory()
     everything = params.load()
@@ -45,10 +47,12 @@ def main(variant: str, backbone: str) -> None:
     given_keys = given.changed(settings.model_dump(), "embed", f"embed@{variant}-{backbone}")
     for line in everything.unused("embed", given_keys):
         command.warn(line)
-    runtime = {"runtime": settings.runtime}
+    runtime, version = {"runtime": settings.runtime}, runtimes.require(settings.runtime, settings.precision)
     if other := settings.runtime != runtimes.TORCH:
-        runtime["runtime_version"] = runtimes.require(settings.runtime, settings.precision)
+        runtime["runtime_version"] = version
     packed = store.open_store(paths.store(variant))
+    if settings.precision == INT8:
+        quantization.require(packed, "embed.precision")
     folder = paths.model(variant, backbone)
     trained, config = saved.load(folder)
     require_fit(folder, config, backbone, packed.dataset["image_size"])
@@ -92,9 +96,9 @@ def main(variant: str, backbone: str) -> None:
                 about = {"model": begun if prefix else identity["model"], "data": store.digest(paths.store(variant))}
                 about |= settings.model_dump(include={"kind", "reduce", "dimensions"})
                 some = replace(images, rows=packed.rows(store.TRAIN))
-                whole = opened(work, f"{prefix}whole", network, config, options, settings.runtime)
+                whole = opened(work / GRAPHS / f"{prefix}{WHOLE}", network, config, options, settings.runtime, packed)
                 how = fit_reduction(work, prefix, whole, some, options, about)
-            ready = opened(work, f"{prefix}stored", network, config, how, settings.runtime)
+            ready = opened(work / GRAPHS / f"{prefix}{STORED}", network, config, how, settings.runtime, packed)
             if not prefix:
                 again = extract.again(ready, images, how)
             for name in names:
@@ -112,23 +116,35 @@ def main(variant: str, backbone: str) -> None:
             facts |= runtime | {"dimensions": stored.shape[1], "weights": identity["model"], "audit": found}
             if settings.reduce != "none":
                 facts |= {"reduce": settings.reduce, "reduction": hashing.of_file(work / reduction.FILE)}
+            if settings.precision == INT8:
+                facts |= {"graph": hashing.of_file(work / GRAPHS / STORED / graph.FILE)}
             publish(work, paths.embedding_facts(variant, backbone), packed, facts)
             shutil.rmtree(unfinished_work)
 
 
 def opened(
-    work: Path, name: str, network: Ensemble, config: dict[str, Any], options: extract.Options, runtime: str
+    folder: Path,
+    network: Ensemble,
+    config: dict[str, Any],
+    options: extract.Options,
+    runtime: str,
+    packed: store.Store,
 ) -> Ensemble | runtimes.Exported:
-    """Return a network as a runtime runs it: from its graph, which lies beside the unfinished embeddings."""
+    """Return a network as a runtime runs it: from its graph, in a folder that lies beside the unfinished embeddings."""
     if runtime == runtimes.TORCH:
         return network
-    folder = work / GRAPHS / name
     if collective.rank() == 0 and not folder.exists():
         embedding = graph.Embedding(network, config["normalization"], options.kind, options.reduction)
         with files.atomic_folder(folder) as draft:
             graph.write(embedding, config["image_size"], draft)
+            if options.precision == INT8:
+                quantization.quantize(draft, packed, options.reduction is not None)
+                if (draft / graph.WEIGHTS).exists():
+                    raise ValueError(
+                        "embed.precision: found more than 2 GB of int8 weights, too many for a file; set float32"
+                    )
     collective.wait()
-    return runtimes.Exported(folder / graph.FILE, options.width(network), runtime, options.precision)
+    return runtimes.Exported(folder / graph.FILE, runtime, options.precision)
 
 
 def fit_reduction(
@@ -186,7 +202,8 @@ def require_start(folder: Path, config: dict[str, Any], backbone: str, choice: s
 def publish(work: Path, target: Path, packed: store.Store, facts: dict[str, object]) -> None:
     """Publish the finished files, the rows of the arrays and, at `target`, the facts, in one atomic folder."""
     with files.atomic_folder(target.parent) as folder:
-        for path in [*sorted(work.glob("*.npy")), *work.glob(reduction.FILE)]:
+        made = [work / reduction.FILE, *([work / GRAPHS / STORED / graph.FILE] if "graph" in facts else [])]
+        for path in [*sorted(work.glob("*.npy")), *filter(Path.exists, made)]:
             journal.publish(path, folder / path.name)
         for split in dict.fromkeys(packed.index["split"]):
             np.save(folder / f"{split}_rows.npy", packed.rows(split))

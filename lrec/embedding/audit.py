@@ -35,7 +35,8 @@ class Audit(TypedDict):
 class Facts(TypedDict):
     """What embedding.json must say; dimensions is d, weights the SHA-256 of the model's weights.
 
-    runtime: what computed the embeddings; of another than torch, with its version.
+    runtime: what computed the embeddings; of another than torch, with its version. graph: in int8, SHA-256 of the
+    graph that did, the model.onnx beside it.
 
     Of reduced embeddings it says how, and the SHA-256 of the file with their reduction, `lrec.paths.reduction`.
     """
@@ -43,6 +44,7 @@ class Facts(TypedDict):
     kind: Literal[tuple(KINDS)]
     runtime: NotRequired[Literal[(runtimes.TORCH, *runtimes.RUNTIMES)]]
     runtime_version: NotRequired[str]
+    graph: NotRequired[Digest]
     reduce: NotRequired[Reduce]
     reduction: NotRequired[Digest]
     dimensions: Annotated[int, Field(ge=1)]

@@ -29,9 +29,6 @@ class Embedding(nn.Module):
         normalization: {"mean", "std"} per channel, of values scaled to 0-1.
         kind: of embedding, see `lrec.model.kinds.KINDS`.
         reduced: the reduction, or None to keep embeddings whole.
-
-    Attributes:
-        width: d, the numbers in an embedding.
     """
 
     def __init__(
@@ -45,7 +42,6 @@ class Embedding(nn.Module):
         self.ensemble, self.kind, self.reduced = ensemble, kind, reduced or nn.Identity()
         self.register_buffer("mean", torch.tensor(normalization["mean"])[:, None, None])
         self.register_buffer("std", torch.tensor(normalization["std"])[:, None, None])
-        self.width = reduced.dimensions if reduced else ensemble.width(kind)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:

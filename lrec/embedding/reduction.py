@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lrec.io import files, hashing
+from lrec.io import files, reading
 
 FILE = "reduction.safetensors"
 Reduce = Literal["pca", "whitened"]
@@ -145,17 +145,6 @@ def save(path: Path, reduction: Reduction, about: dict[str, Any]) -> None:
         stream.write(safetensors.torch.save(dict(reduction.state_dict()), metadata))
 
 
-def require(path: Path, digest: str | None = None) -> None:
-    """Refuse a reduction that is not there, or is another one; arguments and errors are those of `read`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; run `dvc repro` (stage embed) first")
-    if digest and (found := hashing.of_file(path)) != digest:
-        raise ValueError(
-            f"{path}: found another reduction (SHA-256 {found[:16]}) than the embeddings were made with "
-            f"({digest[:16]}), so their similarities would mean nothing; run `dvc repro`, and save databases anew"
-        )
-
-
 def read(path: Path, digest: str | None = None) -> Reduction:
     """Read a reduction on the CPU.
 
@@ -167,7 +156,7 @@ def read(path: Path, digest: str | None = None) -> Reduction:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or another reduction than the embeddings were made with.
     """
-    require(path, digest)
+    reading.require_made(path, digest, "reduction")
     try:
         state = safetensors.torch.load_file(path)
     except SafetensorError as error:

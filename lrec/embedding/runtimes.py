@@ -5,18 +5,25 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrec.embedding import graph
+from lrec.embedding import graph, quantization
 
 TORCH = "torch"  # none of them
-Run = Callable[[np.ndarray], np.ndarray]
 
 
-def _onnxruntime(path: Path, precision: str) -> Run:
+class Opened(NamedTuple):
+    """A graph in a runtime: maps (N, 3, S, S) float32, 0-1, to (N, d) float32; and d."""
+
+    run: Callable[[np.ndarray], np.ndarray]
+    width: int
+
+
+def _onnxruntime(path: Path, precision: str) -> Opened:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -29,16 +36,16 @@ def _onnxruntime(path: Path, precision: str) -> Run:
         parts = _parts(images, threads)
         return np.concatenate(list(pool.map(lambda part: session.run([graph.OUTPUT], {graph.INPUT: part})[0], parts)))
 
-    return run
+    return Opened(run, session.get_outputs()[0].shape[1])
 
 
-def _openvino(path: Path, precision: str) -> Run:
+def _openvino(path: Path, precision: str) -> Opened:
     import openvino
 
     threads = torch.get_num_threads()
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
-    # Without a hint it rounds to bfloat16 wherever the CPU has that.
-    settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[precision]
+    # Without a hint it rounds to bfloat16 wherever the CPU has that. What is in 8 bits is so in the graph.
+    settings["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bfloat16" else "f32"
     network = openvino.Core().compile_model(path, "CPU", settings)
     requests = [network.create_infer_request() for _ in range(threads)]
 
@@ -51,7 +58,7 @@ def _openvino(path: Path, precision: str) -> Run:
             request.wait()
         return np.concatenate([request.get_tensor(graph.OUTPUT).data for request, _ in started])
 
-    return run
+    return Opened(run, network.output(0).partial_shape[1].get_length())
 
 
 def _parts(images: np.ndarray, threads: int) -> list[np.ndarray]:
@@ -60,7 +67,7 @@ def _parts(images: np.ndarray, threads: int) -> list[np.ndarray]:
 
 
 # A runtime, named as its package is, opens a graph; each thread embeds images of its own, as in `lrec.compute.threads`.
-RUNTIMES: dict[str, Callable[[Path, str], Run]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+RUNTIMES: dict[str, Callable[[Path, str], Opened]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 
 def require(runtime: str, precision: str = "float32") -> str:
@@ -68,11 +75,14 @@ def require(runtime: str, precision: str = "float32") -> str:
 
     Args:
         runtime: "torch", or a key of `RUNTIMES`.
-        precision: of the forward pass, "float32" or "bfloat16".
+        precision: of the forward pass, "float32", "bfloat16" or "int8".
 
     Raises:
         ValueError: a package is missing, or the runtime does not have the precision.
     """
+    if (runtime, precision) == (TORCH, "int8"):
+        remedy = f"set embed.runtime to {' or '.join(RUNTIMES)}"
+        raise ValueError(f"embed.precision: found int8, which runtime {TORCH} does not have; {remedy}")
     if runtime == TORCH:
         return torch.__version__
     if runtime not in RUNTIMES:
@@ -82,7 +92,8 @@ def require(runtime: str, precision: str = "float32") -> str:
             "embed.precision: found bfloat16, which onnxruntime does not have on a CPU; set float32, or embed.runtime "
             f"to {TORCH} or openvino"
         )
-    graph.require([*graph.PACKAGES, runtime], f"runtime {runtime}")
+    packages = [*graph.PACKAGES, *([quantization.PACKAGE] if precision == "int8" else []), runtime]
+    graph.require(list(dict.fromkeys(packages)), f"runtime {runtime}")
     return metadata.version(runtime)
 
 
@@ -90,27 +101,29 @@ class Exported:
     """A network in another runtime; `lrec.embedding.extract` takes it in the place of an ensemble.
 
     Args:
-        path: of the graph, as `lrec.embedding.graph.write` writes it.
-        width: d, the numbers in an embedding.
+        path: of the graph, as `lrec.embedding.graph.write` writes it, or quantised.
         runtime: a key of `RUNTIMES`.
-        precision: of the forward pass, "float32" or "bfloat16".
+        precision: of the forward pass, "float32" or "bfloat16"; "int8" of a quantised graph.
+
+    Attributes:
+        run: maps images (N, 3, S, S) float32, 0-1, to embeddings (N, d) float32.
     """
 
-    def __init__(self, path: Path, width: int, runtime: str, precision: str = "float32") -> None:
-        self._run, self._width = RUNTIMES[runtime](path, precision), width
+    def __init__(self, path: Path, runtime: str, precision: str = "float32") -> None:
+        self.run, self._width = RUNTIMES[runtime](path, precision)
 
     def width(self, kind: str) -> int:
-        """Return d; the kind of embedding is in the graph."""
+        """Return d, the numbers in an embedding, whose kind is in the graph."""
         return self._width
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Map (B, S, S, 3) uint8 to (B, d) float32."""
         images = pixels.permute(0, 3, 1, 2).float().div_(255).contiguous()
-        return torch.from_numpy(self._run(images.numpy()))
+        return torch.from_numpy(self.run(images.numpy()))
 
 
 def exported(network: graph.Embedding, image_size: int, runtime: str) -> Exported:
     """Return a network as a runtime runs it in float32; its graph is in a temporary folder while it is opened."""
     with tempfile.TemporaryDirectory() as folder:
         graph.write(network, image_size, Path(folder))
-        return Exported(Path(folder) / graph.FILE, network.width, runtime)
+        return Exported(Path(folder) / graph.FILE, runtime)

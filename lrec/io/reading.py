@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from lrec.io import missing
+from lrec.io import hashing, missing
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = re.compile(r"[-+]?([0-9]{1,99}\.?[0-9]*|\.[0-9]+)([eE](\+?[0-9]{1,2}|-[0-9]{1,3}))?")
@@ -143,6 +143,22 @@ def read_array(path: Path, made_by: str, dimensions: int, *dtypes: type, finite:
             found = f"row {start + bad[0]}: found a value that is not finite, expected numbers"
             raise ValueError(_damaged(path, found, made_by))
     return array
+
+
+def require_made(path: Path, expected: str | None, what: str) -> None:
+    """Refuse a file of the stage embed, as a reduction, that is not there or that embeddings were not made with.
+
+    Args:
+        path: of the file.
+        expected: SHA-256 of the file that they were made with; None for any.
+        what: the file holds.
+    """
+    found = hashing.of_file(_require(path, "embed"))
+    if expected and found != expected:
+        raise ValueError(
+            f"{path}: found another {what} (SHA-256 {found[:16]}) than the embeddings were made with "
+            f"({expected[:16]}), so their similarities would mean nothing; run `dvc repro`, and save databases anew"
+        )
 
 
 def _require(path: Path, made_by: str) -> Path:

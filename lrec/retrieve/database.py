@@ -12,9 +12,9 @@ import pandas as pd
 from lrec.data import store
 from lrec.datasets import decoding, names
 from lrec.embedding import codes as coding
-from lrec.embedding import reduction
+from lrec.embedding import runtimes
 from lrec.embedding.codes import Codes
-from lrec.io import missing
+from lrec.io import missing, reading
 from lrec.metrics import search
 from lrec.model import saved
 from lrec.retrieve import given, storage
@@ -111,11 +111,12 @@ class Database:
 
         Raises:
             FileNotFoundError: the model is not there.
-            ValueError: the database has none, or its embeddings come from other weights, or another reduction, than
-                there are now; or the runtime is not installed.
+            ValueError: the database has none, or its embeddings come from other weights, another reduction or another
+                graph than there are now; or the runtime is not installed.
         """
-        model, runtime = self._model(), self.facts.get("runtime", "torch")
-        return Encoder(model, self.facts["resize"], self._device, self.facts["kind"], self._reduction(), runtime)
+        model, made, runtime = self._model(), self._made(), self.facts.get("runtime", runtimes.TORCH)
+        how = {"reduced": made.get("reduction"), "quantized": made.get("graph"), "runtime": runtime}
+        return Encoder(model, self.facts["resize"], self._device, self.facts["kind"], **how)
 
     def _model(self) -> Path:
         """Return the folder of the model that the database was embedded with."""
@@ -132,13 +133,12 @@ class Database:
             require_weights(folder, expected, "database", "run `dvc repro`, and save the database anew")
         return folder
 
-    def _reduction(self) -> Path | None:
-        """Return the file with the reduction of the database's embeddings, once it is the right one; None if whole."""
-        if "reduction" not in self.facts:
-            return None
-        path = self.place(self.facts["reduction"])
-        reduction.require(path, self.facts["reduction_digest"])
-        return path
+    def _made(self) -> dict[str, Path]:
+        """Return the files of `storage.MADE` that the database has, if its embeddings were made with them."""
+        found = {name: self.place(self.facts[name]) for name in storage.MADE if name in self.facts}
+        for name, path in found.items():
+            reading.require_made(path, self.facts[storage.digest_of(name)], name)
+        return found
 
     @cached_property
     def stored(self) -> store.Store | None:
@@ -277,9 +277,9 @@ class Database:
 
         Args:
             path: of the folder.
-            with_model: copy the model, and the reduction where there is one, into it, so that the folder embeds new
-                images wherever it is taken. A database that was loaded with copies keeps them. Else their paths,
-                relative to the folder, are noted.
+            with_model: copy the model, and its reduction and graph where there are any, into it, so that the folder
+                embeds new images wherever it is taken. A database that was loaded with copies keeps them. Else their
+                paths, relative to the folder, are noted.
             codes: "int8" or "binary" writes embeddings as such codes, fitted to the run's training images, or else to
                 the database's own rows; None writes what the database holds.
 
@@ -293,7 +293,7 @@ class Database:
         copied = []
         if with_model or storage.carries_model(self.facts):
             model = self._model()
-            copied = [model / saved.CONFIG, model / saved.MODEL, *filter(None, [self._reduction()])]
+            copied = [model / saved.CONFIG, model / saved.MODEL, *self._made().values()]
         storage.write(Path(path), self.parts, self.index, self.facts, copied, encoding)
 
     def _encoding(self, name: coding.Name | None) -> Codes | None:

@@ -8,7 +8,7 @@ import numpy as np
 from lrec.data import batches
 from lrec.datasets import decoding
 from lrec.embedding import batch_norm, extract, graph, reduction, runtimes
-from lrec.io import hashing
+from lrec.io import hashing, reading
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
 from lrec.retrieve import given
@@ -44,9 +44,11 @@ class Encoder:
         kind: of embedding, see `lrec.model.kinds.KINDS`.
         reduced: file with the reduction of the embeddings, as the stage embed wrote it; None keeps them whole.
         runtime: "torch", or a key of `lrec.embedding.runtimes.RUNTIMES`, which works on a CPU from the exported graph.
+        quantized: file with the graph in 8 bits that the stage embed made the embeddings with, for the runtime; kind
+            and reduction are in it. None is the network as it was trained.
 
     Raises:
-        FileNotFoundError: there is no model, or no reduction.
+        FileNotFoundError: there is no model, no reduction, or no graph.
         ValueError: the model is damaged, or does not say how its training images were resized; or the runtime is not
             installed.
     """
@@ -59,23 +61,35 @@ class Encoder:
         kind: str = "logits",
         reduced: str | Path | None = None,
         runtime: str = runtimes.TORCH,
+        quantized: str | Path | None = None,
     ) -> None:
-        runtimes.require(runtime)
-        ensemble, config = saved.load(Path(folder))
+        runtimes.require(runtime, "int8" if quantized else "float32")
+        config = saved.read_config(Path(folder))
         resize = resize or config.get("resize")
         if resize not in get_args(decoding.Resize):
             expected = " or ".join(get_args(decoding.Resize))
             raise ValueError(
                 f"{folder}: found resize {resize!r:.40}, expected {expected}; pass the one it was trained with"
             )
-        self._network: Ensemble | runtimes.Exported = batch_norm.fold(ensemble)
-        self._normalization = config["normalization"]
+        self._resize, self._normalization = resize, config["normalization"]
         self.image_size: int = config["image_size"]
         fitted = reduction.read(Path(reduced)) if reduced else None
-        if runtime != runtimes.TORCH:
-            embedding = graph.Embedding(ensemble, self._normalization, kind, fitted)
-            self._network, device = runtimes.exported(embedding, self.image_size, runtime), "cpu"
-        self._resize, self._options = resize, extract.Options(kind, _BATCH, device=device, reduction=fitted)
+        self._network = self._opened(Path(folder), kind, fitted, runtime, quantized)
+        device = device if isinstance(self._network, Ensemble) else "cpu"
+        self._options = extract.Options(kind, _BATCH, device=device, reduction=fitted)
+
+    def _opened(
+        self, folder: Path, kind: str, fitted: reduction.Reduction | None, runtime: str, quantized: str | Path | None
+    ) -> Ensemble | runtimes.Exported:
+        """Return the network as the runtime runs it."""
+        if quantized:
+            reading.require_made(Path(quantized), None, "graph")
+            return runtimes.Exported(Path(quantized), runtime, "int8")
+        ensemble, _ = saved.load(folder)
+        batch_norm.fold(ensemble)
+        if runtime == runtimes.TORCH:
+            return ensemble
+        return runtimes.exported(graph.Embedding(ensemble, self._normalization, kind, fitted), self.image_size, runtime)
 
     def prepare(self, images: SomeImages) -> np.ndarray:
         """Decode and resize one image or several to (N, S, S, 3) uint8.

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrec.embedding import reduction
-from lrec.io import command, files, locks, missing
+from lrec.embedding import runtimes
+from lrec.io import command, files, locks, missing, reading
 from lrec.model import saved
+from lrec.retrieve import storage
 from lrec.retrieve.database import Database
 from lrec.retrieve.encoder import Encoder, require_weights
 
@@ -27,7 +28,7 @@ TEXTS = ["path", "class", "split"]
 VECTOR = "vector"  # the name that LanceDB expects
 BATCH_BYTES = 2**24  # of the embeddings that are in memory at a time
 # Facts of a database that say where things are, on the machine that it is on.
-_PLACES = ("root", "model", "store", "reduction")
+_PLACES = ("root", "model", "store", *storage.MADE)
 
 
 class Found(NamedTuple):
@@ -63,11 +64,12 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
 
     Args:
         schema: of the table.
-        model: folder of the model, with reduction.safetensors in it if the embeddings are reduced.
+        model: folder of the model, with reduction.safetensors in it if the embeddings are reduced, and model.onnx if
+            they were computed in int8.
         device: of the forward pass.
 
     Raises:
-        FileNotFoundError: the model is not there, or the reduction.
+        FileNotFoundError: the model is not there, or the reduction, or the graph.
         ValueError: the table does not say which model made its embeddings, or it was another one.
     """
     facts, path = facts_of(schema), Path(model) / saved.MODEL
@@ -79,10 +81,12 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found, the model that embeds images for this table{missing.hint(path)}")
     require_weights(Path(model), str(facts["weights"]), "table", "use that model, or export the table again")
-    reduced = Path(model) / reduction.FILE if "reduction_digest" in facts else None
-    if reduced:
-        reduction.require(reduced, facts["reduction_digest"])
-    return Encoder(Path(model), facts["resize"], device, facts["kind"], reduced, facts.get("runtime", "torch"))
+    made = {name: Path(model) / storage.MADE[name] for name in storage.MADE if storage.digest_of(name) in facts}
+    for name, file in made.items():
+        reading.require_made(file, facts[storage.digest_of(name)], name)
+    how = {"reduced": made.get("reduction"), "quantized": made.get("graph")}
+    runtime = facts.get("runtime", runtimes.TORCH)
+    return Encoder(Path(model), facts["resize"], device, facts["kind"], runtime=runtime, **how)
 
 
 def _schema(database: Database, name: str) -> Any:

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from lrec import paths
 from lrec.data import store
 from lrec.datasets.decoding import Resize
-from lrec.embedding import audit, codes, reduction, runtimes
+from lrec.embedding import audit, codes, graph, reduction, runtimes
 from lrec.embedding.codes import Codes
 from lrec.io import files, missing, reading
 from lrec.model import saved
@@ -24,6 +24,8 @@ EMBEDDINGS, INDEX, FACTS = "embeddings.npy", "index.csv", "database.json"
 CODES = "codes.npy"  # where the embeddings are codes: what they were fitted to
 OWN_MODEL = "model"  # the folder of a copy of the model, in a database that carries one
 COLUMNS = ("path", "class", "row")
+# What the stage embed made beside the embeddings, and embeds queries as them: by the fact with its path.
+MADE = {"reduction": reduction.FILE, "graph": graph.FILE}
 BLOCK = 65536  # rows that are copied together
 _ENCODED = 2**22  # numbers that are encoded together
 
@@ -32,10 +34,10 @@ class Facts(TypedDict, total=False):
     """The keys of database.json; those of the model that embeds images are all there, or none is.
 
     weights: SHA-256 of the model's weights, with which the database was embedded. reduction, reduction_digest: the file
-    with the reduction of the embeddings, and its SHA-256; both or neither. root: the folder from which the paths of
-    model, reduction, store and images start, relative to the database's own. model: `OWN_MODEL` where the database has
-    a copy, with the reduction in it. codes: how the embeddings are encoded, where they are. runtime: what computed the
-    embeddings, and embeds new images.
+    with the reduction of the embeddings, and its SHA-256; both or neither. graph, graph_digest: likewise, of the graph
+    in 8 bits that made them. root: the folder from which the paths of model, reduction, graph, store and images start,
+    relative to the database's own. model: `OWN_MODEL` where the database has a copy, with reduction and graph in it.
+    codes: how the embeddings are encoded, where they are. runtime: what computed the embeddings, and embeds new images.
     """
 
     root: str
@@ -43,6 +45,8 @@ class Facts(TypedDict, total=False):
     weights: str
     reduction: str
     reduction_digest: audit.Digest
+    graph: str
+    graph_digest: audit.Digest
     store: str
     resize: Resize
     kind: Literal[tuple(KINDS)]
@@ -53,9 +57,14 @@ class Facts(TypedDict, total=False):
 def _whole(facts: dict[str, Any]) -> dict[str, Any]:
     if absent := [name for name in ("resize", "kind") if "model" in facts and name not in facts]:
         raise ValueError(f"{absent[0]} where there is a model")
-    if "reduction" in facts and "reduction_digest" not in facts:
-        raise ValueError("reduction_digest where there is a reduction")
+    if absent := [name for name in MADE if name in facts and digest_of(name) not in facts]:
+        raise ValueError(f"{digest_of(absent[0])} where there is a {absent[0]}")
     return facts
+
+
+def digest_of(name: str) -> str:
+    """Return the fact with the SHA-256 of a file of `MADE`."""
+    return f"{name}_digest"
 
 
 class Stored(NamedTuple):
@@ -115,7 +124,7 @@ def _saved(folder: Path) -> Stored:
     facts = reading.read_json(folder / FACTS, reading.SAVED, Annotated[Facts, AfterValidator(_whole)])
     if facts.get("model") == OWN_MODEL:
         facts["model"] = os.path.abspath(folder / OWN_MODEL)
-        facts |= {"reduction": os.path.abspath(folder / OWN_MODEL / reduction.FILE)} if "reduction" in facts else {}
+        facts |= {key: os.path.abspath(folder / OWN_MODEL / MADE[key]) for key in MADE if key in facts}
     if root := _root(folder, facts):
         facts["root"] = root
     table = table.astype({"row": np.int64})
@@ -179,9 +188,10 @@ def _of_run(root: Path, variant: str, backbone: str, split: str | None) -> Store
         "crop": dataset["crop"],
         "kind": embedded["kind"],
     }
-    if "reduction" in embedded:
-        fitted = paths.reduction(variant, backbone).as_posix()
-        facts |= {"reduction": fitted, "reduction_digest": embedded["reduction"]}
+    for key in MADE:
+        if key in embedded:
+            made = paths.embeddings(variant, backbone) / MADE[key]
+            facts |= {key: made.as_posix(), digest_of(key): embedded[key]}
     facts |= {"runtime": embedded["runtime"]} if "runtime" in embedded else {}
     facts |= {"root": str(root)} if root != Path() else {}
     return Stored(_open_array(folder / f"{split}.npy", "embed"), rows[list(COLUMNS)].reset_index(drop=True), facts)
@@ -215,7 +225,7 @@ def write(
         parts: arrays (n, d) of one dtype that together hold the rows of `index`, in order.
         index: G rows.
         facts: see `Facts`.
-        copied: the files of a saved ensemble and its reduction to carry copies of, if any.
+        copied: the files of a saved ensemble, and those of `MADE`, to carry copies of, if any.
         encoding: of the parts that are written; those that are embeddings are encoded, block by block.
 
     Raises:
@@ -223,7 +233,7 @@ def write(
         ValueError: the folder holds other files, or an embedding that is encoded is not finite.
     """
     files.require_replaceable(path, (EMBEDDINGS, INDEX, FACTS, CODES, OWN_MODEL))
-    files.require_replaceable(path / OWN_MODEL, (saved.MODEL, saved.CONFIG, reduction.FILE))
+    files.require_replaceable(path / OWN_MODEL, (saved.MODEL, saved.CONFIG, *MADE.values()))
     files.clear_drafts(path)
     with files.atomic_folder(path) as draft:
         dtype, width = (encoding.dtype, encoding.bytes) if encoding else (parts[0].dtype, parts[0].shape[1])
@@ -246,6 +256,6 @@ def write(
             for source in copied:
                 shutil.copyfile(source, draft / OWN_MODEL / source.name)
             facts = facts | {"model": OWN_MODEL}
-            facts |= {"reduction": f"{OWN_MODEL}/{reduction.FILE}"} if "reduction" in facts else {}
+            facts |= {key: f"{OWN_MODEL}/{MADE[key]}" for key in MADE if key in facts}
         root = os.path.relpath(os.path.realpath(facts.get("root") or ""), os.path.realpath(path))
         files.write_json(draft / FACTS, facts | {"split": None, "root": root})

@@ -82,7 +82,8 @@ def test_a_reduction_is_in_the_graph(runtime: str, tiny_store: store.Store, tmp_
     expected, found = np.empty((9, 6), np.float32), np.empty((9, 6), np.float32)
     extract.extract(batch_norm.fold(network), images, expected, options)
     graph.write(graph.Embedding(network, store.IMAGENET, "features", fitted), 32, tmp_path)
-    opened = runtimes.Exported(tmp_path / graph.FILE, options.width(network), runtime)
+    opened = runtimes.Exported(tmp_path / graph.FILE, runtime)
+    assert opened.width("features") == 6
     extract.extract(opened, images, found, options)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
@@ -94,7 +95,7 @@ def test_openvino_rounds_to_bfloat16_only_if_told(written: Path, tiny_store: sto
     extract.extract(Ensemble("resnet18", 1, 5), images, found["torch"], Options())
     for precision in ("float32", "bfloat16"):
         found[precision] = np.empty((9, 5), np.float32)
-        opened = runtimes.Exported(written / graph.FILE, 5, "openvino", precision)
+        opened = runtimes.Exported(written / graph.FILE, "openvino", precision)
         extract.extract(opened, images, found[precision], Options())
     np.testing.assert_allclose(found["float32"], found["torch"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(found["bfloat16"], found["torch"], rtol=0, atol=0.1)
@@ -124,6 +125,54 @@ def test_the_stage_and_the_search(runtime: str, project: Path, monkeypatch: pyte
     pixels = store.open_store(paths.store("glyphs")).images[30:35]
     for each in (database, Database.load("mine")):
         np.testing.assert_allclose(each.embed(list(pixels)), found[runtime][:5], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduce", ["none", "whitened"])
+def test_in_8_bits(
+    runtime: str,
+    reduce: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+):
+    """Embedded in int8, and searched with the very graph, which a saved database takes along."""
+    pytest.importorskip("onnxruntime", reason="optional: pip install -r requirements-extra.txt")
+    if reduce == "none":
+        request.getfixturevalue("quick")  # whose graph has no reduction
+    monkeypatch.chdir(project)
+    folder, found = paths.embeddings(*RUN), {}
+    for precision in ("float32", "int8"):
+        choose(project, runtime, precision=precision, reduce=reduce, dimensions="4")
+        embed_stage.main(*RUN)
+        found[precision] = np.load(folder / "test.npy")
+    assert (found["int8"] * found["float32"]).sum(1).min() > 0.8
+    assert np.abs(found["int8"] - found["float32"]).max() > 1e-4
+    facts = json.loads(paths.embedding_facts(*RUN).read_text())
+    assert facts["precision"] == "int8"
+    assert facts["audit"]["largest"] < 1e-6
+    assert (folder / graph.FILE).stat().st_size < 0.3 * (paths.model(*RUN) / "model.safetensors").stat().st_size
+
+    packed = paths.store("glyphs") / store.DATASET
+    made = {"found": "made", "crop": "none", "resize": "squash", "counts": {}, "official": None, "partial": False}
+    packed.write_text(json.dumps(json.loads(packed.read_text()) | made))
+    database = Database.load("glyphs/resnet18")
+    database.save("mine", with_model=True)
+    shutil.move("mine", tmp_path / "mine")
+    taken = Database.load(tmp_path / "mine")
+    pixels = store.open_store(paths.store("glyphs")).images[30:35]
+    for each in (database, taken):
+        np.testing.assert_allclose(each.embed(list(pixels)), found["int8"][:5], rtol=0, atol=1e-6)
+    taken.save(tmp_path / "again")
+    assert Database.load(tmp_path / "again").embed(list(pixels)).shape == (5, found["int8"].shape[1])
+
+    kept = (folder / graph.FILE).read_bytes()
+    (folder / graph.FILE).write_bytes(kept + b"\0")
+    with pytest.raises(ValueError, match=r"model\.onnx: found another graph .* than the embeddings were made with"):
+        Database.load("glyphs/resnet18").embed(list(pixels))
+    (folder / graph.FILE).unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.onnx: not found; run `dvc repro` \(stage embed\) first"):
+        Database.load("glyphs/resnet18").embed(list(pixels))
 
 
 def test_unfinished_work_is_resumed_by_the_same_runtime_alone(
@@ -187,6 +236,9 @@ def test_a_precision_that_a_runtime_does_not_have(project: Path, monkeypatch: py
     monkeypatch.chdir(project)
     choose(project, "onnxruntime", precision="bfloat16")
     with pytest.raises(ValueError, match=r"embed\.precision: found bfloat16, which onnxruntime does not have"):
+        embed_stage.main(*RUN)
+    choose(project, "torch", precision="int8")
+    with pytest.raises(ValueError, match=r"found int8, which runtime torch does not have; set embed\.runtime to onnx"):
         embed_stage.main(*RUN)
     with pytest.raises(ValueError, match="found 'tensorrt', expected one of torch, onnxruntime, openvino"):
         runtimes.require("tensorrt")

@@ -8,11 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pandas as pd
 import pytest
+from moto.server import ThreadedMotoServer
 
 from lrec.__main__ import main as lrec
 from lrec.retrieve import Database, gallery
@@ -218,9 +221,39 @@ def test_other_content_is_not_overwritten(project: Path, form: str, capsys: pyte
         assert grown.count_rows() == 26
 
 
-def test_at_an_address(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of a server that speaks the protocol of S3; its address and credentials are in the environment."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT": f"http://{host}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT"]).create_bucket(Bucket="galleries")
+        yield "s3://galleries"
+    server.stop()
+
+
+@pytest.mark.parametrize("kind", ["file", "s3"])
+def test_at_an_address(
+    kind: str,
+    bucket: str,
+    project: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
     """LanceDB writes by itself: a failed export leaves no table that opens, or the earlier one."""
-    address = f"file://{tmp_path}/place/t.lance"
+    place = {"file": f"file://{tmp_path}/place", "s3": f"{bucket}/place"}[kind]
+    address = f"{place}/t.lance"
     command = ["export-gallery", "tiny/resnet18", "--to", "lancedb", "--output", address]
     whole = gallery._batches
 
@@ -232,19 +265,29 @@ def test_at_an_address(project: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert lrec(command) == 1
     assert capsys.readouterr().err == "error: row 1: fails\n"
     with pytest.raises(ValueError, match="not found"):
-        lancedb.connect(f"file://{tmp_path}/place").open_table("t")
+        lancedb.connect(place).open_table("t")
     monkeypatch.setattr(gallery, "_batches", whole)
     for _ in range(2):
         assert lrec(command) == 0
     monkeypatch.setattr(gallery, "_batches", fails)
     assert lrec(command) == 1
-    table = lancedb.connect(f"file://{tmp_path}/place").open_table("t")
+    table = lancedb.connect(place).open_table("t")
     assert table.count_rows() == 24
+    found = table.search(Database.load("tiny/resnet18").embedding(3)).limit(1).to_list()
+    assert found[0]["path"] == Database.load("tiny/resnet18").index["path"][3]
     capsys.readouterr()
     monkeypatch.setattr(gallery, "_batches", whole)
     table.add(table.to_arrow().slice(0, 1))
     assert lrec(command) == 1
     assert f"error: {address}: found an export that has 25 rows now" in capsys.readouterr().err
+
+
+def test_a_bucket_that_is_not_there(bucket: str, project: Path, capsys: pytest.CaptureFixture):
+    address = "s3://elsewhere/t.lance"
+    assert lrec(["export-gallery", "tiny/resnet18", "--to", "lancedb", "--output", address]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {address}: lancedb cannot use it (")
+    assert line.endswith("correct the address, its credentials or permissions")
 
 
 @pytest.mark.parametrize(
