@@ -9,10 +9,12 @@ held-out classes is read. What was chosen is trained on all training classes (`f
 classes is read once. A budget of 1 is the training compute of one network's six epochs; the epochs of an ensemble
 follow from its multiply-accumulates, three times those of a forward pass per image. A run that was stopped resumes;
 one that is in metrics/study.csv is not run again. Run it in a clone of its own: experiments change the working tree.
+Small subsets of a set are made by `benchmarks/subsets.py`.
 """
 
 import argparse
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -39,11 +41,18 @@ PANELS = {
 MARKERS = {"one network": "o", "ensemble": "D", "original recipe": "s"}
 
 
+def set_of(study: dict[str, Any], run: dict[str, Any]) -> str:
+    """Return the variant that a run is on."""
+    return run.get("on", next(iter(study["sets"])))
+
+
 def settings_of(study: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters that a run sets, with the epochs that its budget allows."""
-    variant, backbone = study["variant"], study["backbone"]
-    found = {**study["common"], **run.get("set", {})}
+    variant, backbone = set_of(study, run), study["backbone"]
     prefix = f"variants.{variant}"
+    found = {f"{prefix}.{key}": value for key, value in study["sets"][variant].items()}
+    for key, value in {**study["common"], **run.get("set", {})}.items():
+        found[re.sub("^variant(?=[.])", prefix, key)] = value
     size = found[f"{prefix}.image_size"]
 
     def macs(branches: int, share: str) -> int:
@@ -61,14 +70,16 @@ def held_out(study: dict[str, Any], run: dict[str, Any]) -> float:
 
 def command(study: dict[str, Any], kind: str, run: dict[str, Any], weights: str) -> list[str]:
     """Return the DVC command of a run."""
-    variant, backbone = study["variant"], study["backbone"]
+    variant, backbone = set_of(study, run), study["backbone"]
     target = [f"train@{variant}-{backbone}"] if kind == "choices" else []
     found = settings_of(study, run) | {"train.weights": weights, "datasets": [variant], "backbones": [backbone]}
     if kind == "choices":
         found |= study["held_out"] | {"train.validation_share": held_out(study, run)}
-    changes = [
-        f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}" for key, value in found.items()
-    ]
+    new = "++" if "layout" in study["sets"][variant] else ""  # a variant that params.yaml does not have
+    changes = []
+    for key, value in found.items():
+        written = yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]
+        changes.append(f"{new if key.startswith('variants.') else ''}{key}={written}")
     return [
         "dvc",
         "exp",
@@ -83,7 +94,7 @@ def command(study: dict[str, Any], kind: str, run: dict[str, Any], weights: str)
 
 def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of the run whose outputs are in the working tree."""
-    variant, backbone = study["variant"], study["backbone"]
+    variant, backbone = set_of(study, run), study["backbone"]
     config = saved.read_config(paths.model(variant, backbone))
     record = json.loads(paths.run_record(variant, backbone).read_text(encoding="utf-8"))
     history = pd.read_csv(paths.history(variant, backbone))
@@ -95,6 +106,7 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
     )
     found = {
         "name": run["name"],
+        "on": variant,
         "kind": kind.removesuffix("s"),
         "family": run["family"],
         "budget": run["budget"],
@@ -127,15 +139,18 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def points(table: pd.DataFrame, known: dict[str, Any]) -> pd.DataFrame:
+def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataFrame:
     """Return label, family, cost and recall at 1 on the test classes: of finalists, and of the original's recipe.
 
     Args:
         table: of the study.
+        variant: whose runs are meant.
         known: the ledger's entries of its variant; those that the original's recipe trained to embed features count.
     """
     shown = []
     for run in table[table["kind"] == "finalist"].to_dict("records"):
+        if run["on"] != variant:
+            continue
         full = {"bytes": 4 * run["dimensions"], "recall": run["recall_at_1"]}
         whitened = {"bytes": 4 * WHITENED, "recall": run["whitened_recall_at_1"]}
         who = "one network" if run["branches"] == 1 else f"M={run['branches']:.0f}"
@@ -197,7 +212,8 @@ def main() -> None:
     params.load()
     done = pd.read_csv(options.table) if options.table.exists() else pd.DataFrame({"name": []})
     if options.draw:
-        draw(options.draw, points(done, ledger.read(paths.LEDGER)[study["variant"]]))
+        variant = next(iter(study["sets"]))
+        draw(options.draw, points(done, variant, ledger.read(paths.LEDGER)[variant]))
         return
     for kind in ("choices", "finalists"):
         for run in study[kind]:

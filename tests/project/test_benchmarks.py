@@ -31,6 +31,7 @@ SMALL = {
     "recall": "--sizes 1100 1200 --width 16 --repeats 1",
     "retrieve": "500 8 --ways exact faiss-flat-binary --rounds 1",
     "study": "--list",
+    "subsets": "tiny raw --classes 2 --images 2",
     "training": "--branches 2 --batch-sizes 2 --size 32 --rounds 1 --warmup 0",
 }
 # The baselines that some of them are measured against.

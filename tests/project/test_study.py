@@ -1,15 +1,19 @@
 """The study's runs: budgets become epochs, every parameter exists, and what is done is not run again."""
 
+import itertools
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from dvc.utils.hydra import apply_overrides
+from written_commands import Command
 
 from benchmarks import study
-from lrec import paths
+from lrec import params, paths
 from lrec.io import strict_yaml
 from lrec.report import curves, ledger, model_size
 
@@ -26,24 +30,39 @@ def runs(planned: dict) -> list[dict]:
 
 def test_names_are_unique_and_budgets_are_kept(planned: dict):
     assert len({run["name"] for run in runs(planned)}) == len(runs(planned))
-    backbone, size = planned["backbone"], planned["common"]["variants.car_cropped.image_size"]
-    one = study.EPOCHS * model_size.count_macs(backbone, 1, 2, size)
+    backbone = planned["backbone"]
     for run in runs(planned):
-        found = study.settings_of(planned, run)
-        branches, share = found["variants.car_cropped.ensemble_size"], found.get("train.share", "layer1")
+        found, variant = study.settings_of(planned, run), f"variants.{run.get('on', 'car_cropped')}"
+        size = found[f"{variant}.image_size"]
+        one = study.EPOCHS * model_size.count_macs(backbone, 1, 2, size)
+        branches, share = found[f"{variant}.ensemble_size"], found.get("train.share", "layer1")
         epoch = model_size.count_macs(backbone, branches, 2, size, share)
-        spent = found["variants.car_cropped.epochs"] * epoch
+        spent = found[f"{variant}.epochs"] * epoch
         assert abs(spent - run["budget"] * one) <= epoch / 2
 
 
-def test_every_parameter_that_is_set_exists(planned: dict, root: Path):
-    settings = strict_yaml.read(root / "params.yaml")
+def test_every_parameter_that_is_set_exists(planned: dict, root: Path, tmp_path: Path):
+    written = (root / "params.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "params.yaml"
     for run in runs(planned):
-        for key in study.settings_of(planned, run) | planned["held_out"]:
-            place = settings
-            for part in key.split("."):
-                assert part in place, key
-                place = place[part]
+        path.write_text(written, encoding="utf-8")
+        (words,) = Command("", shlex.join(study.command(planned, "finalists", run, "w.pth"))).parts()
+        apply_overrides(path, [word for before, word in itertools.pairwise(words) if before == "-S"])
+        variant = run.get("on", "car_cropped")
+        assert params.load(path).datasets == [variant], run
+        assert (
+            params.load(path).variants[variant].epochs == study.settings_of(planned, run)[f"variants.{variant}.epochs"]
+        )
+    settings = strict_yaml.read(root / "params.yaml")
+    for section, _, key in (name.partition(".") for name in planned["held_out"]):
+        assert key in settings[section]
+
+
+def test_a_run_on_another_set(planned: dict):
+    run = next(run for run in planned["finalists"] if run.get("on") == "omniglot")
+    words = study.command(planned, "finalists", run, "w.pth")
+    assert {"datasets=[omniglot]", "++variants.omniglot.layout=folder", "++variants.omniglot.image_size=64"} <= {*words}
+    assert not [word for word in words if "car_cropped" in word or "variant." in word]
 
 
 def test_choices_only_train_and_hold_classes_out(planned: dict):
@@ -77,8 +96,8 @@ def test_the_figure_names_what_no_other_run_beats(root: Path, tmp_path: Path):
         ("ensemble", 8, "proxy_anchor", 6, 3.0, 45.0, 46.0),
     ]
     columns = ["family", "branches", "loss", "budget", "train_tmacs", "recall_at_1", "whitened_recall_at_1"]
-    same = {"kind": "finalist", "classifier": "cosine", "embed_mmacs": 9.0, "dimensions": 1280}
-    shown = study.points(pd.DataFrame(runs, columns=columns).assign(**same), entries(root))
+    same = {"on": "car_cropped", "kind": "finalist", "classifier": "cosine", "embed_mmacs": 9.0, "dimensions": 1280}
+    shown = study.points(pd.DataFrame(runs, columns=columns).assign(**same), "car_cropped", entries(root))
     labels = {"one network, proxy anchor, 1x", "M=4, cosine, 3x", "M=8, proxy anchor, 6x"}
     assert set(shown[shown["family"] != "original recipe"]["label"]) == labels
     assert set(shown["family"]) == {"one network", "ensemble", "original recipe"}
