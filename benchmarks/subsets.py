@@ -16,7 +16,7 @@ from lrec.io import files
 
 
 def chosen(packed: store.Store, classes: int, images: int) -> dict[str, np.ndarray]:
-    """Return the rows of the training images of two subsets, by name: of so many classes, and of so many images each."""
+    """Return the rows of the training images of two subsets, by name: so many classes, and so many images of each."""
     rows, generator = packed.rows(store.TRAIN), np.random.default_rng(0)
     labels = packed.labels(rows)
     some = generator.choice(np.unique(labels), classes, replace=False)

@@ -70,12 +70,13 @@ def _parts(images: np.ndarray, threads: int) -> list[np.ndarray]:
 RUNTIMES: dict[str, Callable[[Path, str], Opened]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 
-def require(runtime: str, precision: str = "float32") -> str:
+def require(runtime: str, precision: str = "float32", written: bool = False) -> str:
     """Refuse a runtime that cannot work here; return its version.
 
     Args:
         runtime: "torch", or a key of `RUNTIMES`.
         precision: of the forward pass, "float32", "bfloat16" or "int8".
+        written: whether the graph is there already, and is only opened.
 
     Raises:
         ValueError: a package is missing, or the runtime does not have the precision.
@@ -92,8 +93,8 @@ def require(runtime: str, precision: str = "float32") -> str:
             "embed.precision: found bfloat16, which onnxruntime does not have on a CPU; set float32, or embed.runtime "
             f"to {TORCH} or openvino"
         )
-    packages = [*graph.PACKAGES, *([quantization.PACKAGE] if precision == "int8" else []), runtime]
-    graph.require(list(dict.fromkeys(packages)), f"runtime {runtime}")
+    writing = [*graph.PACKAGES, *([quantization.PACKAGE] if precision == "int8" else [])]
+    graph.require(list(dict.fromkeys([*([] if written else writing), runtime])), f"runtime {runtime}")
     return metadata.version(runtime)
 
 

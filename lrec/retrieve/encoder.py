@@ -63,7 +63,7 @@ class Encoder:
         runtime: str = runtimes.TORCH,
         quantized: str | Path | None = None,
     ) -> None:
-        runtimes.require(runtime, "int8" if quantized else "float32")
+        runtimes.require(runtime, "int8" if quantized else "float32", written=bool(quantized))
         config = saved.read_config(Path(folder))
         resize = resize or config.get("resize")
         if resize not in get_args(decoding.Resize):

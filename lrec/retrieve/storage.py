@@ -24,7 +24,7 @@ EMBEDDINGS, INDEX, FACTS = "embeddings.npy", "index.csv", "database.json"
 CODES = "codes.npy"  # where the embeddings are codes: what they were fitted to
 OWN_MODEL = "model"  # the folder of a copy of the model, in a database that carries one
 COLUMNS = ("path", "class", "row")
-# What the stage embed made beside the embeddings, and embeds queries as them: by the fact with its path.
+# Files of the stage embed with which queries are embedded as the images were, by the fact that has their path.
 MADE = {"reduction": reduction.FILE, "graph": graph.FILE}
 BLOCK = 65536  # rows that are copied together
 _ENCODED = 2**22  # numbers that are encoded together

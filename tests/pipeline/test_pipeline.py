@@ -185,6 +185,7 @@ def test_plots_show_the_combinations_of_both_revisions(clone: Path):
         assert all(float(row[spec["encoding"][axis]["field"]]) >= 0 for row in rows for axis in "xy")
 
 
+@pytest.mark.slow  # of small sets, tests/pipeline/test_killed.py compares all bytes
 def test_the_same_training_gives_the_same_bytes(clone: Path):
     files = [
         "models/glyphs/resnet18/model.safetensors",

@@ -1,14 +1,12 @@
 """Every command in the README, the documents and the comments of params.yaml is run.
 
-A command must belong to one of the ways below, or this test names it. The tools run here in one small project, the
-benchmarks in test_benchmarks.py, DVC and git, page by page, in clones (slow; a part of them also in
-tests/pipeline/test_pipeline.py). Only sizes, folders and names that differ from run to run are replaced.
+A command must belong to a way of tests/support/ways.py, or this test names it. The tools run here in one small project,
+the benchmarks in test_benchmarks.py, DVC and git in test_sessions.py.
 """
 
 import json
 import re
 import runpy
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,76 +16,19 @@ import checkout
 import numpy as np
 import pytest
 import retrieval_project
-import torch
 import yaml
 from dvc.cli import parse_args
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps, to_hydra_overrides
 from PIL import Image
-from synthetic_sets import save_mat
-from torchvision import models
-from written_commands import Command, everywhere
+from small_sets import small_sets
+from ways import COMMANDS, NAMES, REPLACED, of, way
+from written_commands import Command
 
 from lrec import export, params, paths
-from lrec.compute import device
 from lrec.io import files, hashing
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
 from lrec.retrieve import Database
-
-NOT_RUN = {
-    "python3 -m venv": "needs a network; .ci/run makes an environment in the same way",
-    ". .venv/bin/activate": "the same",
-    "pip install": "needs a network",
-    "npm pack": "needs a network",
-    "cosmic-ray": "an hour and a half, with a package that no test needs",
-    "cr-": "the same",
-    "python -c while True": "keeps a core busy without end",
-}
-# What the shell itself, or a filter behind a pipe, does.
-SHELL = "cat cd cut grep ls mkdir sed sort tar uniq unzip".split()
-# Without what it needs, a command is a name in a sentence: it shows its help.
-NAMES = ["dvc", "dvc metrics", "dvc plots", "dvc get", "dvc exp apply", "lrec", "python -m lrec.export"]
-REPLACED = {
-    "python -m lrec.export --kind": "python -m lrec.export glyphs/resnet18 --kind logits --format torchscript",
-    "-S embed.kind=softmax": "-S embed.kind=features",  # an entry that the page adds
-    "-S train.loss=poly1": "-S train.loss=proxy_anchor",  # the same
-    "-S machine.processes=gpu": "-S machine.processes=2",
-    "-S embed.dimensions=128": "-S embed.dimensions=8",  # of the few images of small sets
-    "-S embed.dimensions=512": "-S embed.dimensions=8",
-    "--nproc_per_node 4": "--nproc_per_node 2",
-    "--nnodes 2 --nproc_per_node 8": "--nnodes 1 --nproc_per_node 2",
-    "first.machine:29500": "localhost:0",
-    "python -m lrec.export car_cropped/mobilenet_v2 --format average": "python -m lrec.export photos/mobilenet_v2 "
-    "--format average",  # a model that is there
-    "exported/car_cropped/mobilenet_v2/average/average.safetensors": "mobilenet_v2-49c8b62c.pth",
-}
-COMMANDS = list(dict.fromkeys(everywhere()))
-
-
-def way(words: list[str]) -> str | None:
-    """Say how the words of a command are run; None if nothing here runs them."""
-    text = " ".join(words)
-    if any(text.startswith(beginning) for beginning in NOT_RUN):
-        return "not run"
-    if words[0] == "-S":
-        return "override"
-    if words[0] in ("dvc", "git", "torchrun", *SHELL) or words[:3] in (["python", "-m", "stages.report"],):
-        return "session"
-    if words[:2] == ["python", "-c"]:
-        return "session"
-    if words[0] == "pytest":
-        return "pytest"
-    if "--serve" in words or words[:2] == ["lrec", "serve"]:
-        return "server"  # tests/retrieve/test_serve.py starts it
-    if words[0] == "lrec":
-        return "tool"
-    if words[:2] == ["python", "-m"]:
-        return {"benchmarks": "benchmark", "lrec": "tool"}.get(words[2].partition(".")[0])
-    return None
-
-
-def of(*ways: str) -> list[Command]:
-    return [command for command in COMMANDS if {way(words) for words in command.parts()} & set(ways)]
 
 
 def test_every_command_has_its_way():
@@ -239,94 +180,3 @@ def test_options_of_dvc_are_its_own():
         if name.startswith("dvc"):
             with pytest.raises(SystemExit, match="^0$"):
                 parse_args([*name.split()[1:], "--help"])
-
-
-# Sessions with DVC and git
-
-
-def small_sets(root: Path, folder: Path) -> None:
-    """Write params.yaml with the pages' variants, each cut down to seconds, and their raw data."""
-    settings = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    photos = re.search(r"```yaml\n(  photos:.*?)```", (root / "docs/own-photos.md").read_text("utf-8"), re.DOTALL)
-    settings["variants"] |= yaml.safe_load(photos[1])
-    settings["variants"]["glyphs"] |= {"layout": "folder", "folder": "letters"}
-    settings |= {"allow_partial": True}
-    settings["train"]["weights"] = "none"
-    settings["embed"]["dimensions"] = 4  # where a command names no number; small sets have too few images for 512
-    small = {"ensemble_size": 2, "image_size": 32, "epochs": 1, "recall_at": [1, 2, 4, 8]}
-    for name, size in (("glyphs", 9), ("photos", 2), ("car_cropped", 2)):
-        settings["variants"][name] |= small | {"meta_class_size": size}
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    generator = np.random.default_rng(0)
-
-    def picture(path: Path, colour: np.ndarray) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise = generator.integers(-60, 60, (40, 40, 3))
-        Image.fromarray(np.clip(colour + noise, 0, 255).astype(np.uint8)).save(path)
-
-    for name, train, test in (("letters", 14, 4), ("photos", 3, 2)):
-        for number in range(train + test):
-            colour = generator.integers(0, 256, 3)
-            for image in range(4):
-                picture(
-                    folder / f"data/raw/{name}/{'test' if number >= train else 'train'}/{number}/{image}.png", colour
-                )
-    rows = [(f"car_ims/{c}_{image}.jpg", 3, 3, 30, 30, c) for c in (1, 2, 3, 99, 100) for image in range(8)]
-    for name, *_, class_id in rows:
-        picture(folder / "data/raw/car" / name, np.full(3, 2 * class_id))
-    names = [f"car {number}" for number in range(1, 197)]
-    save_mat(folder / "data/raw/car/cars_annos.mat", rows, names=names)
-
-
-@pytest.fixture(scope="module")
-def ran(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with small sets and what the pages take from elsewhere, after `dvc repro`."""
-    folder = tmp_path_factory.mktemp("ran") / "lrec"
-    checkout.clone(root, folder)
-    small_sets(root, folder)
-    weights = models.mobilenet_v2(weights=None).state_dict()
-    torch.save(weights, folder / "mobilenet_v2-49c8b62c.pth")
-    for name, command in (("CUB_200_2011.tgz", "gztar"), ("Stanford_Online_Products.zip", "zip")):
-        shutil.make_archive(str(folder / name.partition(".")[0]), command, folder / "data/raw", "photos")
-        shutil.move(folder / name.replace(".tgz", ".tar.gz"), folder / name)
-    for name in ("*.pth", "CUB_200_2011.tgz", "Stanford_Online_Products.zip"):
-        with (folder / ".git/info/exclude").open("a") as ignored:
-            ignored.write(f"{name}\n")
-    checkout.commit(folder, "Small sets")
-    checkout.call(folder, "dvc", "repro", LREC_DATA=str(folder / "data/raw"))
-    checkout.commit(folder, "Their results")
-    return folder
-
-
-SESSIONS = list(dict.fromkeys(command.page for command in of("session")))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", SESSIONS)
-def test_sessions(root: Path, ran: Path, tmp_path: Path, page: str):
-    folder = tmp_path / "lrec"
-    shutil.copytree(ran, folder, symlinks=True)
-    if page == "docs/training.md":  # as it says: set datasets and backbones, make what training needs
-        settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-        settings |= {"datasets": ["car_cropped"], "backbones": ["resnet50"]}
-        (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    vega = tmp_path / "vega/page.html"
-    vega.parent.mkdir()
-    vega.write_text("<!doctype html>\n{plot_divs}\n")
-    replaced = REPLACED | {"/opt/vega": str(vega.parent), "/tmp/": f"{tmp_path}/"}
-    if device.choose("auto") != "cpu":
-        del replaced["-S machine.processes=gpu"]
-    where, queued = folder, ""
-    for command in [command for command in of("session") if command.page == page]:
-        text = f"{command.text} --help" if command.text in NAMES else command.text
-        if any(way(words) == "not run" for words in command.parts()):
-            text = " && ".join(shlex.join(words) for words in command.parts() if way(words) == "session")
-        for shown, own in replaced.items():
-            text = f"{text} ".replace(shown, own).strip()
-        text = text.replace("dizzy-gust", queued)
-        script = f'set -eo pipefail; cd "{where}"; {text}\npwd > "{tmp_path}/where"'
-        variables = {"PYTHONPATH": str(root), "LREC_DATA": str(folder / "data/raw")}
-        out = checkout.call(folder, "bash", "-c", script, **variables)
-        queued = (re.findall(r"Queued experiment '(.+?)'", out) or [queued])[-1]
-        where = Path((tmp_path / "where").read_text().strip())
-    assert where

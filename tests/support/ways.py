@@ -1,0 +1,58 @@
+"""How each command of the pages is run. Only sizes, folders and names that differ from run to run are replaced."""
+
+from written_commands import Command, everywhere
+
+NOT_RUN = {
+    "python3 -m venv": "needs a network; .ci/run makes an environment in the same way",
+    ". .venv/bin/activate": "the same",
+    "pip install": "needs a network",
+    "npm pack": "needs a network",
+    "cosmic-ray": "an hour and a half, with a package that no test needs",
+    "cr-": "the same",
+    "python -c while True": "keeps a core busy without end",
+}
+# What the shell itself, or a filter behind a pipe, does.
+SHELL = "cat cd cut grep ls mkdir sed sort tar uniq unzip".split()
+# Without what it needs, a command is a name in a sentence: it shows its help.
+NAMES = ["dvc", "dvc metrics", "dvc plots", "dvc get", "dvc exp apply", "lrec", "python -m lrec.export"]
+REPLACED = {
+    "python -m lrec.export --kind": "python -m lrec.export glyphs/resnet18 --kind logits --format torchscript",
+    "-S embed.kind=softmax": "-S embed.kind=features",  # an entry that the page adds
+    "-S train.loss=poly1": "-S train.loss=proxy_anchor",  # the same
+    "-S machine.processes=gpu": "-S machine.processes=2",
+    "-S embed.dimensions=128": "-S embed.dimensions=8",  # of the few images of small sets
+    "-S embed.dimensions=512": "-S embed.dimensions=8",
+    "--nproc_per_node 4": "--nproc_per_node 2",
+    "--nnodes 2 --nproc_per_node 8": "--nnodes 1 --nproc_per_node 2",
+    "first.machine:29500": "localhost:0",
+    "python -m lrec.export car_cropped/mobilenet_v2 --format average": "python -m lrec.export photos/mobilenet_v2 "
+    "--format average",  # a model that is there
+    "exported/car_cropped/mobilenet_v2/average/average.safetensors": "mobilenet_v2-49c8b62c.pth",
+}
+COMMANDS = list(dict.fromkeys(everywhere()))
+
+
+def way(words: list[str]) -> str | None:
+    """Say how the words of a command are run; None if nothing here runs them."""
+    text = " ".join(words)
+    if any(text.startswith(beginning) for beginning in NOT_RUN):
+        return "not run"
+    if words[0] == "-S":
+        return "override"
+    if words[0] in ("dvc", "git", "torchrun", *SHELL) or words[:3] in (["python", "-m", "stages.report"],):
+        return "session"
+    if words[:2] == ["python", "-c"]:
+        return "session"
+    if words[0] == "pytest":
+        return "pytest"
+    if "--serve" in words or words[:2] == ["lrec", "serve"]:
+        return "server"  # tests/retrieve/test_serve.py starts it
+    if words[0] == "lrec":
+        return "tool"
+    if words[:2] == ["python", "-m"]:
+        return {"benchmarks": "benchmark", "lrec": "tool"}.get(words[2].partition(".")[0])
+    return None
+
+
+def of(*ways: str) -> list[Command]:
+    return [command for command in COMMANDS if {way(words) for words in command.parts()} & set(ways)]
