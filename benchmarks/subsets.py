@@ -26,10 +26,9 @@ def chosen(packed: store.Store, classes: int, images: int) -> dict[str, np.ndarr
 
 def write(packed: store.Store, rows: np.ndarray, folder: Path) -> None:
     """Write training images and all test images as PNG, which keeps their pixels."""
-    classes = packed.index["class"]
     for split, some in (("train", rows), ("test", packed.rows("test"))):
-        for row in some:
-            path = folder / split / f"{packed.labels(np.array([row]))[0]:03} {classes[row]}" / f"{row}.png"
+        for row, label in zip(some, packed.labels(some), strict=True):
+            path = folder / split / str(label) / f"{row}.png"  # names of classes may have a slash
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(packed.images[row]).save(path)
 
