@@ -13,7 +13,7 @@ from lrec.io import command, files, given, locks, splits
 from lrec.model import saved
 
 # What of embedding.json is not a setting.
-DIGESTS = ("audit", "weights", "reduction")
+DIGESTS = ("audit", "weights", "reduction", "graph")
 
 
 @locks.holding(

@@ -11,7 +11,7 @@ from lrec import reference
 from lrec.io import reading
 from lrec.model.backbones import BACKBONES
 from lrec.report import model_size
-from lrec.report.ledger import COMPRESSED, Ledger, meaningless, ordered, reduction, titles
+from lrec.report.ledger import COMPRESSED, Ledger, is_quantized, meaningless, ordered, reduction, titles
 from lrec.report.tables import MISSING, Table
 
 REPORTED, CLEAN, PUBLISHED = "reported_recall.csv", "clean_recall.csv", "published_recall.csv"
@@ -224,6 +224,7 @@ def _settings(entry: dict[str, Any]) -> str:
         f"batch {used['batch_size']}, weights {used['weights'].split()[0]}"
         + ("" if used["share"] == reference.SHARE else f", shared up to {used['share']}")
         + ("" if entry["kind"] == reference.KIND else f", embedded {entry['kind']}")
+        + (", in int8" if is_quantized(entry) else "")
         + (f", {reduction(entry)}" if reduction(entry) else "")
     )
 

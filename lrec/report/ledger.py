@@ -180,6 +180,9 @@ def name(entry: dict[str, Any]) -> str:
     >>> other |= {"meta_class_size": 12, "share": "layer1", "classifier": "cosine"}
     >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": other})
     'resnet18 (M=1, cosine)'
+    >>> embedded = {"embedding": {"precision": "int8"}}
+    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": original} | embedded)
+    'resnet18 (int8)'
     """
     used, (dataset, _) = entry["settings"], reference.VARIANTS.get(entry["variant"], ("", ""))
     groups = reference.META_CLASS_SIZE.get(dataset, used["meta_class_size"])
@@ -189,6 +192,7 @@ def name(entry: dict[str, Any]) -> str:
     differs += [used[key] for key, original in reference.LEARNED.items() if used.get(key, original) != original]
     differs += ["no epochs"] if used.get("epochs") == 0 else []
     differs += [entry["kind"]] if entry["kind"] != reference.KIND else []
+    differs += ["int8"] if is_quantized(entry) else []
     differs += [reduction(entry)] if reduction(entry) else []
     return entry["backbone"] + (f" ({', '.join(differs)})" if differs else "")
 
@@ -203,6 +207,11 @@ def reduction(entry: dict[str, Any]) -> str:
     return f"{stored['reduce']} {stored.get('dimensions', '?')}" if "reduce" in stored else ""
 
 
+def is_quantized(entry: dict[str, Any]) -> bool:
+    """Whether a result's embeddings were computed in 8 bits."""
+    return entry.get("embedding", {}).get("precision") == "int8"
+
+
 def learns_as_original(entry: dict[str, Any]) -> bool:
     """Whether a result's branches have the original's classifier and loss."""
     return all(entry["settings"].get(key, value) == value for key, value in reference.LEARNED.items())
@@ -213,7 +222,7 @@ def is_full_size(variant: str, entry: dict[str, Any]) -> bool:
     used, size = entry["settings"], reference.META_CLASS_SIZE[reference.VARIANTS[variant][0]]
     found = used["ensemble_size"], used["meta_class_size"], used["image_size"], used["share"]
     original = reference.ENSEMBLE_SIZE, size, reference.IMAGE_SIZE, reference.SHARE
-    embedded = entry["kind"] == reference.KIND and not reduction(entry)
+    embedded = entry["kind"] == reference.KIND and not reduction(entry) and not is_quantized(entry)
     return not entry["partial"] and embedded and found == original and learns_as_original(entry)
 
 

@@ -168,6 +168,7 @@ def test_a_reduced_embedding_has_its_own_row_and_no_branches(root: Path):
     assert ledger.name(some) == name
     assert ledger.metric(some) == "resnet18 (features, whitened)"
     assert not ledger.is_full_size("car_cropped", full_size(embedding={"reduce": "pca", "dimensions": 64}))
+    assert not ledger.is_full_size("car_cropped", full_size(embedding={"precision": "int8"}))
     recalls, runs = made(root, {name: some})
     assert row(recalls, name)[1:3] == ["", ""]
     assert row(runs, name)[-2].endswith(", embedded features, whitened 512")
