@@ -35,9 +35,9 @@ class Cosine(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.scale = width, outputs, scale
         self.weight = nn.Parameter(torch.empty(outputs, width))
-        # Directions are uniform on the sphere. The lengths, about 1, say how fast they turn: Adam moves each weight by
-        # about the learning rate, however long the vector is.
-        nn.init.normal_(self.weight, std=width**-0.5)
+        # Directions are uniform on the sphere. The lengths, about a quarter, say how fast they turn: Adam moves each
+        # weight by about the learning rate, however long the vector is.
+        nn.init.normal_(self.weight, std=width**-0.5 / 4)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (N, width) features to (N, outputs) scaled cosines."""

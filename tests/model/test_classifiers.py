@@ -29,10 +29,10 @@ def test_outputs_are_scaled_cosines_whatever_the_lengths():
     torch.testing.assert_close(classifier(features), expected)
 
 
-def test_weights_start_with_about_unit_length():
+def test_weights_start_short():
     """Long ones would hardly turn: Adam moves each weight by about the learning rate."""
     lengths = COSINE.build(1280, 98).weight.norm(dim=1)
-    torch.testing.assert_close(lengths, torch.ones(98), atol=0.1, rtol=0)
+    torch.testing.assert_close(lengths, torch.full((98,), 0.25), atol=0.025, rtol=0)
 
 
 def test_it_has_one_weight_per_output_and_no_bias():
