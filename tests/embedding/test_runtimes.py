@@ -128,7 +128,7 @@ def test_the_stage_and_the_search(runtime: str, project: Path, monkeypatch: pyte
         np.testing.assert_allclose(each.embed(list(pixels)), found[runtime][:5], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("reduce", ["none", "whitened"])
+@pytest.mark.parametrize("reduce", ["none", pytest.param("whitened", marks=pytest.mark.slow)])  # writes four graphs
 def test_in_8_bits(
     runtime: str,
     reduce: str,

@@ -155,6 +155,7 @@ def test_leftovers_of_another_selection_do_not_change_the_lock(clone: Path):
     assert not (clone / "results/sop/resnet50").exists()
 
 
+@pytest.mark.slow  # half a minute; test_sessions.py runs these commands too
 def test_other_cutoffs_train_nothing_as_the_readme_shows(clone: Path, root: Path):
     """The commands of "Working with experiments", to the letter, but for the last, which takes all of it back."""
     shown = (root / "README.md").read_text(encoding="utf-8").partition("## Working with experiments")[2]
