@@ -120,6 +120,7 @@ def test_the_program_without_lrec(project: Path, root: Path, monkeypatch: pytest
 # Tests
 
 
+@pytest.mark.slow  # collects many tests, half a minute
 def test_commands_of_pytest_find_tests(root: Path):
     """Collected together where they choose among the tests of their files in the same way."""
     groups: dict[tuple[str, ...], list[str]] = {}
