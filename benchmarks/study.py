@@ -33,12 +33,23 @@ RUNS, TABLE = Path("benchmarks/study.yaml"), Path("metrics/study.csv")
 EPOCHS = 6  # of one network at a budget of 1
 WHITENED = 512
 AXES = ("train_tmacs", "embed_mmacs")
+SAME = ["family", "budget", "branches", "share", "classifier", "loss", *AXES, "dimensions"]  # of a run's other seeds
 PANELS = {
     "train_tmacs": ("training, 10¹² multiply-accumulates", (5, 10, 20, 40, 80)),
     "embed_mmacs": ("an image, 10⁶ multiply-accumulates", (100, 200, 400, 800)),
     "bytes": ("bytes of an embedding", (2048, 5120, 20480, 81920)),
 }
 MARKERS = {"one network": "o", "ensemble": "D", "original recipe": "s"}
+
+
+def runs_of(study: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Return the runs of a kind, `choices` or `finalists`, in order; first all of seed 0, then those of other seeds."""
+    more = [
+        run | {"name": f"{run['name']}-seed-{seed}", "set": {**run["set"], "train.seed": seed}}
+        for run in study[kind]
+        for seed in run.get("seeds", [])
+    ]
+    return [*study[kind], *more]
 
 
 def set_of(study: dict[str, Any], run: dict[str, Any]) -> str:
@@ -142,21 +153,23 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
 def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataFrame:
     """Return label, family, cost and recall at 1 on the test classes: of finalists, and of the original's recipe.
 
+    The recall of a finalist that was trained with several seeds is their mean.
+
     Args:
         table: of the study.
         variant: whose runs are meant.
         known: the ledger's entries of its variant; those that the original's recipe trained to embed features count.
     """
     shown = []
-    for run in table[table["kind"] == "finalist"].to_dict("records"):
-        if run["on"] != variant:
-            continue
-        full = {"bytes": 4 * run["dimensions"], "recall": run["recall_at_1"]}
-        whitened = {"bytes": 4 * WHITENED, "recall": run["whitened_recall_at_1"]}
+    finalists = table[(table["kind"] == "finalist") & (table["on"] == variant)]
+    for about, seeds in finalists.groupby(SAME, dropna=False, sort=False):
+        run = dict(zip(SAME, about, strict=True))
+        full = {"bytes": 4 * run["dimensions"], "recall": seeds["recall_at_1"].mean()}
+        whitened = {"bytes": 4 * WHITENED, "recall": seeds["whitened_recall_at_1"].mean()}
         who = "one network" if run["branches"] == 1 else f"M={run['branches']:.0f}"
         loss = run["classifier"] if run["loss"] == "cross_entropy" else run["loss"].replace("_", " ")
-        about = {"label": f"{who}, {loss}, {run['budget']:g}x"} | {key: run[key] for key in ("family", *AXES)}
-        shown += [about | code for code in (full, whitened)]
+        point = {"label": f"{who}, {loss}, {run['budget']:g}x"} | {key: run[key] for key in ("family", *AXES)}
+        shown += [point | code for code in (full, whitened)]
     for entry in known.values():
         used = entry["settings"]
         if entry["kind"] != "features" or not ledger.learns_as_original(entry):
@@ -216,7 +229,7 @@ def main() -> None:
         draw(options.draw, points(done, variant, ledger.read(paths.LEDGER)[variant]))
         return
     for kind in ("choices", "finalists"):
-        for run in study[kind]:
+        for run in runs_of(study, kind):
             is_done = run["name"] in set(done["name"])
             if options.list:
                 print(f"{'done' if is_done else 'left'}  {kind:10}  {run['name']}")

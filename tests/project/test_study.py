@@ -25,7 +25,7 @@ def planned(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
 
 
 def runs(planned: dict) -> list[dict]:
-    return [*planned["choices"], *planned["finalists"]]
+    return [*study.runs_of(planned, "choices"), *study.runs_of(planned, "finalists")]
 
 
 def test_names_are_unique_and_budgets_are_kept(planned: dict):
@@ -77,6 +77,15 @@ def test_choices_only_train_and_hold_classes_out(planned: dict):
     assert "train.weights=w.pth" in final
 
 
+def test_other_seeds_come_last_and_change_nothing_else(planned: dict):
+    run = {"name": "a", "set": {"train.loss": "proxy_anchor"}, "seeds": [1, 2]}
+    found = study.runs_of({"finalists": [run, {"name": "b", "set": {}}]}, "finalists")
+    assert [each["name"] for each in found] == ["a", "b", "a-seed-1", "a-seed-2"]
+    assert found[3]["set"] == {"train.loss": "proxy_anchor", "train.seed": 2}
+    seeded = next(each for each in runs(planned) if each["name"].endswith("-seed-2"))
+    assert "train.seed=2" in study.command(planned, "finalists", seeded, "w.pth")
+
+
 def test_the_list_says_what_is_done(root: Path, tmp_path: Path, planned: dict):
     first = planned["choices"][0]["name"]
     (tmp_path / "study.csv").write_text(f"name\n{first}\n")
@@ -91,12 +100,20 @@ def test_the_figure_names_what_no_other_run_beats(root: Path, tmp_path: Path):
     costs = [{"cost": cost, "recall": recall} for cost, recall in [(3, 50), (1, 40), (2, 45), (4, 49), (1, 30)]]
     assert [row["cost"] for row in curves.front(costs, "cost", "recall")] == [1, 2, 3]
     runs = [
-        ("one network", 1, "proxy_anchor", 1, 1.0, 40.0, 41.0),
+        ("one network", 1, "proxy_anchor", 1, 1.0, 39.0, 41.5),
+        ("one network", 1, "proxy_anchor", 1, 1.0, 41.0, 40.5),
         ("ensemble", 4, "cross_entropy", 3, 2.0, 50.0, 47.0),
         ("ensemble", 8, "proxy_anchor", 6, 3.0, 45.0, 46.0),
     ]
     columns = ["family", "branches", "loss", "budget", "train_tmacs", "recall_at_1", "whitened_recall_at_1"]
-    same = {"on": "car_cropped", "kind": "finalist", "classifier": "cosine", "embed_mmacs": 9.0, "dimensions": 1280}
+    same = {
+        "on": "car_cropped",
+        "kind": "finalist",
+        "share": "layer1",
+        "classifier": "cosine",
+        "embed_mmacs": 9.0,
+        "dimensions": 1280,
+    }
     shown = study.points(pd.DataFrame(runs, columns=columns).assign(**same), "car_cropped", entries(root))
     labels = {"one network, proxy anchor, 1x", "M=4, cosine, 3x", "M=8, proxy anchor, 6x"}
     assert set(shown[shown["family"] != "original recipe"]["label"]) == labels
