@@ -156,7 +156,7 @@ def read(path: Path, digest: str | None = None) -> Reduction:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or another reduction than the embeddings were made with.
     """
-    reading.require_made(path, digest, "reduction")
+    reading.require_made(path, digest, "another reduction")
     try:
         state = safetensors.torch.load_file(path)
     except SafetensorError as error:

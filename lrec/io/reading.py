@@ -21,6 +21,7 @@ _FINITE_ROWS = 65536
 
 # Origins of files that no stage writes, given instead of a stage.
 COMMITTED, SAVED, GIVEN = "git", "Database.save", "you"
+MADE_ANEW = "run `dvc repro`, and save databases anew"
 _OTHER_REMEDIES = {
     COMMITTED: "restore it with `git checkout`",
     SAVED: "save the database anew",
@@ -145,19 +146,20 @@ def read_array(path: Path, made_by: str, dimensions: int, *dtypes: type, finite:
     return array
 
 
-def require_made(path: Path, expected: str | None, what: str) -> None:
-    """Refuse a file of the stage embed, as a reduction, that is not there or that embeddings were not made with.
+def require_made(path: Path, expected: str | None, what: str, remedy: str = MADE_ANEW) -> None:
+    """Refuse a file that is not there, or that is not the one which embeddings were made with.
 
     Args:
-        path: of the file.
+        path: of the file, which the stage embed wrote where it is not a model.
         expected: SHA-256 of the file that they were made with; None for any.
-        what: the file holds.
+        what: is found otherwise, such as "another reduction".
+        remedy: what to do then.
     """
     found = hashing.of_file(_require(path, "embed"))
     if expected and found != expected:
         raise ValueError(
-            f"{path}: found another {what} (SHA-256 {found[:16]}) than the embeddings were made with "
-            f"({expected[:16]}), so their similarities would mean nothing; run `dvc repro`, and save databases anew"
+            f"{path}: found {what} (SHA-256 {found[:16]}) than the embeddings were made with ({expected[:16]}), so "
+            f"their similarities would mean nothing; {remedy}"
         )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrec.model.backbones import BACKBONES
 from lrec.model.ensemble import Ensemble
 
 
@@ -25,13 +24,8 @@ def weights(model: Ensemble, config: dict[str, Any]) -> dict[str, Tensor]:
     """
     if config.get("weights", "none") == "none" and model.ensemble_size > 1:
         raise ValueError("its branches each started at random, so their average is no network that was trained")
-    stem, branch = BACKBONES[model.backbone].split(model.share)
-    parts = [(name, [model.stem.get_submodule(name.replace(".", "_"))]) for name in stem]
-    normalized = BACKBONES[model.backbone].normalized
-    own = [(name, name.replace(".", "_")) for name in branch] + ([(normalized, "normalized")] if normalized else [])
-    parts += [(name, [each.get_submodule(place) for each in model.branches]) for name, place in own]
     found: dict[str, Tensor] = {}
-    for name, modules in parts:
+    for name, modules in model.parts().items():
         buffers = [dict(module.named_buffers()) for module in modules]
         if any(not torch.equal(other[key], value) for other in buffers for key, value in buffers[0].items()):
             raise ValueError("its batch norms were trained apart; train it with train.freeze_batch_norm=true")

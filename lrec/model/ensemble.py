@@ -104,10 +104,23 @@ class Ensemble(nn.Module):
         """Return d, the numbers in an embedding of this kind."""
         return self.ensemble_size * KINDS[kind].width(self.branches[self.own.start])
 
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Return submodules by torchvision's names, but for the classifier: one each of the stem, M of the branches."""
+        cut = BACKBONES[self.backbone]
+        stem, branch = cut.split(self.share)
+        found = {name: [self.stem.get_submodule(_flat(name))] for name in stem}
+        places = {name: _flat(name) for name in branch} | ({cut.normalized: "normalized"} if cut.normalized else {})
+        return found | {name: [one.get_submodule(place) for one in self.branches] for name, place in places.items()}
+
+
+def _flat(name: str) -> str:
+    """Return a name that a Sequential takes, which has no dot."""
+    return name.replace(".", "_")
+
 
 def _named(network: nn.Module, names: tuple[str, ...]) -> OrderedDict[str, nn.Module]:
-    """Return submodules by names that a Sequential takes, which have no dot."""
-    return OrderedDict((name.replace(".", "_"), network.get_submodule(name)) for name in names)
+    """Return submodules by names that a Sequential takes."""
+    return OrderedDict((_flat(name), network.get_submodule(name)) for name in names)
 
 
 def _build(

@@ -18,7 +18,7 @@ from lrec.io import missing, reading
 from lrec.metrics import search
 from lrec.model import saved
 from lrec.retrieve import given, storage
-from lrec.retrieve.encoder import Encoder, require_weights
+from lrec.retrieve.encoder import Encoder
 from lrec.retrieve.given import SomeImages
 
 
@@ -130,14 +130,13 @@ class Database:
                 "or save the database where the model is, with_model=True"
             )
         if expected and path.is_file():
-            require_weights(folder, expected, "database", "run `dvc repro`, and save the database anew")
+            reading.require_made(path, expected, "other weights")
         return folder
 
     def _made(self) -> dict[str, Path]:
         """Return the files of `storage.MADE` that the database has, if its embeddings were made with them."""
         found = {name: self.place(self.facts[name]) for name in storage.MADE if name in self.facts}
-        for name, path in found.items():
-            reading.require_made(path, self.facts[storage.digest_of(name)], name)
+        storage.require_made(self.facts, found)
         return found
 
     @cached_property

@@ -8,30 +8,13 @@ import numpy as np
 from lrec.data import batches
 from lrec.datasets import decoding
 from lrec.embedding import batch_norm, extract, graph, reduction, runtimes
-from lrec.io import hashing, reading
+from lrec.io import reading
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
 from lrec.retrieve import given
 from lrec.retrieve.given import SomeImages
 
 _BATCH = 64
-
-
-def require_weights(folder: Path, expected: str, what: str, remedy: str) -> None:
-    """Refuse a model that has other weights than `what` was embedded with.
-
-    Args:
-        folder: of the saved ensemble, which is there.
-        expected: SHA-256 of its weights.
-        what: holds the embeddings: a database, or a table.
-        remedy: what to do.
-    """
-    path = folder / saved.MODEL
-    if (found := hashing.of_file(path)) != expected:
-        raise ValueError(
-            f"{path}: found other weights (SHA-256 {found[:16]}) than the {what} was embedded with ({expected[:16]}), "
-            f"so similarities would mean nothing; {remedy}"
-        )
 
 
 class Encoder:
@@ -83,7 +66,7 @@ class Encoder:
     ) -> Ensemble | runtimes.Exported:
         """Return the network as the runtime runs it."""
         if quantized:
-            reading.require_made(Path(quantized), None, "graph")
+            reading.require_made(Path(quantized), None, "another graph")
             return runtimes.Exported(Path(quantized), runtime, "int8")
         ensemble, _ = saved.load(folder)
         batch_norm.fold(ensemble)

@@ -5,58 +5,25 @@ Its metadata say which model, and which settings, the embeddings were made with;
 """
 
 import argparse
-import importlib
 import json
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lrec.embedding import runtimes
 from lrec.io import command, files, locks, missing, reading
 from lrec.model import saved
-from lrec.retrieve import storage
+from lrec.retrieve import storage, tables
 from lrec.retrieve.database import Database
-from lrec.retrieve.encoder import Encoder, require_weights
+from lrec.retrieve.encoder import Encoder
+from lrec.retrieve.tables import FORMATS, METADATA, TEXTS, VECTOR, Found, facts_of
 
-METADATA = b"lrec"  # the key of the table's metadata whose value is JSON
-TEXTS = ["path", "class", "split"]
-VECTOR = "vector"  # the name that LanceDB expects
 BATCH_BYTES = 2**24  # of the embeddings that are in memory at a time
 # Facts of a database that say where things are, on the machine that it is on.
 _PLACES = ("root", "model", "store", *storage.MADE)
-
-
-class Found(NamedTuple):
-    """What a table says of itself: the value of its metadata, {} if no export wrote it, and its rows."""
-
-    facts: dict[str, Any]
-    rows: int
-
-
-def _package(name: str) -> Any:
-    """Import an optional dependency."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise ValueError(f"{package}: not installed ({error}); pip install {package}") from error
-
-
-def facts_of(schema: Any) -> dict[str, Any]:
-    """Return what a table's metadata say of its embeddings; {} if `export` did not write the table.
-
-    Args:
-        schema: of pyarrow, as a table of LanceDB and a Parquet file have it.
-    """
-    found: Any = None
-    with suppress(ValueError):
-        found = json.loads((schema.metadata or {}).get(METADATA, b"null"))
-    return found if isinstance(found, dict) else {}
 
 
 def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
@@ -80,10 +47,10 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found, the model that embeds images for this table{missing.hint(path)}")
-    require_weights(Path(model), str(facts["weights"]), "table", "use that model, or export the table again")
+    remedy = "use that model, or export the table again"
+    reading.require_made(path, str(facts["weights"]), "other weights", remedy)
     made = {name: Path(model) / storage.MADE[name] for name in storage.MADE if storage.digest_of(name) in facts}
-    for name, file in made.items():
-        reading.require_made(file, facts[storage.digest_of(name)], name)
+    storage.require_made(facts, made)
     how = {"reduced": made.get("reduction"), "quantized": made.get("graph")}
     runtime = facts.get("runtime", runtimes.TORCH)
     return Encoder(Path(model), facts["resize"], device, facts["kind"], runtime=runtime, **how)
@@ -91,7 +58,7 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
 
 def _schema(database: Database, name: str) -> Any:
     """Return the schema of a database's table."""
-    arrow = _package("pyarrow")
+    arrow = tables.package("pyarrow")
     facts = {key: value for key, value in database.facts.items() if key not in _PLACES and value is not None}
     facts |= {"database": name, "images": len(database), "dimensions": database.width}
     texts = [(column, arrow.string()) for column in TEXTS]
@@ -105,7 +72,7 @@ def _batches(database: Database, schema: Any) -> Iterator[Any]:
     Raises:
         ValueError: an embedding is not finite, or a name cannot be written as UTF-8.
     """
-    arrow = _package("pyarrow")
+    arrow = tables.package("pyarrow")
     size = max(1, BATCH_BYTES // (database.parts[0].itemsize * database.width))
     split, first = database.facts.get("split") or "", 0
     for part in database.parts:
@@ -130,97 +97,6 @@ def _texts(column: Any, first: int) -> list[str]:
         except UnicodeEncodeError as error:
             raise ValueError(f"row {row:,}: its {column.name}, {name!r:.120}, is not Unicode text") from error
     return names
-
-
-class Parquet:
-    """A file of Parquet, with a row group per batch."""
-
-    suffix = ".parquet"
-
-    def __init__(self, target: str) -> None:
-        self._parquet = _package("pyarrow.parquet")
-        if "://" in target:
-            raise ValueError(f"{target}: not a path; write the file to a disk and copy it there, or use --to lancedb")
-        self.path: Path | None = Path(target)
-
-    def found(self) -> Found | None:
-        """Return what is there, None if nothing is."""
-        if not (self.path.exists() or self.path.is_symlink()):
-            return None
-        try:
-            file = self._parquet.ParquetFile(self.path)
-        except (OSError, ValueError):
-            return Found({}, 0)
-        with file:
-            return Found(facts_of(file.schema_arrow), file.metadata.num_rows)
-
-    def write(self, schema: Any, batches: Iterator[Any]) -> None:
-        """Write the table; it appears complete or not at all."""
-        with (
-            files.atomic(self.path) as stream,
-            self._parquet.ParquetWriter(stream, schema, use_dictionary=TEXTS[1:]) as writer,
-        ):
-            for batch in batches:
-                writer.write_batch(batch)
-
-
-class LanceDB:
-    """A table of LanceDB: a folder, or an address such as s3://bucket/folder/name.lance."""
-
-    suffix = ".lance"
-
-    def __init__(self, target: str) -> None:
-        self._lancedb = _package("lancedb")
-        self.path = None if "://" in target else Path(target)
-        place, _, file = target.rpartition("/") if self.path is None else (str(self.path.parent), "", self.path.name)
-        self._place, self._name = place, file.removesuffix(self.suffix)
-        if self.path is None and not re.search("://.", place):
-            raise ValueError(f"{target}: found no folder in front of the name, expected such as s3://bucket/name.lance")
-        # A name that begins with a dot would be hidden in a folder.
-        if not re.fullmatch(r"\w[\w.-]*", self._name, re.ASCII):
-            raise ValueError(
-                f"{target}: found the name {self._name!r:.80}, expected letters, digits, _ . and - in front of "
-                f"{self.suffix}; name another with --output"
-            )
-
-    def found(self) -> Found | None:
-        """Return what is there, None if nothing is.
-
-        Raises:
-            RuntimeError: the address cannot be used.
-        """
-        if self.path and not (self.path.exists() or self.path.is_symlink()):
-            return None
-        try:
-            table = self._lancedb.connect(self._place).open_table(self._name)
-        except (ValueError, RuntimeError) as error:
-            if self.path:
-                return Found({}, 0)
-            if "was not found" in str(error):
-                return None
-            raise RuntimeError(str(error)) from error
-        return Found(facts_of(table.schema), table.count_rows())
-
-    def write(self, schema: Any, batches: Iterator[Any]) -> None:
-        """Write the table; it appears complete or not at all.
-
-        At an address there is nothing that can be renamed. There LanceDB itself makes a table, or its new version,
-        known when all of its data are written.
-        """
-        reader = _package("pyarrow").RecordBatchReader.from_batches(schema, batches)
-        if self.path is None:
-            mode = "overwrite" if self.found() else "create"
-            self._lancedb.connect(self._place).create_table(self._name, reader, mode=mode)
-            return
-        with files.atomic_folder(self.path) as draft:
-            self._lancedb.connect(draft).create_table(self._name, reader)
-            made = draft / f"{self._name}{self.suffix}"
-            for entry in list(made.iterdir()):
-                entry.rename(draft / entry.name)
-            made.rmdir()
-
-
-FORMATS: dict[str, Callable[[str], Parquet | LanceDB]] = {"lancedb": LanceDB, "parquet": Parquet}
 
 
 def export(database: Database, form: str, target: str, name: str) -> None:

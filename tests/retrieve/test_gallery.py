@@ -343,7 +343,8 @@ def test_queries_are_embedded_with_the_model_of_the_table(project: Path):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"model\.safetensors: found other weights .* than the table was embedded with"
+        ValueError,
+        match=r"model\.safetensors: found other weights .* than the embeddings were made with .*use that model",
     ):
         gallery.encoder(schema, path.parent)
     facts = gallery.facts_of(schema)
