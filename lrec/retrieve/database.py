@@ -1,7 +1,7 @@
 """A database of embeddings that can be searched, extended and saved; it stays on disk until it is searched."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lrec.data import store
-from lrec.datasets import decoding, names
+from lrec.datasets import decoding
 from lrec.embedding import codes as coding
 from lrec.embedding import runtimes
 from lrec.embedding.codes import Codes
@@ -208,7 +208,7 @@ class Database:
         """
         vectors = self._vectors(images)
         listed = given.images(images) if vectors is None else [""] * len(vectors)
-        known = self._classes(classes, len(listed))
+        known = given.classes(classes, len(listed), self.index["class"].unique())
         embedded = self.encode(self.embed(listed)) if vectors is None else vectors
         if embedded.ndim != 2 or embedded.shape[1] != self.parts[0].shape[1]:
             raise ValueError(f"embeddings: found the shape {embedded.shape}, expected (N, {self.parts[0].shape[1]})")
@@ -220,22 +220,6 @@ class Database:
         self.index = pd.concat([self.index, new], ignore_index=True)
         self.parts.append(embedded.astype(self.parts[0].dtype))
         return np.arange(first, len(self))
-
-    def _classes(self, classes: str | Sequence[str | None] | None, count: int) -> list[str]:
-        """Return the class names of new images, checked by the rules for data sets."""
-        if not isinstance(classes, str | Iterable | None):
-            raise ValueError(f"classes: found {classes!r:.80}, expected a name per image")
-        given_names = [classes] if isinstance(classes, str) else [""] * count if classes is None else list(classes)
-        if len(given_names) != count:
-            raise ValueError(f"classes: found {len(given_names)}, expected {count}, one per image")
-        for name in given_names:
-            if not isinstance(name, str | None):
-                raise ValueError(f"classes: found {name!r:.80}, expected a name")
-        found = [names.composed(name or "") for name in given_names]
-        if new := set(found).difference(["", *self.index["class"].unique()]):
-            there = filter(None, self.index["class"].unique())
-            names.require_classes(dict.fromkeys([*there, *sorted(new)], "classes"))
-        return found
 
     def remove(self, rows: int | Sequence[int] | np.ndarray) -> None:
         """Leave out images in memory; `save` writes the others. Rows behind them move up.

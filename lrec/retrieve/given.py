@@ -1,6 +1,6 @@
-"""What the Python API accepts: one image or several, each a file, an opened image or pixels; or embeddings."""
+"""What the Python API accepts: images, each a file, an opened image or pixels, or embeddings; and their classes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lrec.datasets import decoding
+from lrec.datasets import decoding, names
 
 # A file, an image opened with Pillow, or (H, W, 3) uint8 pixels.
 OneImage: TypeAlias = str | Path | Image.Image | np.ndarray
@@ -67,6 +67,32 @@ def embeddings(given: SomeImages) -> np.ndarray | None:
             "embeddings (N, d) of floats"
         )
     return np.atleast_2d(given)
+
+
+def classes(written: str | Sequence[str | None] | None, count: int, known: Iterable[str]) -> list[str]:
+    """Return the names of the classes of new images, "" where unknown, checked by the rules for data sets.
+
+    Args:
+        written: one per image, a single one for one image, or None for none.
+        count: images.
+        known: names that are there already.
+
+    Raises:
+        ValueError: another number of names, or one that no data set may have beside the others.
+    """
+    if not isinstance(written, str | Iterable | None):
+        raise ValueError(f"classes: found {written!r:.80}, expected a name per image")
+    listed = [written] if isinstance(written, str) else [""] * count if written is None else list(written)
+    if len(listed) != count:
+        raise ValueError(f"classes: found {len(listed)}, expected {count}, one per image")
+    for name in listed:
+        if not isinstance(name, str | None):
+            raise ValueError(f"classes: found {name!r:.80}, expected a name")
+    found = [names.composed(name or "") for name in listed]
+    there = [name for name in known if name]
+    if new := set(found).difference(["", *there]):
+        names.require_classes(dict.fromkeys([*there, *sorted(new)], "classes"))
+    return found
 
 
 def _without_torch(given: SomeImages) -> SomeImages:
