@@ -33,7 +33,6 @@ RUNS, TABLE = Path("benchmarks/study.yaml"), Path("metrics/study.csv")
 EPOCHS = 6  # of one network at a budget of 1
 WHITENED = 512
 AXES = ("train_tmacs", "embed_mmacs")
-SAME = ["family", "budget", "branches", "share", "classifier", "loss", *AXES, "dimensions"]  # of a run's other seeds
 PANELS = {
     "train_tmacs": ("training, 10¹² multiply-accumulates", (5, 10, 20, 40, 80)),
     "embed_mmacs": ("an image, 10⁶ multiply-accumulates", (100, 200, 400, 800)),
@@ -162,8 +161,8 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
     """
     shown = []
     finalists = table[(table["kind"] == "finalist") & (table["on"] == variant)]
-    for about, seeds in finalists.groupby(SAME, dropna=False, sort=False):
-        run = dict(zip(SAME, about, strict=True))
+    for _, seeds in finalists.groupby(finalists["name"].str.replace("-seed-[0-9]+$", "", regex=True), sort=False):
+        run = seeds.iloc[0]
         full = {"bytes": 4 * run["dimensions"], "recall": seeds["recall_at_1"].mean()}
         whitened = {"bytes": 4 * WHITENED, "recall": seeds["whitened_recall_at_1"].mean()}
         who = "one network" if run["branches"] == 1 else f"M={run['branches']:.0f}"

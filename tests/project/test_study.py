@@ -100,16 +100,15 @@ def test_the_figure_names_what_no_other_run_beats(root: Path, tmp_path: Path):
     costs = [{"cost": cost, "recall": recall} for cost, recall in [(3, 50), (1, 40), (2, 45), (4, 49), (1, 30)]]
     assert [row["cost"] for row in curves.front(costs, "cost", "recall")] == [1, 2, 3]
     runs = [
-        ("one network", 1, "proxy_anchor", 1, 1.0, 39.0, 41.5),
-        ("one network", 1, "proxy_anchor", 1, 1.0, 41.0, 40.5),
-        ("ensemble", 4, "cross_entropy", 3, 2.0, 50.0, 47.0),
-        ("ensemble", 8, "proxy_anchor", 6, 3.0, 45.0, 46.0),
+        ("one", "one network", 1, "proxy_anchor", 1, 1.0, 39.0, 41.5),
+        ("one-seed-1", "one network", 1, "proxy_anchor", 1, 1.0, 41.0, 40.5),
+        ("four", "ensemble", 4, "cross_entropy", 3, 2.0, 50.0, 47.0),
+        ("eight", "ensemble", 8, "proxy_anchor", 6, 3.0, 45.0, 46.0),
     ]
-    columns = ["family", "branches", "loss", "budget", "train_tmacs", "recall_at_1", "whitened_recall_at_1"]
+    columns = ["name", "family", "branches", "loss", "budget", "train_tmacs", "recall_at_1", "whitened_recall_at_1"]
     same = {
         "on": "car_cropped",
         "kind": "finalist",
-        "share": "layer1",
         "classifier": "cosine",
         "embed_mmacs": 9.0,
         "dimensions": 1280,
