@@ -175,10 +175,5 @@ def load(path: Path = PARAMS_FILE) -> Params:
         except ValidationError as error:
             raise ValueError(_explain(error, f"variants.{name}.train")) from error
     for name in params.datasets:
-        warmup, epochs = params.train_of(name).warmup_epochs, params.variant(name).epochs
-        if 0 < epochs <= warmup:
-            raise ValueError(
-                f"{path}: train.warmup_epochs: found {warmup:g}, expected less than the {epochs} epochs of "
-                f"variants.{name}"
-            )
+        params.variant(name)  # refuses one that is not there
     return params

@@ -118,6 +118,7 @@ BatchSize = Annotated[int, Field(ge=2, le=10**9)]
 Rate = Annotated[float, Field(gt=0)]
 Schedule = Literal["multistep", "cosine"]
 Classifier = Literal["linear", "cosine"]
+Warmup = Annotated[float, Field(ge=0)]
 
 
 class Recipe(Section):
@@ -127,6 +128,7 @@ class Recipe(Section):
     batch_size: BatchSize
     learning_rate: Rate
     schedule: Schedule
+    warmup_epochs: Warmup
     loss: LossName
     classifier: Classifier
     freeze_batch_norm: bool
@@ -136,18 +138,18 @@ class Train(Section):
     """How to train.
 
     recipe: the name of one, under `recipes`; it decides the keys that are null.
-    weights: "imagenet", "none", or a file (`{backbone}` in it stands for the backbone's name). share: shared
-    depth, where the stem ends. batch_size: images. accumulate: batches per optimiser step. learning_rate: of
-    Adam. schedule: "multistep" multiplies it by gamma at the milestones, fractions of the epochs (0-1);
-    "cosine" lets it fall to 0. warmup_epochs: linear growth first. weight_decay: decoupled, per step.
+    weights: "imagenet", "none", or a file (`{backbone}` in it stands for the backbone's name). share: shared depth,
+    where the stem ends. batch_size: images. accumulate: batches per optimiser step. learning_rate: of Adam. schedule:
+    "multistep" multiplies it by gamma at the milestones, fractions of the epochs (0-1); "cosine" lets it fall to 0.
+    warmup_epochs: linear growth first, over at most half of the epochs. weight_decay: decoupled, per step.
     classifier: of each branch, "linear", the original's, or "cosine": features and weights normalised, cosines
     multiplied by scale. loss: of each branch; those of pytorch-metric-learning learn an embedding of embedding_size
     numbers instead of logits, and their own parameters have the rate loss_learning_rate. images_per_class: how many
     images a batch holds of each of its classes; 0 draws images at random. label_smoothing: as a fraction (0-1).
-    freeze_batch_norm: normalise by the statistics of the starting weights. flip: random horizontal flip.
-    random_crop: smallest fraction of the area that is cut out, 1 for none. validation_share: fraction of the
-    training classes held out for validation after each epoch (0-1). validation_kind: of the embedding whose recall
-    is the validation. patience: training ends after this many epochs without an improvement; the best is kept.
+    freeze_batch_norm: normalise by the statistics of the starting weights. flip: random horizontal flip. random_crop:
+    smallest fraction of the area that is cut out, 1 for none. validation_share: fraction of the training classes held
+    out for validation after each epoch (0-1). validation_kind: of the embedding whose recall is the validation.
+    patience: training ends after this many epochs without an improvement; the best is kept.
 
     precision: of the forward pass; "auto" is bfloat16 on a GPU that has it, else float32. tf32: let a GPU round the
     factors of float32 products. compile: generate kernels first. cuda_graphs: "auto" lets a GPU record the branches'
@@ -164,7 +166,7 @@ class Train(Section):
     schedule: Schedule | None
     milestones: list[Annotated[float, Field(gt=0, lt=1)]]
     gamma: Annotated[float, Field(gt=0)]
-    warmup_epochs: Annotated[float, Field(ge=0)]
+    warmup_epochs: Warmup | None
     weight_decay: Annotated[float, Field(ge=0)]
     classifier: Classifier | None
     scale: Annotated[float, Field(gt=0)]

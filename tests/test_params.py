@@ -71,11 +71,6 @@ def test_settings_of_the_original(root: Path):
         ("batch_size: null\n", "batch_size: 10\n  batch_size: 12\n", "key 'batch_size' given twice"),
         ("flip: true", "flip: 'yes'", "train.flip: found 'yes'"),
         ("milestones: [0.5, 0.7]", "milestones: [0.5, 7]", "train.milestones.1: found 7"),
-        (
-            "warmup_epochs: 0",
-            "warmup_epochs: 7",
-            "train.warmup_epochs: found 7, expected less than the 7 epochs of variants.glyphs",
-        ),
         ("datasets: [glyphs]", "datasets: [glyfs]", "unknown variant 'glyfs', expected one of glyphs, car_uncropped"),
         ("\n  kind: logits", "\n  kind: logit", "embed.kind: found 'logit', expected 'logits' or 'features'"),
         ("audit_tolerance: 0.0001", "audit_tolerance: 0.0", "evaluate.audit_tolerance: found 0.0, expected greater"),
