@@ -185,12 +185,16 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
 
 
 def draw(path: Path, shown: pd.DataFrame) -> None:
-    """Draw `points` over training compute, embedding compute and bytes; name those that nothing cheaper reaches."""
-    best = shown.sort_values("recall").drop_duplicates("label", keep="last")
+    """Draw `points` over training compute, embedding compute and bytes; name those that nothing cheaper reaches.
+
+    Of points with the same label, such as runs without and with a warm-up, the best is drawn.
+    """
+    ordered = shown.sort_values("recall")
+    best = ordered.drop_duplicates("label", keep="last")
     with figures.style():
         figure = Figure(figsize=(12, 4.2), layout="constrained")
         for axes, (column, (label, ticks)) in zip(figure.subplots(1, 3, sharey=True), PANELS.items(), strict=True):
-            drawn = shown if column == "bytes" else best
+            drawn = ordered.drop_duplicates(["label", "bytes"], keep="last") if column == "bytes" else best
             for family, marker in MARKERS.items():
                 rows = drawn[drawn["family"] == family]
                 axes.plot(rows[column], rows["recall"], marker, label=family, markersize=5)
