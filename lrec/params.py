@@ -50,13 +50,17 @@ class Params(schema.Section):
         return self.variants[name]
 
     def train_of(self, name: str) -> schema.Train:
-        """Return how a variant trains: its own values, else those of the section `train`, else its recipe's."""
+        """Return how a variant trains: its own values, else those of the section `train`, else its recipe's.
+
+        The recipe's warm-up takes at most half of the variant's epochs.
+        """
         section, own = (
             {key: value for key, value in values.items() if value is not None}
             for values in (self.train.model_dump(), self.variant(name).train)
         )
-        recipe = self.recipes[{**section, **own}["recipe"]]
-        return self.train.model_copy(update={**recipe.model_dump(), **section, **own})
+        recipe = self.recipes[{**section, **own}["recipe"]].model_dump()
+        recipe["warmup_epochs"] = min(recipe["warmup_epochs"], self.variant(name).epochs / 2)
+        return self.train.model_copy(update={**recipe, **section, **own})
 
     def without_effect(self, name: str, given: Iterable[str]) -> list[str]:
         """Return a line for each given key of `train` that does nothing in the training of a variant."""
@@ -175,5 +179,10 @@ def load(path: Path = PARAMS_FILE) -> Params:
         except ValidationError as error:
             raise ValueError(_explain(error, f"variants.{name}.train")) from error
     for name in params.datasets:
-        params.variant(name)  # refuses one that is not there
+        warmup, epochs = params.train_of(name).warmup_epochs, params.variant(name).epochs
+        if 0 < epochs <= warmup:
+            raise ValueError(
+                f"{path}: train.warmup_epochs: found {warmup:g}, expected less than the {epochs} epochs of "
+                f"variants.{name}"
+            )
     return params

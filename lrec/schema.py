@@ -141,7 +141,7 @@ class Train(Section):
     weights: "imagenet", "none", or a file (`{backbone}` in it stands for the backbone's name). share: shared depth,
     where the stem ends. batch_size: images. accumulate: batches per optimiser step. learning_rate: of Adam. schedule:
     "multistep" multiplies it by gamma at the milestones, fractions of the epochs (0-1); "cosine" lets it fall to 0.
-    warmup_epochs: linear growth first, over at most half of the epochs. weight_decay: decoupled, per step.
+    warmup_epochs: linear growth first, a recipe's over at most half of the epochs. weight_decay: decoupled, per step.
     classifier: of each branch, "linear", the original's, or "cosine": features and weights normalised, cosines
     multiplied by scale. loss: of each branch; those of pytorch-metric-learning learn an embedding of embedding_size
     numbers instead of logits, and their own parameters have the rate loss_learning_rate. images_per_class: how many

@@ -71,6 +71,11 @@ def test_settings_of_the_original(root: Path):
         ("batch_size: null\n", "batch_size: 10\n  batch_size: 12\n", "key 'batch_size' given twice"),
         ("flip: true", "flip: 'yes'", "train.flip: found 'yes'"),
         ("milestones: [0.5, 0.7]", "milestones: [0.5, 7]", "train.milestones.1: found 7"),
+        (
+            "warmup_epochs: null",
+            "warmup_epochs: 7",
+            "train.warmup_epochs: found 7, expected less than the 7 epochs of variants.glyphs",
+        ),
         ("datasets: [glyphs]", "datasets: [glyfs]", "unknown variant 'glyfs', expected one of glyphs, car_uncropped"),
         ("\n  kind: logits", "\n  kind: logit", "embed.kind: found 'logit', expected 'logits' or 'features'"),
         ("audit_tolerance: 0.0001", "audit_tolerance: 0.0", "evaluate.audit_tolerance: found 0.0, expected greater"),
@@ -114,6 +119,13 @@ def test_slips_are_named(edited, old: str, new: str, message: str):
 
 def test_numbers_in_scientific_notation_are_numbers(edited):
     assert edited("  learning_rate: null", "  learning_rate: 1e-4").train.learning_rate == 1e-4
+
+
+def test_a_recipes_warm_up_takes_at_most_half_of_the_epochs(edited):
+    settings = edited("recipe: original #", "recipe: recommended #")
+    for epochs, expected in [(7, 1), (2, 1), (1, 0.5), (0, 0)]:
+        settings.variants["glyphs"] = settings.variants["glyphs"].model_copy(update={"epochs": epochs})
+        assert settings.train_of("glyphs").warmup_epochs == expected
 
 
 def test_a_variants_recipe_wins_over_the_section(edited):

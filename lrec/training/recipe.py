@@ -44,8 +44,8 @@ class Recipe:
         """Return the learning rate of one step.
 
         "multistep" multiplies by `gamma` at each milestone, a fraction of the epochs rounded down, but not in the
-        first epoch; "cosine" falls from the end of the warm-up to 0. During the warm-up, at most half of the epochs,
-        the rate grows linearly from 0.
+        first epoch; "cosine" falls from the end of the warm-up to 0. During the warm-up the rate grows linearly
+        from 0.
 
         Args:
             epoch: from 0.
@@ -55,11 +55,11 @@ class Recipe:
         >>> [recipe.rate(epoch, 1) for epoch in (0, 4, 5, 6, 7)]
         [1.0, 1.0, 0.5, 0.5, 0.25]
         """
-        time, warmup = epoch + done, min(self.warmup_epochs, self.epochs / 2)
-        if time < warmup:
-            return self.learning_rate * time / warmup
+        time = epoch + done
+        if time < self.warmup_epochs:
+            return self.learning_rate * time / self.warmup_epochs
         if self.schedule == "cosine":
-            phase = (time - warmup) / (self.epochs - warmup)
+            phase = (time - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
             return self.learning_rate * (1 + math.cos(math.pi * phase)) / 2
         passed = sum(epoch >= max(1, int(self.epochs * milestone)) for milestone in self.milestones)
         return self.learning_rate * self.gamma**passed
