@@ -107,8 +107,9 @@ def trained_with_weights(
     settings = params.load()
     chosen, recipe = settings.variant(variant), settings.train_of(variant)
     rows = packed.rows(store.TRAIN)
-    size = chosen.meta_class_size, chosen.ensemble_size
-    groups = meta_classes.read(paths.meta_classes(variant), packed.train_classes(), *size)
+    classes = packed.train_classes()
+    size = meta_classes.size(chosen.meta_class_size, len(classes)), chosen.ensemble_size
+    groups = meta_classes.read(paths.meta_classes(variant), classes, *size)
     network = Ensemble(backbone, *reversed(size), weights=recipe.weights, seed=recipe.seed, share=recipe.share)
     weighted = deepcopy(network)
     RandomWeights(weighted, spread, recipe.seed)

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 
 from lrec import params, paths
 from lrec.data import store
 from lrec.io import files, strict_yaml
 from lrec.model import saved
+from lrec.model.backbones import SHARE
 from lrec.report import curves, figures, ledger, model_size
 
 RUNS, TABLE = Path("benchmarks/study.yaml"), Path("metrics/study.csv")
@@ -68,7 +68,7 @@ def settings_of(study: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     def macs(branches: int, share: str) -> int:
         return model_size.count_macs(backbone, branches, 2, size, share)
 
-    one, whole = macs(1, "layer1"), macs(found[f"{prefix}.ensemble_size"], found.get("train.share", "layer1"))
+    one, whole = macs(1, SHARE), macs(found[f"{prefix}.ensemble_size"], found.get("train.share", SHARE))
     found[f"{prefix}.epochs"] = max(1, round(EPOCHS * run["budget"] * one / whole))
     return found
 
@@ -86,10 +86,7 @@ def command(study: dict[str, Any], kind: str, run: dict[str, Any], weights: str)
     if kind == "choices":
         found |= study["held_out"] | {"train.validation_share": held_out(study, run)}
     new = "++" if "layout" in study["sets"][variant] else ""  # a variant that params.yaml does not have
-    changes = []
-    for key, value in found.items():
-        written = yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]
-        changes.append(f"{new if key.startswith('variants.') else ''}{key}={written}")
+    changes = [f"{new if key.startswith('variants.') else ''}{key}={written(value)}" for key, value in found.items()]
     return [
         "dvc",
         "exp",
@@ -100,6 +97,15 @@ def command(study: dict[str, Any], kind: str, run: dict[str, Any], weights: str)
         f"study-{run['name']}",
         *(x for c in changes for x in ("-S", c)),
     ]
+
+
+def written(value: Any) -> str:
+    """Return a value as `dvc exp run -S` takes it.
+
+    >>> written("/a/{backbone} 1.pth"), written([1, 2]), written(2.0e-4), written(True)
+    ('"/a/{backbone} 1.pth"', '[1,2]', '0.0002', 'true')
+    """
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +128,7 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
         "budget": run["budget"],
         "epochs": config["epochs"],
         "branches": config["ensemble_size"],
-        "outputs": config["meta_class_size"],
+        "outputs": saved.outputs(config),
         "share": config["share"],
         "classifier": config["classifier"],
         "loss": config["loss"],

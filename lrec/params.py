@@ -7,7 +7,7 @@ import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -52,19 +52,43 @@ class Params(schema.Section):
     def train_of(self, name: str) -> schema.Train:
         """Return how a variant trains: its own values, else those of the section `train`, else its recipe's.
 
-        The recipe's warm-up takes at most half of the variant's epochs.
+        A recipe's warm-up takes at most half of the variant's epochs, and only statistics of starting weights are
+        frozen by it.
         """
-        section, own = (
-            {key: value for key, value in values.items() if value is not None}
-            for values in (self.train.model_dump(), self.variant(name).train)
-        )
-        recipe = self.recipes[{**section, **own}["recipe"]].model_dump()
+        section, own = _set(self.train.model_dump()), _set(self.variant(name).train)
+        chosen = {**section, **own}
+        recipe = self.recipes[chosen["recipe"]].model_dump()
         recipe["warmup_epochs"] = min(recipe["warmup_epochs"], self.variant(name).epochs / 2)
-        return self.train.model_copy(update={**recipe, **section, **own})
+        recipe["freeze_batch_norm"] &= chosen["weights"] != "none"
+        return self.train.model_copy(update={**recipe, **chosen})
+
+    def require_trainable(self, name: str) -> None:
+        """Refuse values of a variant's training that cannot work together; the message names the block they are in."""
+        recipe, epochs = self.train_of(name), self.variant(name).epochs
+
+        def key(of: str) -> str:
+            return f"{PARAMS_FILE}: {f'variants.{name}.' if _set(self.variant(name).train).get(of) else ''}train.{of}"
+
+        if 0 < epochs <= recipe.warmup_epochs:
+            raise ValueError(
+                f"{key('warmup_epochs')}: found {recipe.warmup_epochs:g}, expected less than the {epochs} epochs of "
+                f"variants.{name}"
+            )
+        if recipe.freeze_batch_norm and recipe.weights == "none":
+            raise ValueError(
+                f"{key('freeze_batch_norm')}: found true with train.weights none, but a network that starts at random "
+                f"has no statistics to keep in variants.{name}; set it to false"
+            )
+        together, batch = recipe.images_per_class, recipe.batch_size
+        if together and (batch % together or batch < 2 * together):
+            raise ValueError(
+                f"{key('images_per_class')}: found {together}, expected a divisor of batch_size {batch} that leaves "
+                f"two classes or more in a batch of variants.{name}"
+            )
 
     def without_effect(self, name: str, given: Iterable[str]) -> list[str]:
         """Return a line for each given key of `train` that does nothing in the training of a variant."""
-        lines, own, recipe = [], self.variant(name).train, self.train_of(name)
+        lines, own, recipe = [], _set(self.variant(name).train), self.train_of(name)
         for key in given:
             value = getattr(self.train, key)
             if key in own and own[key] != value:
@@ -170,7 +194,7 @@ def load(path: Path = PARAMS_FILE) -> Params:
         raise ValueError(_explain(error)) from error
     blocks = {"train": raw["train"], **{f"variants.{name}.train": x.train for name, x in params.variants.items()}}
     for key, block in blocks.items():
-        if block.get("recipe", params.train.recipe) not in params.recipes:
+        if str(block.get("recipe", params.train.recipe)) not in params.recipes:
             known = " or ".join(map(repr, params.recipes))
             raise ValueError(f"{path}: {key}.recipe: found {block['recipe']!r:.80}, expected {known}")
     for name, variant in params.variants.items():
@@ -179,10 +203,17 @@ def load(path: Path = PARAMS_FILE) -> Params:
         except ValidationError as error:
             raise ValueError(_explain(error, f"variants.{name}.train")) from error
     for name in params.datasets:
-        warmup, epochs = params.train_of(name).warmup_epochs, params.variant(name).epochs
-        if 0 < epochs <= warmup:
-            raise ValueError(
-                f"{path}: train.warmup_epochs: found {warmup:g}, expected less than the {epochs} epochs of "
-                f"variants.{name}"
-            )
+        params.require_trainable(name)
+    if params.embed.precision != "float32":
+        # Not when images are embedded, after all the training.
+        require = schema.looked_up("lrec.embedding.runtimes", "require_precision")
+        try:
+            require(params.embed.runtime, params.embed.precision)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     return params
+
+
+def _set(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that are not null."""
+    return {key: value for key, value in values.items() if value is not None}

@@ -5,6 +5,7 @@ ENSEMBLE_SIZE, KIND, IMAGE_SIZE = 48, "logits", 256
 SHARE = "layer1"
 # How its branches learn. Results of earlier versions lack these settings.
 LEARNED = {"classifier": "linear", "loss": "cross_entropy"}
+EPOCHS = {"car": 20, "cub": 20, "sop": 40, "isc": 40}
 META_CLASS_SIZE = {"car": 12, "cub": 12, "sop": 512, "isc": 192}
 NAMES = {"car": "CARS196", "cub": "CUB-200-2011", "sop": "Stanford Online Products", "isc": "In-shop"}
 # Variant: data set and crop.

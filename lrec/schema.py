@@ -19,8 +19,8 @@ from pydantic import (
 )
 
 
-def _registry(module: str, name: str) -> Any:
-    """Return a registry, looked up by name when a file is checked.
+def looked_up(module: str, name: str) -> Any:
+    """Return what a module defines, such as a registry, looked up by name when a file is checked.
 
     An import would make every stage depend on every reader and every network, and a new one would run all stages
     again.
@@ -32,7 +32,7 @@ def _registered(module: str, registry: str) -> AfterValidator:
     """Accept the names that a registry has."""
 
     def check(name: str) -> str:
-        known = _registry(module, registry)
+        known = looked_up(module, registry)
         if name not in known:
             raise ValueError(" or ".join(repr(other) for other in known))
         return name
@@ -189,14 +189,18 @@ class Train(Section):
     parallel: Literal["ensemble", "data"]
 
 
+def _is_metric(loss: str) -> bool:
+    return looked_up("lrec.training.losses", "LOSSES")[loss].is_metric
+
+
 # Keys that do nothing where another one of their section has such a value.
 UNUSED: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "meta_classes": {"seed": ("load_ids", bool)},
     "train": {
         **dict.fromkeys(("milestones", "gamma"), ("schedule", lambda value: value == "cosine")),
-        "classifier": ("loss", lambda value: value != "cross_entropy"),
+        **dict.fromkeys(("classifier", "label_smoothing"), ("loss", _is_metric)),
         "scale": ("classifier", lambda value: value == "linear"),
-        **dict.fromkeys(("embedding_size", "loss_learning_rate"), ("loss", lambda value: value == "cross_entropy")),
+        **dict.fromkeys(("embedding_size", "loss_learning_rate"), ("loss", lambda value: not _is_metric(value))),
         **dict.fromkeys(("validation_kind", "patience"), ("validation_share", lambda value: value == 0)),
     },
     "embed": {"dimensions": ("reduce", lambda value: value == "none")},
@@ -283,6 +287,6 @@ class Variant(Section):
 
     @model_validator(mode="after")
     def _needs_folder(self) -> Self:
-        if _registry("lrec.datasets.reader", "LAYOUTS")[self.layout].on_disk and not self.folder:
+        if looked_up("lrec.datasets.reader", "LAYOUTS")[self.layout].on_disk and not self.folder:
             raise ValueError(f"a folder inside data_root in the key folder, which layout {self.layout} needs")
         return self

@@ -78,7 +78,7 @@ def main(variant: str, backbone: str) -> None:
     def networks() -> Iterator[tuple[str, Ensemble, list[str]]]:
         yield "", trained, splits
         if settings.untrained:
-            size = trained.ensemble_size, trained.meta_class_size
+            size = trained.ensemble_size, trained.outputs
             options = {"seed": config["seed"], "share": config["share"], "classifier": saved.classifier(config)}
             start = Ensemble(backbone, *size, recipe.weights, **options)
             yield "untrained_", start, tested

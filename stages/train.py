@@ -70,6 +70,8 @@ def main(variant: str, backbone: str) -> None:
         "resize": chosen.resize,
         "normalization": packed.normalization(chosen.model_dump()["normalize"]),
         "epochs": chosen.epochs,
+        "meta_class_size": shape[0],
+        "meta_classes": hashing.of_value(groups.tolist()),
         **recipe.model_dump(),
         "weights": weights.describe(backbone, recipe.weights),
         "data": store.digest(paths.store(variant)),
@@ -83,6 +85,8 @@ def main(variant: str, backbone: str) -> None:
     name = hashing.of_value([shape, groups.tolist(), used, torch.__version__])
     with collective.together(where), device.arithmetic(where, recipe.tf32, machine.deterministic):
         progress = checkpoint.Checkpoint(folder / name, machine.checkpoint_minutes)
+        if progress.other:
+            print(f"{progress.other}: the checkpoint of a training with other settings stays; delete it for room")
         outputs = recipe.embedding_size if LOSSES[recipe.loss].is_metric else shape[0]
         classifier = Classifier(recipe.classifier, recipe.scale)
         options = {"seed": recipe.seed, "share": recipe.share, "own": own, "classifier": classifier}

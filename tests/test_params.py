@@ -76,6 +76,28 @@ def test_settings_of_the_original(root: Path):
             "warmup_epochs: 7",
             "train.warmup_epochs: found 7, expected less than the 7 epochs of variants.glyphs",
         ),
+        (
+            "milestones: [0.7, 0.9]",
+            "milestones: [0.7, 0.9], warmup_epochs: 7",
+            "params.yaml: variants.glyphs.train.warmup_epochs: found 7, expected less than the 7 epochs of variants.gl",
+        ),
+        (
+            "freeze_batch_norm: null",
+            "freeze_batch_norm: true",
+            "train.freeze_batch_norm: found true with train.weights none, but a network that starts at random has no",
+        ),
+        (
+            "images_per_class: 0",
+            "images_per_class: 5",
+            "train.images_per_class: found 5, expected a divisor of batch_size 64 that leaves two classes or more",
+        ),
+        ("images_per_class: 0", "images_per_class: 64", "train.images_per_class: found 64, expected a divisor"),
+        ("learning_rate: 0.001", "recipe: [original]", "variants.glyphs.train.recipe: found ['original'], expected"),
+        (
+            "precision: float32",
+            "precision: int8",
+            "embed.precision: found int8, which runtime torch does not have; set embed.runtime to onnxruntime or",
+        ),
         ("datasets: [glyphs]", "datasets: [glyfs]", "unknown variant 'glyfs', expected one of glyphs, car_uncropped"),
         ("\n  kind: logits", "\n  kind: logit", "embed.kind: found 'logit', expected 'logits' or 'features'"),
         ("audit_tolerance: 0.0001", "audit_tolerance: 0.0", "evaluate.audit_tolerance: found 0.0, expected greater"),
@@ -115,6 +137,27 @@ def test_slips_are_named(edited, old: str, new: str, message: str):
         edited(old, new)
     assert message in str(raised.value)
     assert str(raised.value).count("params.yaml") == 1
+
+
+def test_a_recipe_freezes_only_the_statistics_of_starting_weights(edited):
+    settings = edited("recipe: original #", "recipe: recommended #")
+    assert not settings.train_of("glyphs").freeze_batch_norm
+    assert settings.train_of("car_cropped").freeze_batch_norm
+
+
+def test_a_null_in_a_variants_block_hides_nothing(edited):
+    settings = edited("learning_rate: 0.001", "learning_rate: 0.001, share: null, loss: null")
+    assert settings.without_effect("glyphs", ["share", "loss"]) == []
+
+
+def test_what_a_loss_does_not_use_is_said(edited):
+    proxies = edited("  loss: null", "  loss: proxy_anchor")
+    assert proxies.without_effect("glyphs", ["label_smoothing", "embedding_size"]) == [
+        "train.label_smoothing: 0.0 has no effect while train.loss is proxy_anchor"
+    ]
+    assert edited("flip: true", "flip: true").without_effect("glyphs", ["embedding_size"]) == [
+        "train.embedding_size: 512 has no effect while train.loss is cross_entropy"
+    ]
 
 
 def test_numbers_in_scientific_notation_are_numbers(edited):

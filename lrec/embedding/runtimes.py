@@ -70,6 +70,24 @@ def _parts(images: np.ndarray, threads: int) -> list[np.ndarray]:
 RUNTIMES: dict[str, Callable[[Path, str], Opened]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 
+# Of the forward pass.
+PRECISIONS = {
+    TORCH: ("float32", "bfloat16"),
+    "onnxruntime": ("float32", "int8"),
+    "openvino": ("float32", "bfloat16", "int8"),
+}
+
+
+def require_precision(runtime: str, precision: str) -> None:
+    """Refuse a key of `PRECISIONS` that does not have the precision."""
+    if precision not in PRECISIONS[runtime]:
+        able = " or ".join(other for other, known in PRECISIONS.items() if precision in known)
+        raise ValueError(
+            f"embed.precision: found {precision}, which runtime {runtime} does not have; set embed.runtime to {able}, "
+            "or this to float32"
+        )
+
+
 def require(runtime: str, precision: str = "float32", written: bool = False) -> str:
     """Refuse a runtime that cannot work here; return its version.
 
@@ -81,18 +99,11 @@ def require(runtime: str, precision: str = "float32", written: bool = False) -> 
     Raises:
         ValueError: a package is missing, or the runtime does not have the precision.
     """
-    if (runtime, precision) == (TORCH, "int8"):
-        remedy = f"set embed.runtime to {' or '.join(RUNTIMES)}"
-        raise ValueError(f"embed.precision: found int8, which runtime {TORCH} does not have; {remedy}")
+    if runtime not in PRECISIONS:
+        raise ValueError(f"runtime: found {runtime!r:.40}, expected one of {', '.join(PRECISIONS)}")
+    require_precision(runtime, precision)
     if runtime == TORCH:
         return torch.__version__
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime: found {runtime!r:.40}, expected one of {TORCH}, {', '.join(RUNTIMES)}")
-    if (runtime, precision) == ("onnxruntime", "bfloat16"):
-        raise ValueError(
-            "embed.precision: found bfloat16, which onnxruntime does not have on a CPU; set float32, or embed.runtime "
-            f"to {TORCH} or openvino"
-        )
     writing = [*graph.PACKAGES, *([quantization.PACKAGE] if precision == "int8" else [])]
     graph.require(list(dict.fromkeys([*([] if written else writing), runtime])), f"runtime {runtime}")
     return metadata.version(runtime)

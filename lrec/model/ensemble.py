@@ -27,7 +27,7 @@ class Ensemble(nn.Module):
     Args:
         backbone: a key of `lrec.model.backbones.BACKBONES`.
         ensemble_size: M, branches.
-        meta_class_size: D, outputs per branch.
+        outputs: of each branch: D logits, or the numbers of an embedding that a loss learns.
         weights: see `lrec.model.weights.load`. From a file or ImageNet every branch starts alike; without
             weights every branch starts at random on its own. Classifiers always differ.
         seed: of everything random in the start; the same seed gives the same bytes.
@@ -45,7 +45,7 @@ class Ensemble(nn.Module):
         self,
         backbone: str,
         ensemble_size: int,
-        meta_class_size: int,
+        outputs: int,
         weights: str | None = None,
         *,
         seed: int = 0,
@@ -56,7 +56,7 @@ class Ensemble(nn.Module):
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {backbone!r}, expected one of {', '.join(BACKBONES)}")
-        self.backbone, self.ensemble_size, self.meta_class_size = backbone, ensemble_size, meta_class_size
+        self.backbone, self.ensemble_size, self.outputs = backbone, ensemble_size, outputs
         self.share, self.classifier = share, classifier
         self.own = range(ensemble_size) if own is None else own
         cut = BACKBONES[backbone]
@@ -64,7 +64,7 @@ class Ensemble(nn.Module):
         state = starting_weights.load(backbone, weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = _build(backbone, meta_class_size, classifier, state, f"weights {weights} for {backbone}")
+            network = _build(backbone, outputs, classifier, state, f"weights {weights} for {backbone}")
             self.stem = nn.Sequential(_named(network, stem))
             self.branches = nn.ModuleList()
             for number in range(ensemble_size):
@@ -124,9 +124,9 @@ def _named(network: nn.Module, names: tuple[str, ...]) -> OrderedDict[str, nn.Mo
 
 
 def _build(
-    backbone: str, meta_class_size: int, classifier: Classifier, state: dict[str, Tensor] | None, what: str
+    backbone: str, outputs: int, classifier: Classifier, state: dict[str, Tensor] | None, what: str
 ) -> nn.Module:
-    """Build one whole network with a classifier of D outputs; `state` gives all but the classifier."""
+    """Build one whole network with a classifier of so many outputs; `state` gives all but the classifier."""
     cut = BACKBONES[backbone]
     network = torchvision.models.get_model(backbone, weights=None, **cut.options)
     if state is not None:
@@ -145,7 +145,7 @@ def _build(
             )
         network.load_state_dict({k: state[k] for k in found}, strict=False)
     width = network.get_submodule(cut.classifier).in_features
-    network.set_submodule(cut.classifier, classifier.build(width, meta_class_size))
+    network.set_submodule(cut.classifier, classifier.build(width, outputs))
     return network
 
 

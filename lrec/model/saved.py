@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, NotRequired
 
 import safetensors.torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict
 
@@ -15,7 +15,7 @@ from lrec.model.classifiers import Classifier
 from lrec.model.ensemble import Ensemble
 
 MODEL, CONFIG = "model.safetensors", "config.json"
-SHAPE = ("backbone", "ensemble_size", "meta_class_size", "share")
+SHAPE = ("backbone", "ensemble_size", "outputs", "share")
 
 Size = Annotated[int, Field(ge=1, le=10**6)]
 
@@ -27,18 +27,28 @@ class Normalization(TypedDict):
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
-class Config(TypedDict):
+class _Config(TypedDict):
     """What config.json must say for a trained network to be used; the rest is a record of its training."""
 
     backbone: Annotated[str, Field(pattern=f"^({'|'.join(BACKBONES)})$")]
     ensemble_size: Size
-    meta_class_size: Size
+    outputs: NotRequired[Size]
+    meta_class_size: NotRequired[Size]
     share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
     image_size: Size
     classifier: NotRequired[Annotated[str, Field(pattern="^(linear|cosine)$")]]
     scale: NotRequired[Annotated[float, Field(gt=0)]]
     normalization: Normalization
     seed: int
+
+
+def _with_outputs(config: dict) -> dict:
+    if not config.keys() & {"outputs", "meta_class_size"}:
+        raise ValueError("the key outputs")
+    return config
+
+
+Config = Annotated[_Config, AfterValidator(_with_outputs)]
 
 
 def save(model: Ensemble, folder: Path, settings: dict) -> dict:
@@ -62,6 +72,11 @@ def classifier(config: dict) -> Classifier:
     return Classifier(*(config[key] for key in ("classifier", "scale") if key in config))
 
 
+def outputs(config: dict) -> int:
+    """Return the outputs of each branch that a config names; one of an earlier version calls them D."""
+    return config["outputs" if "outputs" in config else "meta_class_size"]
+
+
 def load(folder: Path) -> tuple[Ensemble, dict]:
     """Read a saved ensemble on the CPU, and its config.
 
@@ -78,9 +93,9 @@ def load(folder: Path) -> tuple[Ensemble, dict]:
         with safe_open(path, "pt") as stream:
             branches = {key.split(".")[1] for key in stream.keys() if key.startswith("branches.")}  # noqa: SIM118
             found = len(branches), stream.get_slice("branches.0.classifier.weight").get_shape()[0] if branches else 0
-        if found != (config["ensemble_size"], config["meta_class_size"]):
+        size = config["ensemble_size"], outputs(config)
+        if found != size:
             raise RuntimeError(f"found {found[0]} branches of {found[1]} outputs")
-        size = config["ensemble_size"], config["meta_class_size"]
         model = Ensemble(config["backbone"], *size, share=config["share"], classifier=classifier(config))
         state = safetensors.torch.load_file(path)
         starting_weights.require_usable(state, path)

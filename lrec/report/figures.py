@@ -106,7 +106,7 @@ def rows(variant: str, folder: Path, entries: dict[str, dict[str, Any]]) -> dict
             if (table["backbone"] == backbone).any()
         }
         entry = entries.get(backbone)
-        if entry and is_full_size(variant, entry) and "1" in entry["recall"]:
+        if entry and is_full_size(entry) and "1" in entry["recall"]:
             own = [Row("LREC, ours", {"ours": 100 * entry["recall"]["1"]})]
         own += [Row("LREC", values)] if values else []
         there = others[others["backbone"] == backbone].sort_values("recall_percent", ascending=False, kind="stable")

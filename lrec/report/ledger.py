@@ -39,13 +39,14 @@ class Settings(TypedDict):
 
     ensemble_size: Size
     meta_class_size: Size
+    outputs: NotRequired[Size]
     image_size: Size
     epochs: Count
     batch_size: Size
     weights: Annotated[str, Field(min_length=1)]
     share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
     classifier: NotRequired[Literal["linear", "cosine"]]
-    loss: NotRequired[Annotated[str, Field(pattern="^[a-z_]+$")]]
+    loss: NotRequired[Annotated[str, Field(pattern="^[a-z0-9_]+$")]]
 
 
 class BranchSet(TypedDict):
@@ -169,32 +170,42 @@ def read(path: Path) -> Ledger:
 
 
 def name(entry: dict[str, Any]) -> str:
-    """Return a result's name in the ledger: its backbone, then what differs from the original's ensemble of logits.
+    """Return a result's name in the ledger: its backbone, then what sets it apart from the original's benchmark.
 
-    >>> original = {"ensemble_size": 48, "meta_class_size": 12, "share": "layer1"}
-    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": original})
+    So a trial never takes the place of a benchmark. A variant that is no benchmark has no number of classes, epochs
+    and pixels to differ from.
+
+    >>> used = {"ensemble_size": 48, "meta_class_size": 12, "share": "layer1", "image_size": 256, "epochs": 20}
+    >>> entry = {"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "partial": False}
+    >>> name(entry | {"settings": used | {"weights": "imagenet"}})
     'resnet18'
-    >>> other = {"ensemble_size": 1, "meta_class_size": 98, "share": "none"}
-    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "features", "settings": other})
-    'resnet18 (M=1, D=98, share none, features)'
-    >>> other |= {"meta_class_size": 12, "share": "layer1", "classifier": "cosine"}
-    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": other})
-    'resnet18 (M=1, cosine)'
-    >>> embedded = {"embedding": {"precision": "int8"}}
-    >>> name({"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "settings": original} | embedded)
-    'resnet18 (int8)'
+    >>> used = {"ensemble_size": 4, "meta_class_size": 98, "share": "layer3", "image_size": 128, "epochs": 1}
+    >>> used |= {"loss": "proxy_anchor", "warmup_epochs": 0.5, "weights": "none"}
+    >>> name(entry | {"settings": used, "kind": "features", "partial": True})
+    'resnet18 (M=4, D=98, share layer3, proxy_anchor, warm-up, 1 epoch, weights none, 128 px, partial, features)'
+    >>> name(entry | {"variant": "mine", "settings": used, "embedding": {"precision": "int8"}})
+    'resnet18 (M=4, share layer3, proxy_anchor, warm-up, int8)'
     """
     used, (dataset, _) = entry["settings"], reference.VARIANTS.get(entry["variant"], ("", ""))
-    groups = reference.META_CLASS_SIZE.get(dataset, used["meta_class_size"])
-    differs = [f"M={used['ensemble_size']}"] if used["ensemble_size"] != reference.ENSEMBLE_SIZE else []
-    differs += [f"D={used['meta_class_size']}"] if used["meta_class_size"] != groups else []
-    differs += [f"share {used['share']}"] if used["share"] != reference.SHARE else []
-    differs += [used[key] for key, original in reference.LEARNED.items() if used.get(key, original) != original]
-    differs += ["no epochs"] if used.get("epochs") == 0 else []
-    differs += [entry["kind"]] if entry["kind"] != reference.KIND else []
-    differs += ["int8"] if is_quantized(entry) else []
-    differs += [reduction(entry)] if reduction(entry) else []
-    return entry["backbone"] + (f" ({', '.join(differs)})" if differs else "")
+    groups, size, epochs = used["meta_class_size"], used["image_size"], used["epochs"]
+    differs = [
+        (f"M={used['ensemble_size']}", used["ensemble_size"] != reference.ENSEMBLE_SIZE),
+        (f"D={groups}", groups != reference.META_CLASS_SIZE.get(dataset, groups)),
+        (f"share {used['share']}", used["share"] != reference.SHARE),
+        *((used[key], used[key] != original) for key, original in reference.LEARNED.items() if key in used),
+        ("warm-up", used.get("warmup_epochs", 0) > 0),
+        ("crops", used.get("random_crop", 1) < 1),
+        ("validated", "kept_epoch" in used),
+        (f"{epochs or 'no'} epoch{'' if epochs == 1 else 's'}", epochs != reference.EPOCHS.get(dataset, epochs or 1)),
+        ("weights none", bool(dataset) and used["weights"] == "none"),
+        (f"{size} px", bool(dataset) and size != reference.IMAGE_SIZE),
+        ("partial", entry["partial"]),
+        (entry["kind"], entry["kind"] != reference.KIND),
+        ("int8", is_quantized(entry)),
+        (reduction(entry), bool(reduction(entry))),
+    ]
+    named = [text for text, is_different in differs if is_different]
+    return entry["backbone"] + (f" ({', '.join(named)})" if named else "")
 
 
 def reduction(entry: dict[str, Any]) -> str:
@@ -217,13 +228,9 @@ def learns_as_original(entry: dict[str, Any]) -> bool:
     return all(entry["settings"].get(key, value) == value for key, value in reference.LEARNED.items())
 
 
-def is_full_size(variant: str, entry: dict[str, Any]) -> bool:
+def is_full_size(entry: dict[str, Any]) -> bool:
     """Whether an entry is comparable with the benchmark: all its images, at the original's settings."""
-    used, size = entry["settings"], reference.META_CLASS_SIZE[reference.VARIANTS[variant][0]]
-    found = used["ensemble_size"], used["meta_class_size"], used["image_size"], used["share"]
-    original = reference.ENSEMBLE_SIZE, size, reference.IMAGE_SIZE, reference.SHARE
-    embedded = entry["kind"] == reference.KIND and not reduction(entry) and not is_quantized(entry)
-    return not entry["partial"] and embedded and found == original and learns_as_original(entry)
+    return entry["variant"] in reference.VARIANTS and name(entry) == entry["backbone"]
 
 
 def metric(entry: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lrec.model import saved
 from lrec.model.backbones import SHARE
 from lrec.model.classifiers import Classifier
 from lrec.model.ensemble import LINEAR, Ensemble
@@ -13,17 +14,17 @@ from lrec.model.ensemble import LINEAR, Ensemble
 
 @functools.cache
 def count_parameters(
-    backbone: str, ensemble_size: int, meta_class_size: int, share: str = SHARE, classifier: Classifier = LINEAR
+    backbone: str, ensemble_size: int, outputs: int, share: str = SHARE, classifier: Classifier = LINEAR
 ) -> int:
     """Return the number of parameters, counted on the meta device, which allocates no memory for them."""
     with torch.device("meta"):
-        model = Ensemble(backbone, 1, meta_class_size, share=share, classifier=classifier)
+        model = Ensemble(backbone, 1, outputs, share=share, classifier=classifier)
     stem, branch = (sum(p.numel() for p in part.parameters()) for part in (model.stem, model.branches))
     return stem + ensemble_size * branch
 
 
 @functools.cache
-def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_size: int, share: str = SHARE) -> int:
+def count_macs(backbone: str, ensemble_size: int, outputs: int, image_size: int, share: str = SHARE) -> int:
     """Return multiply-accumulates of one image's forward pass (thop counts them, on the meta device).
 
     A multiply-accumulate is two floating-point operations. thop leaves out what costs almost nothing,
@@ -35,7 +36,7 @@ def count_macs(backbone: str, ensemble_size: int, meta_class_size: int, image_si
         from thop import profile
 
     with torch.device("meta"):
-        model = Ensemble(backbone, 1, meta_class_size, share=share)
+        model = Ensemble(backbone, 1, outputs, share=share)
         image = torch.empty(1, 3, image_size, image_size)
         shared = model.stem(image)
     # Outside the meta device: thop keeps its own counters in real memory.
@@ -51,6 +52,6 @@ def compute(entry: dict[str, Any]) -> tuple[int, int]:
     is counted once, as it is computed once for all branches.
     """
     used, run = entry["settings"], entry.get("run") or {}
-    shape = (used[key] for key in ("ensemble_size", "meta_class_size", "image_size", "share"))
+    shape = used["ensemble_size"], saved.outputs(used), used["image_size"], used["share"]
     image = count_macs(entry["backbone"], *shape)
     return image, 3 * image * entry["counts"]["train"][0] * run.get("epochs", used["epochs"])

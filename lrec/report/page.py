@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from lrec.class_names import readable
 from lrec.io import reading
 from lrec.io.text import boxed
+from lrec.model import saved
 from lrec.model.classifiers import Classifier
 from lrec.report import benchmarks, curves, ledger, model_size
 from lrec.report.tables import Table, html
@@ -171,7 +172,7 @@ def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
 def _size(entry: dict[str, Any]) -> tuple[int, int]:
     """Parameters and multiply-accumulates per image of an entry's ensemble."""
     used = entry["settings"]
-    shape = entry["backbone"], used["ensemble_size"], used["meta_class_size"]
+    shape = entry["backbone"], used["ensemble_size"], saved.outputs(used)
     return (
         model_size.count_parameters(*shape, used["share"], Classifier(used.get("classifier", "linear"))),
         model_size.count_macs(*shape, used["image_size"], used["share"]),

@@ -6,7 +6,6 @@ They depend on the ledger and data/reference alone, so a check can render them a
 from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
-from typing import Any
 
 from lrec import reference
 from lrec.report import ledger
@@ -40,7 +39,7 @@ def tables(known: ledger.Ledger, folder: Path) -> list[Table]:
     found = [parameter_table()]
     for number, variant in enumerate(reference.VARIANTS):
         entries = known.get(variant, {})
-        full = {name: entry for name, entry in entries.items() if ledger.is_full_size(variant, entry)}
+        full = {name: entry for name, entry in entries.items() if ledger.is_full_size(entry)}
         found.append(benchmark_table(variant, full, folder, "" if number else LEGEND))
         others = {name: entry for name, entry in entries.items() if name not in full}
         found += [own_runs("", others, "Our runs of other sizes")] if others else []
@@ -75,7 +74,7 @@ def own_runs(title: str, entries: Entries, what: str) -> Table:
     ks = cutoffs(entries)
     chosen = _best(entries, ks[0], MOST)
     rows = [
-        [marked(_label(name, entry), entry)]
+        [marked(name, entry)]
         + [f"{100 * entry['recall'][str(k)]:.1f}" if str(k) in entry["recall"] else MISSING for k in ks]
         for name, entry in chosen.items()
     ]
@@ -123,10 +122,3 @@ def _best(entries: Entries, k: int, most: int) -> Entries:
 
 def _column(k: int) -> str:
     return f"R@{k}"
-
-
-def _label(name: str, entry: dict[str, Any]) -> str:
-    """Name a run, with the size of its images where the benchmark has another size."""
-    size = entry["settings"]["image_size"]
-    benchmark = entry["variant"] in reference.VARIANTS
-    return f"{name}, {size} px" if benchmark and size != reference.IMAGE_SIZE else name

@@ -10,7 +10,7 @@ import errno
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import safetensors
@@ -19,6 +19,7 @@ import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from lrec.compute import collective
 from lrec.io import files, reading
@@ -26,6 +27,12 @@ from lrec.training.state import State
 
 PROGRESS = "progress.json"
 _STATE = TypeAdapter(State)
+
+
+class _Spent(TypedDict):
+    seconds: float
+
+
 _SHARE = 0.1  # of a training's time, that checkpoints after epochs may take
 _FIELDS = ("step", "exp_avg", "exp_avg_sq")  # of Adam, per parameter
 Optimizers = Mapping[str, torch.optim.Optimizer]
@@ -35,10 +42,12 @@ class Checkpoint:
     """The checkpoint of one training.
 
     Args:
-        folder: of its own; whatever else lies beside it belongs to other trainings and is removed.
+        folder: of its own. Of the checkpoints of other trainings beside it, the one with the most work in it stays,
+            so that trying other settings does not cost it.
         minutes: how often, beside the ends of epochs, one is due.
 
     Attributes:
+        other: the folder of the other training that stays, None if there is none.
         earlier: seconds that earlier runs have spent on what was loaded.
         cost: seconds that writing the last one took.
     """
@@ -47,9 +56,13 @@ class Checkpoint:
         self.folder, self.seconds = folder, 60 * minutes
         self.start = self.last = time.monotonic()
         self.earlier = self.cost = 0.0
+        self.other: Path | None = None
         if collective.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            _clear(other for other in folder.parent.iterdir() if other != folder)
+            others = {other: _work(other) for other in folder.parent.iterdir() if other != folder}
+            best = max(others, key=others.__getitem__, default=None)
+            self.other = best if best and others[best] > 0 else None
+            _clear(other for other in others if other != self.other)
             _clear(state for state in folder.iterdir() if not (state / PROGRESS).is_file())
         collective.wait()
 
@@ -150,6 +163,15 @@ class Checkpoint:
     def remove(self) -> None:
         """Delete the folder, once the training's results are written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _work(folder: Path) -> float:
+    """Return the seconds of training in a folder of checkpoints; 0 if it has none that is whole."""
+    found = 0.0
+    for path in folder.glob(f"*/{PROGRESS}"):
+        with suppress(ValueError):
+            found = max(found, reading.read_json(path, "train", _Spent)["seconds"])
+    return found
 
 
 def _clear(paths: Iterator[Path]) -> None:

@@ -56,7 +56,7 @@ class Trainer:
         model.to(device, memory_format=self.format)
         self.parts = {"stem": model.stem} | {str(number): model.branches[number] for number in model.own}
         self._stem_learns = any(value.requires_grad for value in model.stem.parameters())
-        self.losses = _losses(model, recipe, classes or model.meta_class_size).to(device)
+        self.losses = _losses(model, recipe, classes or model.outputs).to(device)
         learning = {f"loss.{number}": loss for number, loss in self.losses.items()}
         self.recorder = Recorder() if self._can_record() else None
         self.optimizers = {
@@ -195,7 +195,7 @@ def _losses(model: Ensemble, recipe: Recipe, classes: int) -> nn.ModuleDict:
     for number in model.own:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + number)
-            made[str(number)] = LOSSES[recipe.loss].make(classes, model.meta_class_size, recipe.label_smoothing)
+            made[str(number)] = LOSSES[recipe.loss].make(classes, model.outputs, recipe.label_smoothing)
     return made
 
 

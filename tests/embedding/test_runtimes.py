@@ -247,7 +247,7 @@ def test_a_missing_package_is_said_before_any_work(
 def test_a_precision_that_a_runtime_does_not_have(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(project)
     choose(project, "onnxruntime", precision="bfloat16")
-    with pytest.raises(ValueError, match=r"embed\.precision: found bfloat16, which onnxruntime does not have"):
+    with pytest.raises(ValueError, match=r"embed\.precision: found bfloat16, which runtime onnxruntime does not have"):
         embed_stage.main(*RUN)
     choose(project, "torch", precision="int8")
     with pytest.raises(ValueError, match=r"found int8, which runtime torch does not have; set embed\.runtime to onnx"):

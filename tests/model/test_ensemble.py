@@ -1,6 +1,7 @@
 """The ensemble is torchvision's network, cut where the original cuts it; sizes match the original's to the digit."""
 
 import csv
+import json
 import warnings
 from pathlib import Path
 
@@ -112,11 +113,21 @@ def test_save_and_load(tmp_path: Path):
     ensemble = Ensemble("resnet18", 2, 5, seed=3)
     config = saved.save(ensemble, tmp_path, SETTINGS)
     loaded, found = saved.load(tmp_path)
-    shape = {"backbone": "resnet18", "ensemble_size": 2, "meta_class_size": 5, "share": "layer1"}
+    shape = {"backbone": "resnet18", "ensemble_size": 2, "outputs": 5, "share": "layer1"}
     shape |= {"classifier": "linear", "scale": 20.0}
     assert found == config == shape | SETTINGS
     for key, value in ensemble.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value)
+
+
+def test_a_config_of_an_earlier_version_has_d_as_its_outputs(tmp_path: Path):
+    config = saved.save(Ensemble("resnet18", 2, 5, seed=3), tmp_path, SETTINGS)
+    del config["outputs"]
+    (tmp_path / saved.CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="expected the key outputs"):
+        saved.load(tmp_path)
+    (tmp_path / saved.CONFIG).write_text(json.dumps(config | {"meta_class_size": 5}))
+    assert saved.load(tmp_path)[0].outputs == 5
 
 
 def test_saved_bytes_are_the_same_twice(tmp_path: Path):
@@ -135,7 +146,7 @@ def test_damaged_models_are_refused(tmp_path: Path):
         saved.load(tmp_path)
     (tmp_path / saved.MODEL).write_bytes(whole)
     config = (tmp_path / saved.CONFIG).read_text()
-    (tmp_path / saved.CONFIG).write_text(config.replace('"meta_class_size": 5', '"meta_class_size": 6'))
+    (tmp_path / saved.CONFIG).write_text(config.replace('"outputs": 5', '"outputs": 6'))
     with pytest.raises(ValueError, match=r"model\.safetensors: does not fit"):
         saved.load(tmp_path)
 

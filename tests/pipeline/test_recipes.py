@@ -27,6 +27,10 @@ def test_recommended(root: Path, project: Path, loss: str):
     expected = "linear" if LOSSES[loss].is_metric else "cosine"
     assert (config["classifier"], model.classifier.kind) == (expected, expected)
     assert (config["recipe"], config["schedule"]) == ("recommended", "cosine")
+    # D is that of the groupings, however many outputs a branch has; and the config tells one grouping from another.
+    assert config["meta_class_size"] == values["variants"]["tiny"]["meta_class_size"]
+    assert config["outputs"] == model.outputs == (values["train"]["embedding_size"] if LOSSES[loss].is_metric else 2)
+    assert config["meta_classes"]
 
 
 def test_the_first_line_says_precision_and_device(

@@ -42,14 +42,16 @@ def test_names_are_unique_and_budgets_are_kept(planned: dict):
 
 
 def test_every_parameter_that_is_set_exists(planned: dict, root: Path, tmp_path: Path):
+    weights = "~/a folder, whose name is long and has a = sign, which was more than a line once/{backbone} (1).pth"
     written = (root / "params.yaml").read_text(encoding="utf-8")
     path = tmp_path / "params.yaml"
     for run in runs(planned):
         path.write_text(written, encoding="utf-8")
-        (words,) = Command("", shlex.join(study.command(planned, "finalists", run, "w.pth"))).parts()
+        (words,) = Command("", shlex.join(study.command(planned, "finalists", run, weights))).parts()
         apply_overrides(path, [word for before, word in itertools.pairwise(words) if before == "-S"])
         variant = run.get("on", "car_cropped")
         assert params.load(path).datasets == [variant], run
+        assert params.load(path).train.weights == weights
         assert (
             params.load(path).variants[variant].epochs == study.settings_of(planned, run)[f"variants.{variant}.epochs"]
         )
@@ -61,7 +63,9 @@ def test_every_parameter_that_is_set_exists(planned: dict, root: Path, tmp_path:
 def test_a_run_on_another_set(planned: dict):
     run = next(run for run in planned["finalists"] if run.get("on") == "omniglot")
     words = study.command(planned, "finalists", run, "w.pth")
-    assert {"datasets=[omniglot]", "++variants.omniglot.layout=folder", "++variants.omniglot.image_size=64"} <= {*words}
+    assert {'datasets=["omniglot"]', '++variants.omniglot.layout="folder"', "++variants.omniglot.image_size=64"} <= {
+        *words
+    }
     assert not [word for word in words if "car_cropped" in word or "variant." in word]
 
 
@@ -73,8 +77,8 @@ def test_choices_only_train_and_hold_classes_out(planned: dict):
     assert final[3:5] == ["-f", "-n"]
     assert "train.validation_share=0.2" in chosen
     assert not [word for word in final if "validation" in word]
-    assert "datasets=[car_cropped]" in final
-    assert "train.weights=w.pth" in final
+    assert 'datasets=["car_cropped"]' in final
+    assert 'train.weights="w.pth"' in final
 
 
 def test_other_seeds_come_last_and_change_nothing_else(planned: dict):

@@ -22,7 +22,7 @@ def row(table: Table, name: str) -> list[str]:
 
 def test_three_sources_side_by_side(root: Path):
     recalls, runs = made(root, {"resnet18": of_size(48)})
-    image = model_size.count_macs("resnet18", 48, 12, 96)
+    image = model_size.count_macs("resnet18", 48, 12, 256)
     assert row(recalls, "Backbone")[1:4] == ["reported", "clean reference", "ours"]
     assert row(recalls, "resnet18") == [
         "resnet18",
@@ -34,8 +34,8 @@ def test_three_sources_side_by_side(root: Path):
     assert row(runs, "resnet18") == [
         "resnet18",
         *("20.0", "30.0"),
-        *(f"{image / 1e6:,.0f}", f"{3 * image * 8054 * 3 / 1e12:,.1f}"),
-        "M 48, D 12, 96 px, 3 epochs, batch 32, weights w.pth",
+        *(f"{image / 1e6:,.0f}", f"{3 * image * 8054 * 20 / 1e12:,.1f}"),
+        "M 48, D 12, 256 px, 20 epochs, batch 32, weights w.pth",
         "",
     ]
     assert row(recalls, "resnet50")[3:] == ["–", "–"]
@@ -50,11 +50,11 @@ def test_models_at_hand_are_listed():
 
 
 def test_how_long_an_epoch_took(root: Path):
-    run = {"seconds": 754 * 3, "device": "CPU, 2 threads, torch 2.15.0", "machine": "x86_64", "commit": "0123"}
+    run = {"seconds": 754 * 20, "device": "CPU, 2 threads, torch 2.15.0", "machine": "x86_64", "commit": "0123"}
     _, runs = made(root, {"resnet18": of_size(48, run=run)})
     assert row(runs, "resnet18")[-1] == "12 min 34 s (CPU, 2 threads)"
-    _, early = made(root, {"resnet18": of_size(48, run=run | {"epochs": 2})})
-    assert row(early, "resnet18")[-1] == "18 min 51 s (CPU, 2 threads)"
+    _, early = made(root, {"resnet18": of_size(48, run=run | {"epochs": 10})})
+    assert row(early, "resnet18")[-1] == "25 min 8 s (CPU, 2 threads)"
 
 
 def test_missing_references_say_so(root: Path):
@@ -114,7 +114,7 @@ def test_sizes_and_kinds_stand_below_each_other(root: Path):
 
 def test_a_chosen_epoch_is_said(root: Path):
     _, runs = made(root, {"resnet18 (M=4)": entry(settings=SETTINGS | {"kept_epoch": 2})})
-    assert ", 3 epochs (epoch 2 kept), " in row(runs, "resnet18 (M=4)")[-2]
+    assert ", 20 epochs (epoch 2 kept), " in row(runs, "resnet18 (M=4)")[-2]
 
 
 def test_another_shared_depth_is_said(root: Path):
@@ -167,8 +167,8 @@ def test_a_reduced_embedding_has_its_own_row_and_no_branches(root: Path):
     name = "resnet18 (M=4, features, whitened 512)"
     assert ledger.name(some) == name
     assert ledger.metric(some) == "resnet18 (features, whitened)"
-    assert not ledger.is_full_size("car_cropped", full_size(embedding={"reduce": "pca", "dimensions": 64}))
-    assert not ledger.is_full_size("car_cropped", full_size(embedding={"precision": "int8"}))
+    assert not ledger.is_full_size(full_size(embedding={"reduce": "pca", "dimensions": 64}))
+    assert not ledger.is_full_size(full_size(embedding={"precision": "int8"}))
     recalls, runs = made(root, {name: some})
     assert row(recalls, name)[1:3] == ["", ""]
     assert row(runs, name)[-2].endswith(", embedded features, whitened 512")

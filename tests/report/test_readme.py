@@ -62,7 +62,7 @@ def test_ours_stands_in_its_cell_only_when_it_is_comparable(root: Path):
         *("96.7 / 94.3 / 50.0", "98.3 / 97.0 / 60.0", "99.0 / 98.3 / 70.0", "99.5 / 99.1 / 100.0"),
     ]
     assert f"own {title}" not in comparable
-    for other in (full_size(partial=True), of_size(48), of_size(4)):
+    for other in (full_size(partial=True), full_size(kind="features"), of_size(4)):
         found = made(root, {"car_cropped": {ledger.name(other): other}})
         assert found[title].rows == made(root, {})[title].rows
         assert len(found[f"own {title}"].rows) == 1
@@ -82,7 +82,7 @@ def test_at_most_six_own_runs_the_best_first(root: Path):
         ledger.upsert(known, of_size(size, recall={"1": size / 10, "2": 0.9}, **part), None)
     table = made(root, known)["own CARS196, cropped (car_cropped)"]
     assert list(table.header) == ["Backbone", "R@1", "R@2"]
-    assert table.rows[:2] == [["resnet18 (M=8), 96 px", "80.0", "90.0"], ["resnet18 (M=7), 96 px †", "70.0", "90.0"]]
+    assert table.rows[:2] == [["resnet18 (M=8)", "80.0", "90.0"], ["resnet18 (M=7, partial) †", "70.0", "90.0"]]
     assert len(table.rows) == 6
     assert "the best 6 of 8 (all: metrics/benchmarks.md)" in table.intro
     (note,) = table.notes

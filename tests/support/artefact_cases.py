@@ -142,7 +142,7 @@ MODELS: list[tuple[str, str, Damage, str]] = [
     ("embed", "config.json", key("ensemble_size", 10**12), "ensemble_size: found 1000000000000, expected less"),
     ("embed", "config.json", key("ensemble_size", 0), "ensemble_size: found 0, expected greater"),
     ("embed", "config.json", key("ensemble_size", 2.0), "ensemble_size: found 2.0, expected a valid integer"),
-    ("embed", "config.json", key("meta_class_size", 10**6), "does not fit config.json .*of 2 outputs"),
+    ("embed", "config.json", key("outputs", 10**6), "does not fit config.json .*of 2 outputs"),
     ("embed", "config.json", key("share", "layer9"), "share: found 'layer9'"),
     ("embed", "config.json", key("share", "layer2"), "does not fit config.json"),
     ("embed", "config.json", key("share"), "share: missing"),

@@ -1,5 +1,6 @@
 """The training loop: the same seed gives the same bytes, killed or not; options do what they say."""
 
+import json
 import os
 import random
 import signal
@@ -228,13 +229,17 @@ def test_a_killed_training_ends_with_the_same_bytes(tiny_store: Store, tmp_path:
     assert not list((tmp_path / "checkpoint").iterdir())
 
 
-def test_checkpoints_of_other_trainings_are_removed_not_used(tiny_store: Store, tmp_path: Path):
-    run(tiny_store, changed(seed=1), checkpoint=Checkpoint(tmp_path / "c" / "other", 0))
-    assert (tmp_path / "c" / "other").exists()
+def test_of_other_trainings_the_checkpoint_with_the_most_work_stays_and_is_not_used(tiny_store: Store, tmp_path: Path):
+    for name, seconds in (("short", 1.0), ("long", 3600.0), ("damaged", None)):
+        state = tmp_path / "c" / name / "00001-0000000"
+        state.mkdir(parents=True)
+        (state / "progress.json").write_text(json.dumps({"seconds": seconds}))
     expected, _ = undisturbed(tiny_store)
-    found, _ = run(tiny_store, checkpoint=Checkpoint(tmp_path / "c" / "mine", 1e9))
+    mine = Checkpoint(tmp_path / "c" / "mine", 1e9)
+    found, _ = run(tiny_store, checkpoint=mine)
     assert same(found, expected)
-    assert [path.name for path in (tmp_path / "c").iterdir()] == ["mine"]
+    assert mine.other == tmp_path / "c" / "long"
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["long", "mine"]
 
 
 def test_the_disk_holds_one_state_and_no_half_written_one(tiny_store: Store, tmp_path: Path):
