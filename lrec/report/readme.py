@@ -1,4 +1,4 @@
-"""The README's tables: the original's seven, each with our own runs of other sizes below; other data sets, a line each.
+"""The README's tables: the original's seven, each with our own runs of other sizes below; and a line on glyphs.
 
 They depend on the ledger and data/reference alone, so a check can render them again.
 """
@@ -25,7 +25,7 @@ from lrec.report.tables import MISSING, Table
 BEGIN, END = "<!-- benchmarks: written by the stage report -->", "<!-- end of benchmarks -->"
 BUILT_IN = "glyphs"
 MOST = 6  # rows of own runs below a table
-MOST_ELSEWHERE = 4  # runs in the line of another data set
+MOST_BUILT_IN = 4  # runs in the line of the built-in set
 LEGEND = f"In the next six tables: Recall@K in percent, reported / clean reference / ours ({MISSING}: no figure)."
 
 
@@ -43,8 +43,8 @@ def tables(known: ledger.Ledger, folder: Path) -> list[Table]:
         found.append(benchmark_table(variant, full, folder, "" if number else LEGEND))
         others = {name: entry for name, entry in entries.items() if name not in full}
         found += [own_runs("", others, "Our runs of other sizes")] if others else []
-    elsewhere = [line for variant in sorted(set(known) - set(reference.VARIANTS)) for line in lines(variant, known)]
-    return [*found[:-1], replace(found[-1], notes=[*found[-1].notes, *elsewhere])]
+    notes = built_in_notes(known[BUILT_IN]) if known.get(BUILT_IN) else []
+    return [*found[:-1], replace(found[-1], notes=[*found[-1].notes, *notes])]
 
 
 def benchmark_table(variant: str, full: Entries, folder: Path, intro: str = "") -> Table:
@@ -82,14 +82,12 @@ def own_runs(title: str, entries: Entries, what: str) -> Table:
     return Table(title, ["Backbone", *map(_column, ks)], rows, f"{what}, in percent{more}.", partial_notes(chosen))
 
 
-def lines(variant: str, known: ledger.Ledger) -> list[str]:
-    """Return the line on the best runs of a data set that the original does not report, and what its marks mean."""
-    entries = known[variant]
+def built_in_notes(entries: Entries) -> list[str]:
+    """Return the line on the best runs of the built-in set, and what its marks mean."""
     k = cutoffs(entries)[0]
-    chosen = _best(entries, k, MOST_ELSEWHERE)
+    chosen = _best(entries, k, MOST_BUILT_IN)
     figures = (f"{marked(name, entry)} {100 * entry['recall'].get(str(k), 0):.1f}" for name, entry in chosen.items())
-    title = f"The built-in set ({variant})" if variant == BUILT_IN else heading(variant)
-    line = f"{title}: {_column(k)} in percent, {', '.join(figures)} (all: metrics/benchmarks.md)."
+    line = f"The built-in set ({BUILT_IN}): {_column(k)} in percent, {', '.join(figures)} (all: metrics/benchmarks.md)."
     return [line, *partial_notes(chosen)]
 
 
