@@ -21,7 +21,7 @@ from lrec.embedding import codes
 from lrec.io import command, locks, reading
 from lrec.io.text import escaped
 from lrec.metrics import search
-from lrec.retrieve import approximate, contact_sheet, query, serve
+from lrec.retrieve import approximate, contact_sheet, image_files, query, serve
 from lrec.retrieve.database import Database
 
 RESULTS, FIGURE = 8, Path("retrieval.png")
@@ -54,6 +54,12 @@ def parser(prog: str = "python -m lrec.retrieve") -> argparse.ArgumentParser:
         help="image of the data set (its path in index.csv, or row:N), image file, folder or glob",
     )
     options.add_argument("--database", "--data_base", help="as car_cropped/resnet18, or a folder of Database.save")
+    options.add_argument(
+        "--images",
+        nargs="+",
+        metavar="PATH",
+        help="search, or save, these image files, folders or globs, embedded with the database's model",
+    )
     options.add_argument("--split", "--data_type", help="train, test, query or gallery; default: gallery, or else test")
     options.add_argument("--num", "--retrieval_num", type=int, help="results per query (default: 8, or all)")
     options.add_argument("--output", type=_png, help="figure (default: retrieval.png)")
@@ -83,19 +89,21 @@ def run(options: argparse.Namespace) -> None:
     where = device.choose(options.device)
     if options.serve:
         port = serve.PORT if options.port is None else options.port
-        serve.run(name, options.split, where, options.host or serve.HOST, port)
+        serve.run(name, options.split, where, options.host or serve.HOST, port, options.images)
         return
+    database = Database.load(name, options.split, where)
+    if options.images:
+        database = database.of_images(options.images)
     if options.save is not None:
-        print("\n".join(map(escaped, save(Database.load(name, options.split, where), options))))
+        print("\n".join(map(escaped, save(database, options))))
         return
     output = options.output or FIGURE
-    database = Database.load(name, options.split, where)
     finder = query.Finder(database)
     queries = finder.find(options.query) if options.query else finder.default()
-    embedded = _embed(database, queries)
+    queries, embedded, left_out = _embed(database, queries)
     exclude = np.array([q.row for q in queries])
-    notes = [f"{name}: {database.described}"]
-    notes += finder.passed_over
+    notes = [f"{_named_images(options.images)}{name}: {database.described}"]
+    notes += [*finder.passed_over, *filter(None, [left_out])]
     if any(q.row == search.NO_ROW and not q.class_name for q in queries) and database.facts.get("crop") == "box":
         notes.append(f"{name} holds images cropped to boxes: crop a photo of your own to its object first")
     number = _number(database, exclude) if options.num is None else options.num
@@ -122,6 +130,7 @@ def _require_effect(options: argparse.Namespace) -> None:
     searching, page, saving = ("query", "num", "output", "json", "index"), ("host", "port"), ("codes", "with_model")
     idle = [(name, "without --serve") for name in page if not options.serve]
     idle += [(name, "without --save") for name in saving if options.save is None]
+    idle += [(name, "with --images") for name in ("split",) if options.images]
     idle += [(name, "with --serve") for name in (*searching, "save") if options.serve]
     idle += [(name, "with --save") for name in searching if options.save is not None]
     for name, reason in idle:
@@ -154,11 +163,31 @@ def _number(database: Database, exclude: np.ndarray) -> int:
     return min(RESULTS, others)
 
 
-def _embed(database: Database, queries: list[query.Query]) -> np.ndarray:
-    """Return embeddings, or codes: the database's own for queries in it, and the model's for the others."""
-    others = [q.source for q in queries if q.row == search.NO_ROW]
-    fresh = iter(database.encode(database.embed(others)) if others else ())
-    return np.stack([next(fresh) if q.row == search.NO_ROW else database.embedding(q.row) for q in queries])
+def _embed(database: Database, queries: list[query.Query]) -> tuple[list[query.Query], np.ndarray, str]:
+    """Return the queries that can be read, and their embeddings, or codes: of those in the database its own.
+
+    Of a folder or a glob, files that cannot be read are left out; a line says so.
+    """
+    others = [q for q in queries if q.row == search.NO_ROW]
+    sources = [q.source for q in others]
+    embedded, unread = database.embed_readable(sources) if others else (np.empty(0), {})
+    if named := [error for place, error in unread.items() if not others[place].one_of_many]:
+        raise named[0]
+    line = image_files.left_out(sources, unread)
+    lost = {id(others[place]) for place in unread}
+    kept = [q for q in queries if id(q) not in lost]
+    if not kept:
+        raise ValueError(f"query: found no image that can be read; {line}")
+    fresh = iter(database.encode(embedded) if len(embedded) else ())
+    return kept, np.stack([next(fresh) if q.row == search.NO_ROW else database.embedding(q.row) for q in kept]), line
+
+
+def _named_images(images: list[str] | None) -> str:
+    """The images that are searched in place of the database's, for the line on it."""
+    if not images:
+        return ""
+    more = f" and {len(images) - 1:,} more" if len(images) > 1 else ""
+    return f"{images[0]}{more}, with the model of "
 
 
 def table(found: dict[str, Any]) -> str:

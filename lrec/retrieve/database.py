@@ -14,12 +14,12 @@ from lrec.datasets import decoding
 from lrec.embedding import codes as coding
 from lrec.embedding import runtimes
 from lrec.embedding.codes import Codes
-from lrec.io import missing, reading
+from lrec.io import command, missing, reading
 from lrec.metrics import search
 from lrec.model import saved
-from lrec.retrieve import given, storage
+from lrec.retrieve import given, image_files, storage
 from lrec.retrieve.encoder import Encoder
-from lrec.retrieve.given import SomeImages
+from lrec.retrieve.given import OneImage, SomeImages
 
 
 class Database:
@@ -143,7 +143,7 @@ class Database:
     def stored(self) -> store.Store | None:
         """The packed store the images come from, or None where it is not here."""
         folder = self.place(self.facts.get("store") or "")
-        if not (folder / store.IMAGES).is_file():
+        if not self.facts.get("store") or not (folder / store.IMAGES).is_file():
             return None
         opened = store.open_store(folder)
         rows, last = self.index["row"], len(opened.images) - 1
@@ -154,12 +154,47 @@ class Database:
 
     def embed(self, images: SomeImages) -> np.ndarray:
         """Embed files, opened images or (H, W, 3) uint8 arrays, one or several, as (N, d) float32."""
-        embedded = self.encoder.embed(images)
+        return self._fitting(self.encoder.embed(images))
+
+    def embed_readable(self, images: Sequence[OneImage]) -> tuple[np.ndarray, dict[int, Exception]]:
+        """Embed those of many images that can be read, see `Encoder.embed_readable`."""
+        embedded, unread = self.encoder.embed_readable(images)
+        return self._fitting(embedded), unread
+
+    def _fitting(self, embedded: np.ndarray) -> np.ndarray:
+        """Refuse embeddings of another length than the database's."""
         if embedded.shape[1] != self.width:
             raise ValueError(
                 f"{self.facts['model']}: makes {embedded.shape[1]} dimensions, expected {self.width} as in the database"
             )
         return embedded
+
+    def of_images(self, images: str | Path | Sequence[str | Path]) -> "Database":
+        """Make a database of other images, of unknown classes, embedded with the model of this one.
+
+        A file that cannot be read is left out; a warning counts such files and names the first.
+
+        Args:
+            images: one or several: files, folders with their subfolders, or globs.
+
+        Returns:
+            Their embeddings, in memory, as float32 numbers, and their paths.
+
+        Raises:
+            FileNotFoundError: there is nothing of a name, or a folder has no image in it.
+            ValueError: no file can be read, or this database has no model.
+        """
+        files, notes = image_files.find_all(images)
+        embedded, unread = self.embed_readable(files)
+        line = image_files.left_out(files, unread)
+        if not len(embedded):
+            raise ValueError(f"found no image that can be read; {line}")
+        for note in filter(None, [*notes, line]):
+            command.warn(note)
+        paths = [self._written(file) for place, file in enumerate(files) if place not in unread]
+        index = pd.DataFrame({"path": paths, "class": "", "row": np.full(len(paths), search.NO_ROW, np.int64)})
+        facts = {key: self.facts[key] for key in storage.OF_MODEL if key in self.facts}
+        return Database(embedded, index, facts, self._device)
 
     def search(
         self,

@@ -1,5 +1,6 @@
 """From images, however they are given, to embeddings, as the pipeline computes them for its stored images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -8,11 +9,11 @@ import numpy as np
 from lrec.data import batches
 from lrec.datasets import decoding
 from lrec.embedding import batch_norm, extract, graph, reduction, runtimes
-from lrec.io import reading
+from lrec.io import progress, reading
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
 from lrec.retrieve import given
-from lrec.retrieve.given import SomeImages
+from lrec.retrieve.given import OneImage, SomeImages
 
 _BATCH = 64
 
@@ -102,3 +103,25 @@ class Encoder:
         starts = range(0, len(listed), _BATCH)
         parts = [self.encode(self.prepare(listed[start : start + _BATCH])) for start in starts]
         return np.concatenate(parts) if parts else self.encode(self.prepare([]))
+
+    def embed_readable(self, images: Sequence[OneImage]) -> tuple[np.ndarray, dict[int, Exception]]:
+        """Embed those of many images that can be read; more than a batch of them are counted by a progress bar.
+
+        Returns:
+            Embeddings (n, d) float32, in order, and why each other image has none, by its position.
+        """
+        out = np.empty((len(images), self._options.width(self._network)), np.float32)
+        unread, done = {}, 0
+        with progress.bar(len(images), "embed", quiet=len(images) <= _BATCH) as bar:
+            for start in range(0, len(images), _BATCH):
+                some, ready = images[start : start + _BATCH], []
+                for place, image in enumerate(some, start=start):
+                    try:
+                        ready.append(self.prepare(image))
+                    except (ValueError, OSError) as error:
+                        unread[place] = error
+                if ready:
+                    out[done : done + len(ready)] = self.encode(np.concatenate(ready))
+                done += len(ready)
+                bar.update(len(some))
+        return out[:done], unread

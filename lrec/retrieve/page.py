@@ -8,6 +8,7 @@ import base64
 import html
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +57,14 @@ class Searcher:
         name: as for `Database.load`.
         split: the first to search; None as for `Database.load`.
         device: for embedding and search.
+        images: to search in place of the database's, as for `Database.of_images`; None for its own.
     """
 
-    def __init__(self, name: str, split: str | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, name: str, split: str | None = None, device: str = "cpu", images: Sequence[str] | None = None
+    ) -> None:
         first = Database.load(name, split, device)
+        first = first if images is None else first.of_images(images)
         self.name, self.split = name, first.facts.get("split") or ""
         self.splits = [self.split]
         if self.split:

@@ -1,6 +1,5 @@
 """What a query on the command line stands for: an image of the data set, a file, a folder or a glob."""
 
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from lrec.data import store
 from lrec.datasets import decoding, disk, names, reader
 from lrec.io import missing
 from lrec.metrics import search
+from lrec.retrieve import image_files
 from lrec.retrieve.database import Database
 
 ROW = "row:"
@@ -30,12 +30,14 @@ class Query:
         class_name: "" where unknown.
         source: (H, W, 3) uint8, or a file, which is decoded when it is needed: a folder may hold thousands.
         row: its row in the database, `search.NO_ROW` where it is not in it.
+        one_of_many: whether it was found in a folder or by a glob; such a file is left out if it cannot be decoded.
     """
 
     name: str
     class_name: str
     source: np.ndarray | Path
     row: int
+    one_of_many: bool = False
 
     def pixels(self) -> np.ndarray:
         """Return the image, (H, W, 3) uint8."""
@@ -54,7 +56,7 @@ class Finder:
         self.passed_over: list[str] = []  # a line for every folder with files of other formats
         table = database.index.assign(own=range(len(database)), split=database.facts.get("split"))
         folder = database.place(database.facts.get("store") or "")
-        if (folder / store.INDEX).is_file():
+        if database.facts.get("store") and (folder / store.INDEX).is_file():
             stored = store.read_index(folder / store.INDEX)
             others = stored[~stored["row"].isin(table["row"])].assign(own=search.NO_ROW)
             table = pd.concat([table, others[list(table.columns)]], ignore_index=True)
@@ -89,23 +91,11 @@ class Finder:
             raise ValueError("query: found an empty one, expected a path of the data set's index, row:N or a file")
         if asked := self.named(text):
             return [asked]
-        path = Path(text)
-        if path.is_file():
-            return [self._of_file(path)]
-        if path.is_dir():
-            found = disk.images_below(path)
-            if not found:
-                raise FileNotFoundError(
-                    f"{text}: found no image in this folder{self._passed_over(path)}, expected "
-                    f"{' '.join(decoding.SUFFIXES)}"
-                )
-            count = f"{len(found)} image{'s' * (len(found) != 1)}"
-            self.passed_over += [f"{text}: {count}{others}"] if (others := self._passed_over(path)) else []
-            return [self._of_file(p) for p in found]
-        found = _matches(text)
-        if not found:
-            raise self.unknown(text, ", or an image file, a folder or a glob", missing.hint(path))
-        return [self._of_file(p) for p in found]
+        found = image_files.find(text)
+        if not found.files:
+            raise self.unknown(text, ", or an image file, a folder or a glob", missing.hint(Path(text)))
+        self.passed_over += [found.note] if found.note else []
+        return [self._of_file(path, found.several) for path in found.files]
 
     def named(self, text: str) -> Query | None:
         """Return the image of the data set that has this path in its index, or is row:N; files are not looked at.
@@ -123,14 +113,6 @@ class Finder:
             f"{text}: query not found{f' ({near})' if near else hint}, expected a path of the data set's index "
             f"(such as {self._table['path'].iloc[0]}), row:N{others}"
         )
-
-    @staticmethod
-    def _passed_over(folder: Path) -> str:
-        """A clause on the files of a folder that are no images by their suffix."""
-        others = [path for path in disk.files_below(folder) if not decoding.is_image(path.name)]
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        shown = ", ".join(path.relative_to(folder).as_posix() for path in others[:3])
-        return f", passed over for their format: {shown}{more}" if others else ""
 
     def _known(self, path: str) -> int | None:
         """Return the place of an image of the data set, whichever way its accents are encoded."""
@@ -153,7 +135,7 @@ class Finder:
             return np.array(packed.images[entry["row"]])
         return self._database.place(entry["path"])
 
-    def _of_file(self, path: Path) -> Query:
+    def _of_file(self, path: Path, one_of_many: bool) -> Query:
         """Return the query of a file; a file in the data set's raw folder is the data set's image of that name."""
         for raw in self._raw:
             if path.resolve().is_relative_to(raw):
@@ -161,7 +143,7 @@ class Finder:
                 for skipped in range(disk.DEPTH + 1):
                     if (place := self._known("/".join(parts[skipped:]))) is not None:
                         return self._at(place)
-        return Query(str(path), "", path, search.NO_ROW)
+        return Query(str(path), "", path, search.NO_ROW, one_of_many)
 
 
 def answer(database: Database, asked: Query, scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
@@ -175,13 +157,6 @@ def answer(database: Database, asked: Query, scores: np.ndarray, rows: np.ndarra
         found = {"rank": rank, "similarity": round(score, 6), "class": entry["class"], "right": right}
         results.append(found | {"path": entry["path"], "row": row})
     return {"query": asked.name, "class": asked.class_name, "results": results}
-
-
-def _matches(pattern: str) -> list[Path]:
-    """Return the files that match a glob, without leftovers that only its wildcards match."""
-    written = set(Path(pattern).parts)
-    found = [Path(name) for name in glob.glob(pattern, recursive=True)]
-    return sorted(p for p in found if p.is_file() and not any(map(names.is_leftover, set(p.parts) - written)))
 
 
 def _raw_folders(variant: str, project: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ def application(searcher: Searcher, hosts: list[str]) -> Any:
     return app
 
 
-def run(name: str, split: str | None, device: str, host: str, port: int) -> None:
+def run(name: str, split: str | None, device: str, host: str, port: int, images: Sequence[str] | None = None) -> None:
     """Serve the page until it is interrupted.
 
     Args:
@@ -210,11 +211,12 @@ def run(name: str, split: str | None, device: str, host: str, port: int) -> None
         device: for embedding and search.
         host: address to listen on.
         port: 0 takes a free one.
+        images: as for `Searcher`.
 
     Raises:
         ValueError: the address cannot be had, or gradio is not installed; or as for `Database.load`.
     """
-    searcher = Searcher(name, split, device)
+    searcher = Searcher(name, split, device, images)
     app = application(searcher, [*_LOCAL] if host in _LOCAL else ["*"])
     import uvicorn
 

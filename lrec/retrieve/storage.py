@@ -26,6 +26,8 @@ OWN_MODEL = "model"  # the folder of a copy of the model, in a database that car
 COLUMNS = ("path", "class", "row")
 # Files of the stage embed with which queries are embedded as the images were, by the fact that has their path.
 MADE = {"reduction": reduction.FILE, "graph": graph.FILE}
+# Facts of the model that embeds images, and of how it is used.
+OF_MODEL = ("root", "model", "weights", "resize", "kind", "runtime", *MADE, *(f"{name}_digest" for name in MADE))
 BLOCK = 65536  # rows that are copied together
 _ENCODED = 2**22  # numbers that are encoded together
 

@@ -1,0 +1,87 @@
+"""Image files as people name them: a file, a folder with its subfolders, or a glob."""
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrec.datasets import decoding, disk, names
+from lrec.io import missing
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name stands for.
+
+    Attributes:
+        files: in order; none where there is nothing of this name.
+        several: whether it names a folder or a glob, whose files nobody has named one by one.
+        note: a line on the files of a folder that are passed over for their format; "" if there are none.
+    """
+
+    files: list[Path]
+    several: bool = False
+    note: str = ""
+
+
+def find(text: str) -> Named:
+    """Return the files that a name stands for.
+
+    Raises:
+        FileNotFoundError: a folder has no image in it.
+    """
+    path = Path(text)
+    if path.is_file():
+        return Named([path])
+    if not path.is_dir():
+        return Named(_matches(text), several=True)
+    found = disk.images_below(path)
+    if not found:
+        raise FileNotFoundError(
+            f"{text}: found no image in this folder{_passed_over(path)}, expected {' '.join(decoding.SUFFIXES)}"
+        )
+    others = _passed_over(path)
+    return Named(found, True, f"{text}: {len(found):,} image{'s' * (len(found) != 1)}{others}" if others else "")
+
+
+def find_all(given: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[str]]:
+    """Return the files that one or several names stand for, each file once, and the notes on them.
+
+    Raises:
+        FileNotFoundError: a name stands for no file.
+    """
+    files, notes = [], []
+    for text in map(str, [given] if isinstance(given, str | Path) else given):
+        found = find(text)
+        if not found.files:
+            raise FileNotFoundError(f"{text}: found no such file, folder or glob{missing.hint(Path(text))}")
+        files += found.files
+        notes += [found.note] if found.note else []
+    return list(dict.fromkeys(files)), notes
+
+
+def left_out(files: Sequence[Any], unread: Mapping[int, Exception]) -> str:
+    """Return a line on the files that could not be read, by their positions; "" if all could."""
+    if not unread:
+        return ""
+    names = [str(files[place]) for place in unread]
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    reason = str(next(iter(unread.values()))).removeprefix(f"{names[0]}: ").removesuffix("; replace it")
+    count = f"{len(names):,} of {len(files):,} file{'s' * (len(files) != 1)}"
+    return f"left out {count} that cannot be read: {', '.join(names[:3])}{more} (the first: {reason})"
+
+
+def _passed_over(folder: Path) -> str:
+    """A clause on the files of a folder that are no images by their suffix."""
+    others = [path for path in disk.files_below(folder) if not decoding.is_image(path.name)]
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    shown = ", ".join(path.relative_to(folder).as_posix() for path in others[:3])
+    return f", passed over for their format: {shown}{more}" if others else ""
+
+
+def _matches(pattern: str) -> list[Path]:
+    """Return the files that match a glob, without leftovers that only its wildcards match."""
+    written = set(Path(pattern).parts)
+    found = [Path(name) for name in glob.glob(pattern, recursive=True)]
+    return sorted(p for p in found if p.is_file() and not any(map(names.is_leftover, set(p.parts) - written)))

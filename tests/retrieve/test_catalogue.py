@@ -1,0 +1,151 @@
+"""One's own catalogue: a folder of images without classes, embedded with a database's model, searched and saved."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lrec.embedding.codes import Codes
+from lrec.retrieve import Database, encoder
+from lrec.retrieve import __main__ as tool
+from lrec.retrieve.page import Searcher
+
+
+@pytest.fixture
+def catalogue(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six pictures in two folders, a file that is cut off, one that is no image, and one of another format."""
+    shutil.copytree(made, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    folder = Path("catalogue")
+    (folder / "sub").mkdir(parents=True)
+    for row in range(16, 22):
+        shutil.copy(f"raw/pictures/{row}.png", folder / ("sub" if row > 19 else "") / f"{row}.png")
+    (folder / "18 cut.png").write_bytes((folder / "18.png").read_bytes()[:900])
+    (folder / "no.png").write_bytes(b"no image")
+    (folder / "notes.txt").touch()
+    return folder
+
+
+LEFT_OUT = r"left out 2 of 8 files that cannot be read: catalogue/18 cut\.png, catalogue/no\.png \(the first: not .*\)"
+
+
+def ask(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[dict, str]:
+    tool.run(tool.parser().parse_args(["--json", *arguments]))
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+@pytest.mark.parametrize("batch", [64, 2])
+def test_in_python(catalogue: Path, batch: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(encoder, "_BATCH", batch)
+    run = Database.load("tiny/resnet18")
+    mine = run.of_images([catalogue, "catalogue/1?.png", catalogue / "16.png"])
+    paths = [f"catalogue/{row}.png" for row in (16, 17, 18, 19)] + [f"catalogue/sub/{row}.png" for row in (20, 21)]
+    assert mine.index.to_dict("list") == {"path": paths, "class": [""] * 6, "row": [-1] * 6}
+    np.testing.assert_allclose(mine.parts[0], run.parts[0][:6], atol=1e-5)
+    err = capsys.readouterr().err
+    assert re.search(f"^WARNING: {LEFT_OUT}$", err, re.MULTILINE)
+    assert "WARNING: catalogue: 8 images, passed over for their format: notes.txt\n" in err
+    assert ("embed: " in err) == (batch == 2)  # the bar of more than a batch
+    np.testing.assert_array_equal(mine.image(4), np.asarray(Image.open("raw/pictures/20.png")))
+
+
+def test_images_are_prepared_a_batch_at_a_time(catalogue: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(encoder, "_BATCH", 2)
+    sizes, whole = [], encoder.Encoder.encode
+    monkeypatch.setattr(
+        encoder.Encoder, "encode", lambda self, pixels: sizes.append(len(pixels)) or whole(self, pixels)
+    )
+    assert len(Database.load("tiny/resnet18").of_images(catalogue)) == 6
+    assert max(sizes) == 2
+
+
+def test_saved_with_codes_and_model(catalogue: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):
+    """The codes are fitted to the catalogue's own rows; the folder works where nothing else of the project is."""
+    arguments = ["--database", "tiny/resnet18", "--images", "catalogue/*.png", "catalogue/sub", "--save", "saved"]
+    assert tool.main([*arguments, "--codes", "binary", "--with-model"]) == 0
+    assert capsys.readouterr().out == "saved: 6 images, 8 dimensions as binary codes of 1 bytes\n"
+    run = Database.load("tiny/resnet18")
+    expected = Codes.fit("binary", [np.array(run.parts[0][:6])])
+    Path("saved").rename(tmp_path / "moved")
+    catalogue.rename(tmp_path / "catalogue")
+    shutil.rmtree(tmp_path / "project")
+    monkeypatch.chdir(tmp_path)
+    saved = Database.load("moved")
+    np.testing.assert_allclose(saved.codes.fitted, expected.fitted, atol=1e-6)
+    assert saved.search("catalogue/17.png", 1)[0][0, 0] == 1
+    again = saved.of_images("catalogue/sub")  # whole embeddings, whatever the database holds
+    np.testing.assert_allclose(again.parts[0], run.parts[0][4:6], atol=1e-5)
+    again.save("again")
+    assert Database.load("again").search("catalogue/sub/21.png", 1)[1] == [[1]]
+
+
+def test_a_catalogue_does_not_take_an_index_beside_it_for_a_store(catalogue: Path):
+    Path("index.csv").write_text("path,class,row\n")
+    Path("images.npy").write_text("mine")
+    assert tool.main(["--images", "catalogue", "--query", "raw/pictures/20.png"]) == 0
+
+
+def test_searched_on_the_command_line(catalogue: Path, capsys: pytest.CaptureFixture):
+    """The images beside the results are drawn; results and queries have no class."""
+    found, err = ask(capsys, "--images", "catalogue", "--query", "raw/pictures/20.png", "--output", "found.png")
+    assert found["split"] is None
+    (answer,) = found["queries"]
+    assert [result["path"] for result in answer["results"]][0] == "catalogue/sub/20.png"
+    assert {result["right"] for result in answer["results"]} == {None}
+    assert "catalogue, with the model of tiny/resnet18: 6 images, 8 dimensions\n" in err
+    with Image.open("found.png") as figure:
+        assert figure.width > 7 * 150
+    found, _ = ask(capsys, "--images", "catalogue")  # a few of its own images
+    assert len(found["queries"]) == 4
+    assert all(query["query"] not in [r["path"] for r in query["results"]] for query in found["queries"])
+
+
+def test_with_faiss(catalogue: Path, capsys: pytest.CaptureFixture):
+    pytest.importorskip("faiss", reason="faiss is an optional dependency: pip install faiss-cpu")
+    _, err = ask(capsys, "--images", "catalogue", "--query", "raw/pictures/20.png", "--index", "flat")
+    assert "faiss flat: 100.0% of the exact results" in err
+
+
+def test_on_the_page(catalogue: Path):
+    searcher = Searcher("tiny/resnet18", images=["catalogue"])
+    assert searcher.splits == [""]
+    found = searcher.answer(searcher.by_upload("20.png", Path("raw/pictures/20.png").read_bytes()), "", 2)
+    assert found["results"][0]["path"] == "catalogue/sub/20.png"
+
+
+def test_queries_that_cannot_be_read(catalogue: Path, capsys: pytest.CaptureFixture):
+    """Left out of a folder and of a glob; an error where the file is named by itself."""
+    for written in ("catalogue", "catalogue/**/*.png"):
+        found, err = ask(capsys, "--query", "row:20", written, "raw/pictures/1.png", "--num", "1")
+        paths = [query["query"] for query in found["queries"]]
+        assert (len(paths), paths[0], paths[-1]) == (8, "20.png", "1.png")
+        assert [query["results"][0]["row"] for query in found["queries"]][1:7] == list(range(6))
+        assert re.search(LEFT_OUT.replace("8", "9", 1), err)  # with 1.png
+    for written in (["catalogue/no.png"], ["catalogue", "catalogue/no.png"]):
+        assert tool.main(["--query", *written]) == 1
+        assert capsys.readouterr().err.startswith("error: catalogue/no.png: not readable as an image")
+    assert tool.main(["--query", "catalogue/n*.png"]) == 1
+    assert "error: query: found no image that can be read; left out 1 of 1 file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "nowhere"], "nowhere: found no such file, folder or glob"),
+        (["--images", "Catalogue"], "'catalogue' is there, which differs only in case"),
+        (["--images", "catalogue/no.png"], "found no image that can be read; left out 1 of 1 file that cannot be"),
+        (["--images", "models"], "models: found no image in this folder, passed over for their format: "),
+        (["--images", "catalogue", "--split", "test"], "--split: has no effect with --images"),
+    ],
+)
+def test_errors(catalogue: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture):
+    assert tool.main(arguments) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
