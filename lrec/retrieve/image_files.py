@@ -67,9 +67,10 @@ def left_out(files: Sequence[Any], unread: Mapping[int, Exception]) -> str:
         return ""
     names = [str(files[place]) for place in unread]
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    reason = str(next(iter(unread.values()))).removeprefix(f"{names[0]}: ").removesuffix("; replace it")
+    reason = str(next(iter(unread.values()))).removeprefix(f"{names[0]}: ").removeprefix("not readable as an image: ")
+    reason = f"{'the first: ' if len(names) > 1 else ''}{reason.removesuffix('; replace it')}"
     count = f"{len(names):,} of {len(files):,} file{'s' * (len(files) != 1)}"
-    return f"left out {count} that cannot be read: {', '.join(names[:3])}{more} (the first: {reason})"
+    return f"left out {count} that cannot be read: {', '.join(names[:3])}{more} ({reason})"
 
 
 def _passed_over(folder: Path) -> str:

@@ -56,6 +56,7 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["variants"]["glyphs"] = yaml.safe_load((root / "params.yaml").read_text())["variants"]["glyphs"]
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     Image.new("RGB", (40, 40), "red").save(folder / "photo.jpg")
+    shutil.copytree(folder / "data/raw/photos/test", folder / "pictures")
     (folder / "data/reference").mkdir()
     for run, size in ((("glyphs", "resnet18"), 32), (("photos", "mobilenet_v2"), 32)):
         checkout.call(folder, "python", "-m", "stages.preprocess", run[0], PYTHONPATH=str(root))
@@ -105,16 +106,20 @@ def test_the_program_without_lrec(project: Path, root: Path, monkeypatch: pytest
     (program,) = re.findall(r"```python\n(.*?)```", (root / "docs/own-photos.md").read_text("utf-8"), re.DOTALL)
     monkeypatch.chdir(project)
     database = Database.load("photos/mobilenet_v2")
-    rows = database.search("photo.jpg", 3)[1][0]
     database.save(tmp_path / "shipped")
+    photo, exif = Image.linear_gradient("L").convert("RGB"), Image.Exif()
+    exif[0x0112] = 6  # a phone that was held upright
+    photo.save(tmp_path / "shipped/photo.jpg", exif=exif)
+    rows = database.search(tmp_path / "shipped/photo.jpg", 3)[1][0]
+    pixels = database.encoder.prepare(tmp_path / "shipped/photo.jpg")
     export.export("photos", "mobilenet_v2", "onnx", tmp_path / "onnx")
-    shutil.copy("photo.jpg", tmp_path / "shipped")
     shutil.copy(tmp_path / "onnx/model.onnx", tmp_path / "shipped")
     monkeypatch.chdir(tmp_path / "shipped")
     capsys.readouterr()
-    exec(program.replace("(128, 128)", "(32, 32)"), {})
+    exec(program.replace("(128, 128)", "(32, 32)"), ran := {})
     found = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert found == database.index["path"].iloc[rows].tolist()
+    np.testing.assert_allclose(ran["pixels"].transpose(0, 2, 3, 1) * 255, pixels, atol=1e-3)
 
 
 # Tests

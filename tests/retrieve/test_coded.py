@@ -1,6 +1,7 @@
 """Databases of codes: what is saved, that search is exact, and what works as with embeddings."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -233,3 +234,20 @@ def test_embeddings_are_encoded_block_by_block(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Codes, "encode", lambda codes, rows, first: (seen.append(len(rows)), encode(codes, rows))[1])
     synthetic(70, 50).save(tmp_path / "mine", codes=name)
     assert seen == [20, 20, 20, 10]
+
+
+def test_the_program_of_the_page(database: Database, root: Path):
+    """The database that it saves has what was added, and its model."""
+    section = (root / "docs/shipping.md").read_text(encoding="utf-8").partition("## Codes")[2]
+    (program,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    shutil.copy("raw/pictures/3.png", "photo.jpg")
+    database.save("shipped", with_model=True, codes="binary")
+    found = {}
+    exec(program, found)
+    saved = Database.load("shipped")
+    assert saved.index["path"].tolist() == [
+        *(f"{row}.png" for row in range(16, 40) if row not in (19, 21)),
+        "photo.jpg",
+    ]
+    assert Path("shipped/model/model.safetensors").is_file()
+    np.testing.assert_array_equal(saved.search("photo.jpg", 5)[1], found["rows"])

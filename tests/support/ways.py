@@ -27,6 +27,8 @@ REPLACED = {
     "first.machine:29500": "localhost:0",
     "python -m lrec.export car_cropped/mobilenet_v2 --format average": "python -m lrec.export photos/mobilenet_v2 "
     "--format average",  # a model that is there
+    "python -m lrec.retrieve --database catalogue --query photo.jpg --num 4": "python -m lrec.retrieve --database "
+    "photos/mobilenet_v2 --query photo.jpg --num 4",  # what the command before it saves
     "exported/car_cropped/mobilenet_v2/average/average.safetensors": "mobilenet_v2-49c8b62c.pth",
 }
 COMMANDS = list(dict.fromkeys(everywhere()))
