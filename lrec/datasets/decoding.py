@@ -85,7 +85,7 @@ def _naming(name: str) -> Iterator[None]:
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # a damaged file can raise nearly anything inside Pillow
-        reason = " ".join(str(error).replace(f" {name!r}", "").replace(name, "the file").split())
+        reason = " ".join(str(error).replace(f" {name!r}", "").split())
         raise ValueError(f"{name}: not readable as an image: {reason or type(error).__name__}; replace it") from error
 
 

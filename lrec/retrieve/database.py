@@ -18,7 +18,7 @@ from lrec.io import command, missing, reading
 from lrec.metrics import search
 from lrec.model import saved
 from lrec.retrieve import given, image_files, storage
-from lrec.retrieve.encoder import Encoder
+from lrec.retrieve.encoder import TURN, Encoder
 from lrec.retrieve.given import OneImage, SomeImages
 
 
@@ -105,7 +105,7 @@ class Database:
             row -= len(part)
         return np.array(part[row], dtype=None if self.codes else np.float32)
 
-    @cached_property
+    @property
     def encoder(self) -> Encoder:
         """The model, read on first use.
 
@@ -114,6 +114,11 @@ class Database:
             ValueError: the database has none, or its embeddings come from other weights, another reduction or another
                 graph than there are now; or the runtime is not installed.
         """
+        with TURN:  # from Python 3.12 on, cached_property has no lock
+            return self._encoder
+
+    @cached_property
+    def _encoder(self) -> Encoder:
         model, made, runtime = self._model(), self._made(), self.facts.get("runtime", runtimes.TORCH)
         how = {"reduced": made.get("reduction"), "quantized": made.get("graph"), "runtime": runtime}
         return Encoder(model, self.facts["resize"], self._device, self.facts["kind"], **how)
@@ -153,7 +158,7 @@ class Database:
         return opened
 
     def embed(self, images: SomeImages) -> np.ndarray:
-        """Embed files, opened images or (H, W, 3) uint8 arrays, one or several, as (N, d) float32."""
+        """Embed files, their bytes, opened images or (H, W, 3) uint8 arrays, one or several, as (N, d) float32."""
         return self._fitting(self.encoder.embed(images))
 
     def embed_readable(self, images: Sequence[OneImage]) -> tuple[np.ndarray, dict[int, Exception]]:
@@ -203,7 +208,7 @@ class Database:
         exclude: np.ndarray | Sequence[int] | int | None = None,
         memory_bytes: int = search.MEMORY_BYTES,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the k most similar images of each query, exactly.
+        """Find the k most similar images of each query, exactly; may be called from several threads.
 
         Args:
             queries: one or several, Q: embeddings (Q, d) of floats, or what `embed` takes; or the database's own codes.
@@ -224,15 +229,15 @@ class Database:
         hidden = None if exclude is None else np.atleast_1d(exclude)
         if hidden is not None and hidden.shape != (len(embedded),):
             raise ValueError(f"exclude: found the shape {hidden.shape}, expected ({len(embedded)},), a row per query")
-        scores, rows = search.top(embedded, self.parts, k, hidden, memory_bytes=memory_bytes, device=self._device)
+        with TURN:
+            scores, rows = search.top(embedded, self.parts, k, hidden, memory_bytes=memory_bytes, device=self._device)
         return self.codes.similarities(scores) if self.codes else scores, rows
 
     def add(self, images: SomeImages, classes: str | Sequence[str | None] | None = None) -> np.ndarray:
         """Append images in memory; `save` writes them to disk.
 
         Args:
-            images: one or several, N: files, opened images or arrays, which are embedded; or embeddings (N, d) of
-                floats.
+            images: one or several, N: what `embed` takes, which is embedded; or embeddings (N, d) of floats.
             classes: names of their N classes; "" or None where unknown.
 
         Returns:

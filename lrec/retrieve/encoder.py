@@ -1,5 +1,6 @@
 """From images, however they are given, to embeddings, as the pipeline computes them for its stored images."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -16,6 +17,9 @@ from lrec.retrieve import given
 from lrec.retrieve.given import OneImage, SomeImages
 
 _BATCH = 64
+# Threads of a server take turns at what uses all cores, and at what is there once per process: the number of torch's
+# threads and its precision of products, and the requests of OpenVINO.
+TURN = threading.RLock()
 
 
 class Encoder:
@@ -76,7 +80,7 @@ class Encoder:
         return runtimes.exported(graph.Embedding(ensemble, self._normalization, kind, fitted), self.image_size, runtime)
 
     def prepare(self, images: SomeImages) -> np.ndarray:
-        """Decode and resize one image or several to (N, S, S, 3) uint8.
+        """Decode and resize one image or several, see `lrec.retrieve.given`, to (N, S, S, 3) uint8.
 
         Raises:
             FileNotFoundError: a file is not there.
@@ -87,10 +91,10 @@ class Encoder:
         return np.stack(ready) if ready else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Embed (N, S, S, 3) uint8 as (N, d) float32 of unit norm."""
+        """Embed (N, S, S, 3) uint8 as (N, d) float32 of unit norm; may be called from several threads."""
         out = np.empty((len(pixels), self._options.width(self._network)), np.float32)
         selections = [np.arange(start, min(start + _BATCH, len(pixels))) for start in range(0, len(pixels), _BATCH)]
-        with extract.embedding(self._network, **self._normalization, options=self._options) as embedding:
+        with TURN, extract.embedding(self._network, **self._normalization, options=self._options) as embedding:
             for rows, batch in zip(
                 selections, batches.gather(pixels, selections, self._options.device, 0), strict=True
             ):
@@ -98,7 +102,7 @@ class Encoder:
         return out
 
     def embed(self, images: SomeImages) -> np.ndarray:
-        """Embed one image or several as (N, d) float32, with one batch of them in memory at a time."""
+        """Embed one image or several, see `prepare`, as (N, d) float32, with one batch of them in memory at a time."""
         listed = given.images(images)
         starts = range(0, len(listed), _BATCH)
         parts = [self.encode(self.prepare(listed[start : start + _BATCH])) for start in starts]

@@ -1,8 +1,9 @@
 """What the Python API accepts: images, each a file, an opened image or pixels, or embeddings; and their classes."""
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -10,10 +11,11 @@ from PIL import Image
 
 from lrec.datasets import decoding, names
 
-# A file, an image opened with Pillow, or (H, W, 3) uint8 pixels.
-OneImage: TypeAlias = str | Path | Image.Image | np.ndarray
+# A file by its path, its bytes or opened in binary; an image opened with Pillow; or (H, W, 3) uint8 pixels.
+OneImage: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 # One of them or several, such as (N, H, W, 3) uint8.
 SomeImages: TypeAlias = OneImage | torch.Tensor | Iterable[OneImage]
+_EXPECTED = "expected a file, its bytes, an opened image or (H, W, 3) uint8"
 
 
 def images(given: SomeImages) -> list[OneImage]:
@@ -23,14 +25,14 @@ def images(given: SomeImages) -> list[OneImage]:
         ValueError: neither an image nor several.
     """
     given = _without_torch(given)
-    if isinstance(given, str | Path | Image.Image):
+    if isinstance(given, str | Path | bytes | Image.Image) or hasattr(given, "read"):
         return [given]
     if isinstance(given, np.ndarray):
         if given.dtype.kind in "OU":  # file names
             return list(given.ravel())
         return list(given) if given.ndim > 3 else [given]
-    if not isinstance(given, Iterable) or hasattr(given, "read"):  # an open file would be taken line by line
-        raise ValueError(f"image: found {type(given).__name__}, expected a file, an opened image or (H, W, 3) uint8")
+    if not isinstance(given, Iterable):
+        raise ValueError(f"image: found {type(given).__name__}, {_EXPECTED}")
     return [_without_torch(one) for one in given]
 
 
@@ -39,17 +41,41 @@ def opened(image: OneImage) -> Image.Image:
 
     Raises:
         FileNotFoundError: a file is not there.
-        ValueError: a file cannot be decoded, or an array is not (H, W, 3) uint8.
+        ValueError: a file or its bytes cannot be decoded, or an array is not (H, W, 3) uint8.
     """
     if isinstance(image, str | Path):
         return decoding.decode(Path(image))
     if isinstance(image, Image.Image):
         return decoding.convert(image)
+    if isinstance(image, bytes):
+        return decoded(f"{len(image):,} bytes", io.BytesIO(image))
+    if hasattr(image, "read") and not isinstance(image, io.TextIOBase):
+        return decoded("open file", image)
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"image: found {type(image).__name__}, expected a file, an opened image or (H, W, 3) uint8")
+        raise ValueError(f"image: found {type(image).__name__}, {_EXPECTED}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image: found {image.dtype} of shape {image.shape}, expected (H, W, 3) uint8")
     return Image.fromarray(image)
+
+
+def decoded(name: str, file: Any) -> Image.Image:
+    """Return an image from a file that is opened in binary, or from its bytes in memory, by the rule for files.
+
+    Args:
+        name: of the image, for errors.
+        file: read from its beginning; it stays open.
+
+    Raises:
+        ValueError: it cannot be decoded; one line.
+    """
+    try:
+        image = Image.open(file, formats=decoding.FORMATS)
+    except Exception as error:  # a damaged file can raise nearly anything inside Pillow
+        expected = ", ".join(decoding.FORMATS)
+        raise ValueError(f"{name}: not readable as an image, expected one of {expected}") from error
+    with image:
+        image.filename = name  # for errors
+        return decoding.convert(image)
 
 
 def embeddings(given: SomeImages) -> np.ndarray | None:

@@ -17,11 +17,10 @@ from PIL import Image
 
 from lrec import paths
 from lrec.class_names import readable
-from lrec.datasets import decoding
 from lrec.io import errors
 from lrec.io.text import boxed
 from lrec.metrics import search
-from lrec.retrieve import query
+from lrec.retrieve import given, query
 from lrec.retrieve.database import Database
 
 MOST = 60  # results
@@ -88,7 +87,7 @@ class Searcher:
             ValueError: it is not readable as an image, or the database has no model; one line.
         """
         database, _ = self.open(self.split)
-        image = _decoded(name, content)
+        image = given.decoded(name, io.BytesIO(content))
         return Asked(name, "", database.embed([image])[0], _picture(image))
 
     def by_row(self, split: str, row: int) -> Asked:
@@ -142,18 +141,6 @@ class Searcher:
         """Return rows of a split, drawn at random, in their order."""
         size = len(self.open(split)[0])
         return sorted(np.random.default_rng(seed).choice(size, min(count, size), replace=False).tolist())
-
-
-def _decoded(name: str, content: bytes) -> Image.Image:
-    """Decode an upload by the rule for files, from memory."""
-    try:
-        image = Image.open(io.BytesIO(content), formats=decoding.FORMATS)
-    except Exception as error:  # a damaged file can raise nearly anything inside Pillow
-        expected = ", ".join(decoding.FORMATS)
-        raise ValueError(f"{name}: not readable as an image, expected one of {expected}") from error
-    with image:
-        image.filename = name  # for errors
-        return decoding.convert(image)
 
 
 def _picture(image: Image.Image | np.ndarray | None) -> str:

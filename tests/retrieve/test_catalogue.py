@@ -155,3 +155,23 @@ def test_errors(catalogue: Path, arguments: list[str], message: str, capsys: pyt
     assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+def test_the_server_of_the_page(catalogue: Path, root: Path):
+    """It answers and refuses; it keeps the database that it opened, though another takes its folder."""
+    pytest.importorskip("fastapi", reason="optional: pip install -r requirements-extra.txt")
+    from fastapi.testclient import TestClient
+
+    text = (root / "docs/retrieval.md").read_text(encoding="utf-8").partition("## In a web server")[2]
+    program = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    Database.load("tiny/resnet18").of_images(catalogue).save("catalogue.saved", with_model=True)
+    exec(program.replace('"catalogue"', '"catalogue.saved"'), server := {"__name__": "server"})
+    image = Path("raw/pictures/20.png").read_bytes()
+    with TestClient(server["app"]) as client:
+        for _ in range(2):
+            found = client.post("/search", content=image).json()
+            assert [len(found), found[0]] == [5, {"path": "catalogue/sub/20.png", "similarity": 1.0}]
+            Database.load("tiny/resnet18").of_images("catalogue/16.png").save("catalogue.saved")
+        refused = client.post("/search", content=image[:900])
+    assert refused.status_code == 400
+    assert refused.json() == {"detail": "900 bytes: not readable as an image: image file is truncated; replace it"}

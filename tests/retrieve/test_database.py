@@ -1,8 +1,12 @@
 """The database in Python: load, search, add, save, its size and speed, and faiss beside it."""
 
+import contextlib
 import io
 import json
 import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lrec.metrics import search
+from lrec.model import saved
+from lrec.model.ensemble import Ensemble
 from lrec.retrieve import Database, Encoder, approximate
 
 
@@ -24,7 +31,7 @@ def test_load(database: Database):
     assert len(database) == 24
     assert database.width == 8
     assert isinstance(database.parts[0], np.memmap)
-    assert "encoder" not in vars(database)  # the model waits
+    assert "_encoder" not in vars(database)  # the model waits
 
 
 def test_load_by_folder(database: Database):
@@ -164,6 +171,8 @@ def test_bad_calls(database: Database):
 FILE = "raw/pictures/16.png"
 SINGLE = {
     "text": lambda database: FILE,
+    "bytes": lambda database: Path(FILE).read_bytes(),
+    "binary file": lambda database: io.BytesIO(Path(FILE).read_bytes()),
     "path": lambda database: Path(FILE),
     "opened": lambda database: Image.open(FILE),
     "pixels": lambda database: database.image(0),
@@ -188,6 +197,64 @@ def test_one_and_a_list_of_one_are_alike(database: Database, tmp_path: Path, nam
         grown.save(tmp_path / "saved")
         loaded = Database.load(tmp_path / "saved")
         np.testing.assert_allclose(loaded.embedding(24), database.embedding(0), atol=1e-5)
+
+
+def test_bytes_that_are_cut_off(database: Database):
+    content = Path(FILE).read_bytes()[:-200]
+    for given, name in ((content, f"{len(content):,} bytes"), (io.BytesIO(content), "open file")):
+        with pytest.raises(
+            ValueError, match=rf"^{name}: not readable as an image: image file is truncated; replace it$"
+        ):
+            database.search(given, 1)
+
+
+def test_an_open_file_stays_open(database: Database):
+    with open(FILE, "rb") as file:
+        assert database.search([file, Path(FILE).read_bytes()], 1)[1].tolist() == [[0], [0]]
+        assert file.seek(0) == 0
+
+
+@pytest.mark.parametrize("work", ["embed", "search"])
+def test_threads_take_turns(database: Database, work: str, monkeypatch: pytest.MonkeyPatch):
+    """As the threads of a server; a barrier tells whether two of them compute at the same time."""
+    together, met = threading.Barrier(2, timeout=0.5), []
+
+    def meet(whole: Callable) -> Callable:
+        def met_in(*given, **options):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait()
+                met.append(work)
+            return whole(*given, **options)
+
+        return met_in
+
+    expected = database.search(FILE, 3)
+    if work == "embed":
+        monkeypatch.setattr(Ensemble, "embed", meet(Ensemble.embed))
+    else:
+        monkeypatch.setattr(search, "top", meet(search.top))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: database.search(FILE, 3), range(2)))
+    for scores, rows in found:
+        np.testing.assert_array_equal(rows, expected[1])
+        np.testing.assert_allclose(scores, expected[0], atol=1e-6)
+    assert not met
+
+
+def test_the_model_is_read_once_by_all_threads(database: Database, monkeypatch: pytest.MonkeyPatch):
+    together, read, whole = threading.Barrier(2, timeout=0.5), [], saved.load
+
+    def load(folder: Path):
+        read.append(folder)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait()
+        return whole(folder)
+
+    monkeypatch.setattr(saved, "load", load)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: database.encoder, range(2)))
+    assert found[0] is found[1]
+    assert len(read) == 1
 
 
 def test_several_in_any_form(database: Database):
@@ -217,7 +284,7 @@ def test_an_opened_image_is_embedded_as_its_file(database: Database, tmp_path: P
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (None, "image: found NoneType, expected a file, an opened image or"),
+        (None, "image: found NoneType, expected a file, its bytes, an opened image or"),
         (7, "image: found int"),
         ([7], "image: found int"),
         ([[FILE]], "image: found list"),
@@ -229,7 +296,10 @@ def test_an_opened_image_is_embedded_as_its_file(database: Database, tmp_path: P
         (np.zeros((9, 9, 3)), r"images: found float64 of shape \(9, 9, 3\), expected \(H, W, 3\) uint8 from 0 to 255"),
         (np.zeros((2, 9, 9, 3), np.float32), r"images: found float32 of shape \(2, 9, 9, 3\)"),
         (np.full((1, 8), np.nan, np.float32), "found a value that is not finite"),
-        (io.BytesIO(b"a\nb"), "image: found BytesIO, expected a file"),
+        (io.BytesIO(b"a\nb"), "^open file: not readable as an image, expected one of JPEG, PNG"),
+        (b"", "^0 bytes: not readable as an image, expected one of JPEG, PNG"),
+        (io.StringIO("text"), "image: found StringIO, expected a file, its bytes, an opened image"),
+        (Path("raw/pictures/3.png").read_bytes, "image: found method"),
     ],
 )
 def test_what_is_no_image(database: Database, given, message: str):
