@@ -1,18 +1,21 @@
 """From images, however they are given, to embeddings, as the pipeline computes them for its stored images."""
 
+import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from safetensors import safe_open
 
 from lrec.data import batches
 from lrec.datasets import decoding
 from lrec.embedding import batch_norm, extract, graph, reduction, runtimes
-from lrec.io import progress, reading
+from lrec.io import hashing, progress, reading
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
+from lrec.model.kinds import KINDS
 from lrec.retrieve import given
 from lrec.retrieve.given import OneImage, SomeImages
 
@@ -37,8 +40,8 @@ class Encoder:
 
     Raises:
         FileNotFoundError: there is no model, no reduction, or no graph.
-        ValueError: the model is damaged, or does not say how its training images were resized; or the runtime is not
-            installed.
+        ValueError: the model is damaged, or does not say how its training images were resized; there is no such kind;
+            the reduction is one of another kind or model; or the runtime is not installed.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class Encoder:
         runtime: str = runtimes.TORCH,
         quantized: str | Path | None = None,
     ) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"kind: found {kind!r:.40}, expected one of {', '.join(KINDS)}")
         runtimes.require(runtime, "int8" if quantized else "float32", written=bool(quantized))
         config = saved.read_config(Path(folder))
         resize = resize or config.get("resize")
@@ -62,6 +67,8 @@ class Encoder:
         self._resize, self._normalization = resize, config["normalization"]
         self.image_size: int = config["image_size"]
         fitted = reduction.read(Path(reduced)) if reduced else None
+        if reduced:
+            _require_own(Path(reduced), Path(folder), kind)
         self._network = self._opened(Path(folder), kind, fitted, runtime, quantized)
         device = device if isinstance(self._network, Ensemble) else "cpu"
         self._options = extract.Options(kind, _BATCH, device=device, reduction=fitted)
@@ -129,3 +136,19 @@ class Encoder:
                 done += len(ready)
                 bar.update(len(some))
         return out[:done], unread
+
+
+def _require_own(path: Path, folder: Path, kind: str) -> None:
+    """Refuse a reduction that says that it was fitted to embeddings of another kind, or of another model."""
+    with safe_open(path, "pt") as stream:
+        about = json.loads((stream.metadata() or {}).get("lrec", "{}"))
+    if about.get("kind", kind) != kind:
+        raise ValueError(
+            f"{path}: reduces embeddings of kind {about['kind']!r:.40}, found {kind!r}; pass that kind, or no reduction"
+        )
+    model = folder / saved.MODEL
+    if model.is_file() and "model" in about and about["model"] != (found := hashing.of_file(model)):
+        raise ValueError(
+            f"{path}: was fitted to another model (SHA-256 {about['model']!s:.16}) than {model} ({found[:16]}); pass "
+            "the one that the stage embed wrote for this model"
+        )

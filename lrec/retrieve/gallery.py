@@ -6,6 +6,7 @@ Its metadata say which model, and which settings, the embeddings were made with;
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lrec import paths
 from lrec.embedding import runtimes
 from lrec.io import command, files, locks, missing, reading
 from lrec.model import saved
@@ -21,6 +23,7 @@ from lrec.retrieve.database import Database
 from lrec.retrieve.encoder import Encoder
 from lrec.retrieve.tables import FORMATS, METADATA, TEXTS, VECTOR, Found, facts_of
 
+_MODELS = paths.model("variant", "backbone").parts[0]
 BATCH_BYTES = 2**24  # of the embeddings that are in memory at a time
 # Facts of a database that say where things are, on the machine that it is on.
 _PLACES = ("root", "model", "store", *storage.MADE)
@@ -31,15 +34,18 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
 
     Args:
         schema: of the table.
-        model: folder of the model, with reduction.safetensors in it if the embeddings are reduced, and model.onnx if
-            they were computed in int8.
+        model: folder of the model: that of a run, as models/glyphs/resnet18, whose reduction is found in the run's
+            embeddings; or a database that was saved with its model; or any other, with reduction.safetensors in it if
+            the embeddings are reduced, and model.onnx if they were computed in int8.
         device: of the forward pass.
 
     Raises:
         FileNotFoundError: the model is not there, or the reduction, or the graph.
         ValueError: the table does not say which model made its embeddings, or it was another one.
     """
-    facts, path = facts_of(schema), Path(model) / saved.MODEL
+    folder = Path(model)
+    folder = folder / storage.OWN_MODEL if (folder / storage.FACTS).is_file() else folder
+    facts, path = facts_of(schema), folder / saved.MODEL
     if not {"weights", "resize", "kind"} <= facts.keys():
         raise ValueError(
             f"table: does not say which model made its embeddings (metadata {METADATA.decode()}), so none can be "
@@ -49,11 +55,25 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
         raise FileNotFoundError(f"{path}: not found, the model that embeds images for this table{missing.hint(path)}")
     remedy = "use that model, or export the table again"
     reading.require_made(path, str(facts["weights"]), "other weights", remedy)
-    made = {name: Path(model) / storage.MADE[name] for name in storage.MADE if storage.digest_of(name) in facts}
-    storage.require_made(facts, made)
+    made = {name: _beside(folder, storage.MADE[name]) for name in storage.MADE if storage.digest_of(name) in facts}
+    storage.require_made(facts, made, "use that file, or export the table again")
     how = {"reduced": made.get("reduction"), "quantized": made.get("graph")}
     runtime = facts.get("runtime", runtimes.TORCH)
-    return Encoder(Path(model), facts["resize"], device, facts["kind"], runtime=runtime, **how)
+    return Encoder(folder, facts["resize"], device, facts["kind"], runtime=runtime, **how)
+
+
+def _beside(model: Path, name: str) -> Path:
+    """Return a file of the stage embed: in the folder of the model, or among the embeddings of the model's run."""
+    places, whole = [model], Path(os.path.abspath(model))
+    if len(whole.parents) > 2 and whole.parents[1].name == _MODELS:
+        places.append(Path(os.path.relpath(whole.parents[2] / paths.EMBEDDINGS / whole.relative_to(whole.parents[1]))))
+    for place in places:
+        if (place / name).is_file():
+            return place / name
+    raise FileNotFoundError(
+        f"{model}: found no {name}, with which the embeddings of this table were made, "
+        f"{' nor '.join(['in it', *map(str, places[1:])])}; copy it there from the embeddings of the model's run"
+    )
 
 
 def _schema(database: Database, name: str) -> Any:

@@ -69,10 +69,10 @@ def digest_of(name: str) -> str:
     return f"{name}_digest"
 
 
-def require_made(facts: dict[str, Any], found: dict[str, Path]) -> None:
+def require_made(facts: dict[str, Any], found: dict[str, Path], remedy: str = reading.MADE_ANEW) -> None:
     """Refuse files of `MADE`, by name, which are not those that the embeddings were made with."""
     for name, path in found.items():
-        reading.require_made(path, facts[digest_of(name)], f"another {name}")
+        reading.require_made(path, facts[digest_of(name)], f"another {name}", remedy)
 
 
 class Stored(NamedTuple):

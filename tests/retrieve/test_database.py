@@ -15,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lrec.embedding import reduction
+from lrec.io import hashing
 from lrec.metrics import search
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
@@ -437,3 +439,17 @@ def test_an_encoder_needs_its_model_alone(database: Database, tmp_path: Path):
     (tmp_path / "mine/config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"mine: found resize None, expected squash or crop"):
         Encoder(tmp_path / "mine")
+
+
+def test_arguments_of_an_encoder_are_checked_at_once(database: Database, tmp_path: Path):
+    with pytest.raises(ValueError, match="^kind: found 'feature', expected one of logits, features$"):
+        Encoder("models/tiny/resnet18", kind="feature")
+    digest = hashing.of_file(Path("models/tiny/resnet18") / saved.MODEL)
+    fitted = reduction.Reduction(torch.zeros(8), torch.eye(8)[:, :3].contiguous())
+    reduction.save(tmp_path / "own", fitted, {"kind": "logits", "model": digest})
+    assert Encoder("models/tiny/resnet18", reduced=tmp_path / "own").embed(FILE).shape == (1, 3)
+    with pytest.raises(ValueError, match=r"own: reduces embeddings of kind 'logits', found 'features'; pass that"):
+        Encoder("models/tiny/resnet18", kind="features", reduced=tmp_path / "own")
+    reduction.save(tmp_path / "other", fitted, {"kind": "logits", "model": "0" * 64})
+    with pytest.raises(ValueError, match=r"other: was fitted to another model \(SHA-256 0{16}\) than models/tiny"):
+        Encoder("models/tiny/resnet18", reduced=tmp_path / "other")
