@@ -119,6 +119,7 @@ Rate = Annotated[float, Field(gt=0)]
 Schedule = Literal["multistep", "cosine"]
 Classifier = Literal["linear", "cosine"]
 Warmup = Annotated[float, Field(ge=0)]
+RandomCrop = Annotated[float, Field(gt=0, le=1)]
 
 
 class Recipe(Section):
@@ -132,6 +133,7 @@ class Recipe(Section):
     loss: LossName
     classifier: Classifier
     freeze_batch_norm: bool
+    random_crop: RandomCrop
 
 
 class Train(Section):
@@ -177,7 +179,7 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     freeze_batch_norm: bool | None
     flip: bool
-    random_crop: Annotated[float, Field(gt=0, le=1)]
+    random_crop: RandomCrop | None
     validation_share: Annotated[float, Field(ge=0, lt=1)]
     validation_kind: KindName
     patience: Count
