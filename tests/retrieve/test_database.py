@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -453,3 +454,19 @@ def test_arguments_of_an_encoder_are_checked_at_once(database: Database, tmp_pat
     reduction.save(tmp_path / "other", fitted, {"kind": "logits", "model": "0" * 64})
     with pytest.raises(ValueError, match=r"other: was fitted to another model \(SHA-256 0{16}\) than models/tiny"):
         Encoder("models/tiny/resnet18", reduced=tmp_path / "other")
+
+
+def test_the_threshold_of_the_page(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Of four classes on a line, one has two first results of another class, which are the least similar."""
+    text = (root / "docs/retrieval.md").read_text(encoding="utf-8").partition("## When nothing matches")[2]
+    program = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    angles = np.array([0, 2, 30, 33, 60, 64, 90, 100, 94.9])
+    embeddings = np.stack([np.cos(np.radians(angles)), np.sin(np.radians(angles))], 1).astype(np.float32)
+    index = pd.DataFrame({"path": "", "class": list("aabbccdde"), "row": -1})
+    monkeypatch.setattr(Database, "load", lambda *_: Database(embeddings, index, {}))
+    exec(program, found := {})
+    assert found["threshold"] == np.float32(found["first"][4])
+    assert capsys.readouterr().out == (
+        "from 0.998 on, 100.0% of the first results are right\n"
+        "66.7% of the queries have one, 0.0% if their class is not there\n"
+    )
