@@ -191,7 +191,7 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
 
 
 def draw(path: Path, shown: pd.DataFrame) -> None:
-    """Draw `points` over training compute, embedding compute and bytes; name those that nothing cheaper reaches.
+    """Draw `points` over training compute, embedding compute and bytes; name those that nothing cheaper reaches within half a point.
 
     Of points with the same label, such as runs without and with a warm-up, the best is drawn.
     """
@@ -206,7 +206,11 @@ def draw(path: Path, shown: pd.DataFrame) -> None:
                 axes.plot(rows[column], rows["recall"], marker, label=family, markersize=5)
             line = pd.DataFrame(curves.front(drawn.to_dict("records"), column, "recall"))
             axes.plot(line[column], line["recall"], color=figures.FAINT, linewidth=1, zorder=0)
+            named = float("-inf")
             for _, row in line.iterrows():
+                if row["recall"] < named + 0.5:
+                    continue
+                named = row["recall"]
                 # Beside the point, on the side where there is room.
                 left = row[column] < (drawn[column].min() * drawn[column].max()) ** 0.5
                 offset, side = ((7, -3), "left") if left else ((-6, 3), "right")
