@@ -308,10 +308,12 @@ class Database:
 
         Raises:
             FileNotFoundError: the model to copy is not there.
-            ValueError: the folder holds other files, index and embeddings differ in length, the database has no model
-                to copy, or the model is not the one it was embedded with; or it holds other codes.
+            ValueError: the folder holds other files, the database is empty, index and embeddings differ in length, it
+                has no model to copy, or the model is not the one it was embedded with; or it holds other codes.
         """
         self._require_whole()
+        if not len(self):
+            raise ValueError(f"{path}: found no images in the database, expected at least one to save")
         encoding = self._encoding(codes)
         copied = []
         if with_model or storage.carries_model(self.facts):

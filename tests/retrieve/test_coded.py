@@ -114,6 +114,13 @@ def test_removed_embeddings_are_not_read(database: Database):
             Database.load("tiny/resnet18").remove([3, 24 if row == 0 else row])
 
 
+def test_an_empty_database_is_not_saved(database: Database, tmp_path: Path):
+    database.remove(range(len(database)))
+    with pytest.raises(ValueError, match="shop: found no images in the database, expected at least one to save"):
+        database.save(tmp_path / "shop")
+    assert not (tmp_path / "shop").exists()
+
+
 def test_other_codes_are_refused(database: Database):
     found = coded(database, "binary")
     found.save("again", codes="binary")

@@ -396,7 +396,7 @@ def test_the_program_of_the_page(project: Path, root: Path, capsys: pytest.Captu
     text = (root / "docs/retrieval.md").read_text(encoding="utf-8")
     section = re.search(r"## In a vector database\n(.*?)\n## ", text, re.DOTALL)[1]
     shutil.copy("raw/pictures/20.png", "photo.jpg")
-    for command in re.findall(r"^    lrec (.*?)(?: +#.*)?$", section, re.MULTILINE):
+    for command in re.findall(r"^    python -m lrec (.*?)(?: +#.*)?$", section, re.MULTILINE):
         assert lrec(command.replace("glyphs", "tiny").split()) == 0
     (program,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     capsys.readouterr()
