@@ -191,9 +191,10 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
 
 
 def draw(path: Path, shown: pd.DataFrame) -> None:
-    """Draw `points` over training compute, embedding compute and bytes; name those that nothing cheaper reaches within half a point.
+    """Draw `points` over training compute, embedding compute and bytes.
 
-    Of points with the same label, such as runs without and with a warm-up, the best is drawn.
+    Those are named that find half a point more than whatever is cheaper. Of points with the same label, such as runs
+    without and with a warm-up, the best is drawn.
     """
     ordered = shown.sort_values("recall")
     best = ordered.drop_duplicates("label", keep="last")
