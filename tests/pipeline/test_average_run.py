@@ -52,7 +52,10 @@ def test_it_is_trained_embedded_and_reported(project: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"weights": "none"}, "started at random"), ({"freeze_batch_norm": False}, "batch norms were trained apart")],
+    [
+        ({"weights": "none", "freeze_batch_norm": False}, "started at random"),
+        ({"freeze_batch_norm": False}, "batch norms were trained apart"),
+    ],
 )
 def test_branches_without_an_average_are_refused(project: Path, changes: dict, reason: str, capsys):
     train(project, **changes)

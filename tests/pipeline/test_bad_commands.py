@@ -235,7 +235,7 @@ def test_query_that_is_no_picture(
     (project / "mine").mkdir()
     shutil.copy(project / "photo.png", project / "mine/a.png")
     (project / "mine/b.png").write_bytes(content)
-    line = tiny.refused_by(call("retrieve", ["--query", "mine"], monkeypatch), capsys)
+    line = tiny.refused_by(call("retrieve", ["--query", "mine/a.png", "mine/b.png"], monkeypatch), capsys)
     assert "mine/b.png: not readable as an image" in line
 
 

@@ -213,4 +213,4 @@ def test_recalls_without_meaning_are_marked(root: Path):
     assert "resnet18 † ‡" in [line[0] for line in runs.rows]
     assert "‡ means nothing: no query has another image of its class to find" in recalls.notes[-1]
     assert page.run_table({"resnet18": alone}).notes[-1].startswith("‡ means nothing: no query has")
-    assert "‡" in markdown(readme.tables({"mine": entries}, root / "data/reference"))
+    assert "‡" in markdown(readme.tables({readme.BUILT_IN: entries}, root / "data/reference"))
