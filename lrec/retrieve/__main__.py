@@ -102,7 +102,8 @@ def run(options: argparse.Namespace) -> None:
     queries = finder.find(options.query) if options.query else finder.default()
     queries, embedded, left_out = _embed(database, queries)
     exclude = np.array([q.row for q in queries])
-    notes = [f"{_named_images(options.images)}{name}: {database.described}"]
+    searched = f"{image_files.first(options.images, most=1)}, with the model of " if options.images else ""
+    notes = [f"{searched}{name}: {database.described}"]
     notes += [*finder.passed_over, *filter(None, [left_out])]
     if any(q.row == search.NO_ROW and not q.class_name for q in queries) and database.facts.get("crop") == "box":
         notes.append(f"{name} holds images cropped to boxes: crop a photo of your own to its object first")
@@ -130,7 +131,7 @@ def _require_effect(options: argparse.Namespace) -> None:
     searching, page, saving = ("query", "num", "output", "json", "index"), ("host", "port"), ("codes", "with_model")
     idle = [(name, "without --serve") for name in page if not options.serve]
     idle += [(name, "without --save") for name in saving if options.save is None]
-    idle += [(name, "with --images") for name in ("split",) if options.images]
+    idle += [("split", "with --images")] if options.images else []
     idle += [(name, "with --serve") for name in (*searching, "save") if options.serve]
     idle += [(name, "with --save") for name in searching if options.save is not None]
     for name, reason in idle:
@@ -180,14 +181,6 @@ def _embed(database: Database, queries: list[query.Query]) -> tuple[list[query.Q
         raise ValueError(f"query: found no image that can be read; {line}")
     fresh = iter(database.encode(embedded) if len(embedded) else ())
     return kept, np.stack([next(fresh) if q.row == search.NO_ROW else database.embedding(q.row) for q in kept]), line
-
-
-def _named_images(images: list[str] | None) -> str:
-    """The images that are searched in place of the database's, for the line on it."""
-    if not images:
-        return ""
-    more = f" and {len(images) - 1:,} more" if len(images) > 1 else ""
-    return f"{images[0]}{more}, with the model of "
 
 
 def table(found: dict[str, Any]) -> str:

@@ -65,20 +65,29 @@ def left_out(files: Sequence[Any], unread: Mapping[int, Exception]) -> str:
     """Return a line on the files that could not be read, by their positions; "" if all could."""
     if not unread:
         return ""
-    names = [str(files[place]) for place in unread]
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    reason = str(next(iter(unread.values()))).removeprefix(f"{names[0]}: ").removeprefix("not readable as an image: ")
-    reason = f"{'the first: ' if len(names) > 1 else ''}{reason.removesuffix('; replace it')}"
-    count = f"{len(names):,} of {len(files):,} file{'s' * (len(files) != 1)}"
-    return f"left out {count} that cannot be read: {', '.join(names[:3])}{more} ({reason})"
+    unreadable = [str(files[place]) for place in unread]
+    reason = (
+        str(next(iter(unread.values()))).removeprefix(f"{unreadable[0]}: ").removeprefix("not readable as an image: ")
+    )
+    reason = f"{'the first: ' if len(unreadable) > 1 else ''}{reason.removesuffix('; replace it')}"
+    count = f"{len(unreadable):,} of {len(files):,} file{'s' * (len(files) != 1)}"
+    return f"left out {count} that cannot be read: {first(unreadable)} ({reason})"
+
+
+def first(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names in a row, and how many more there are.
+
+    >>> first(["a", "b"]), first(["a", "b"], most=1)
+    ('a, b', 'a and 1 more')
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _passed_over(folder: Path) -> str:
     """A clause on the files of a folder that are no images by their suffix."""
-    others = [path for path in disk.files_below(folder) if not decoding.is_image(path.name)]
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    shown = ", ".join(path.relative_to(folder).as_posix() for path in others[:3])
-    return f", passed over for their format: {shown}{more}" if others else ""
+    found = [path for path in disk.files_below(folder) if not decoding.is_image(path.name)]
+    others = [path.relative_to(folder).as_posix() for path in found]
+    return f", passed over for their format: {first(others)}" if others else ""
 
 
 def _matches(pattern: str) -> list[Path]:

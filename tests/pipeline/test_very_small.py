@@ -105,5 +105,6 @@ def test_from_end_to_end(
         assert (reason in err if reason else "WARNING" not in err) or name not in ("preprocess", "evaluate")
     shown = Path("metrics/benchmarks.md").read_text(encoding="utf-8")
     assert reason in shown if reason else "‡" not in shown
+    assert "‡" not in Path("README.md").read_text(encoding="utf-8")  # which has no set of one's own
     assert ("These recalls mean nothing" in Path("report/index.html").read_text(encoding="utf-8")) == bool(reason)
     assert len(Database.load("/".join(tiny.COMBINATION))) == sum(sizes.get("gallery") or sizes["test"])
