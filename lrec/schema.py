@@ -195,6 +195,10 @@ def _is_metric(loss: str) -> bool:
     return looked_up("lrec.training.losses", "LOSSES")[loss].is_metric
 
 
+def _learns(loss: str) -> bool:
+    return looked_up("lrec.training.losses", "LOSSES")[loss].learns
+
+
 # Keys that do nothing where another one of their section has such a value.
 UNUSED: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "meta_classes": {"seed": ("load_ids", bool)},
@@ -202,7 +206,8 @@ UNUSED: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
         **dict.fromkeys(("milestones", "gamma"), ("schedule", lambda value: value == "cosine")),
         **dict.fromkeys(("classifier", "label_smoothing"), ("loss", _is_metric)),
         "scale": ("classifier", lambda value: value == "linear"),
-        **dict.fromkeys(("embedding_size", "loss_learning_rate"), ("loss", lambda value: not _is_metric(value))),
+        "embedding_size": ("loss", lambda value: not _is_metric(value)),
+        "loss_learning_rate": ("loss", lambda value: not _learns(value)),
         **dict.fromkeys(("validation_kind", "patience"), ("validation_share", lambda value: value == 0)),
     },
     "embed": {"dimensions": ("reduce", lambda value: value == "none")},

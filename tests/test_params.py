@@ -271,6 +271,10 @@ def test_settings_that_do_nothing_are_said(edited):
         "set variants.glyphs.train.milestones",
     ]
     assert settings.without_effect("sop", ["batch_size", "gamma"]) == []
+    settings = edited("  loss: null", "  loss: multi_similarity")
+    assert settings.without_effect("glyphs", ["embedding_size", "loss_learning_rate"]) == [
+        "train.loss_learning_rate: 0.01 has no effect while train.loss is multi_similarity"
+    ]
     assert settings.without_effect("glyphs", []) == []
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -143,6 +143,12 @@ def save(path: Path, reduction: Reduction, about: dict[str, Any]) -> None:
     metadata = {"lrec": json.dumps(about, sort_keys=True)}
     with files.atomic(path) as stream:
         stream.write(safetensors.torch.save(dict(reduction.state_dict()), metadata))
+
+
+def about(path: Path) -> dict[str, Any]:
+    """Return what `save` noted beside a reduction; nothing for a file that another program wrote."""
+    with safe_open(path, "pt") as stream:
+        return json.loads((stream.metadata() or {}).get("lrec", "{}"))
 
 
 def read(path: Path, digest: str | None = None) -> Reduction:

@@ -66,16 +66,19 @@ def _parts(images: np.ndarray, threads: int) -> list[np.ndarray]:
     return np.array_split(images, max(1, min(len(images), threads)))
 
 
-# A runtime, named as its package is, opens a graph; each thread embeds images of its own, as in `lrec.compute.threads`.
-RUNTIMES: dict[str, Callable[[Path, str], Opened]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+class Runtime(NamedTuple):
+    """What a runtime can do: open a graph in a precision, and the precisions of its forward pass."""
+
+    open: Callable[[Path, str], Opened]
+    precisions: tuple[str, ...]
 
 
-# Of the forward pass.
-PRECISIONS = {
-    TORCH: ("float32", "bfloat16"),
-    "onnxruntime": ("float32", "int8"),
-    "openvino": ("float32", "bfloat16", "int8"),
+# Named as their packages are; each thread embeds images of its own, as in `lrec.compute.threads`.
+RUNTIMES = {
+    "onnxruntime": Runtime(_onnxruntime, ("float32", "int8")),
+    "openvino": Runtime(_openvino, ("float32", "bfloat16", "int8")),
 }
+PRECISIONS = {TORCH: ("float32", "bfloat16")} | {name: runtime.precisions for name, runtime in RUNTIMES.items()}
 
 
 def require_precision(runtime: str, precision: str) -> None:
@@ -122,7 +125,7 @@ class Exported:
     """
 
     def __init__(self, path: Path, runtime: str, precision: str = "float32") -> None:
-        self.run, self._width = RUNTIMES[runtime](path, precision)
+        self.run, self._width = RUNTIMES[runtime].open(path, precision)
 
     def width(self, kind: str) -> int:
         """Return d, the numbers in an embedding, whose kind is in the graph."""

@@ -256,10 +256,11 @@ class Database:
             raise ValueError("embeddings: found a value that is not finite, expected numbers")
         paths = [self._written(image) if isinstance(image, str | Path) else "" for image in listed]
         new = pd.DataFrame({"path": paths, "class": known, "row": np.full(len(paths), search.NO_ROW, np.int64)})
-        first = len(self)
-        self.index = pd.concat([self.index, new], ignore_index=True)
-        self.parts.append(embedded.astype(self.parts[0].dtype))
-        return np.arange(first, len(self))
+        with TURN:
+            first = len(self)
+            self.index = pd.concat([self.index, new], ignore_index=True)
+            self.parts.append(embedded.astype(self.parts[0].dtype))
+            return np.arange(first, len(self))
 
     def remove(self, rows: int | Sequence[int] | np.ndarray) -> None:
         """Leave out images in memory; `save` writes the others. Rows behind them move up.
@@ -270,19 +271,20 @@ class Database:
         Raises:
             ValueError: there is no such row.
         """
-        wanted = np.atleast_1d(np.asarray(rows, dtype=object))
-        if bad := [row for row in wanted if isinstance(row, bool) or row not in range(len(self))]:
-            raise ValueError(f"row: found {bad[0]!r:.40}, expected 0 to {len(self) - 1:,}")
-        kept = np.ones(len(self), bool)
-        kept[wanted.astype(np.int64)] = False
-        # Runs of rows that stay are views, so that nothing of a memory map is read.
-        edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).reshape(-1, 2)
-        first, parts = 0, []
-        for part in self.parts:
-            runs = np.clip(edges - first, 0, len(part))
-            parts += [part[start:stop] for start, stop in runs if start < stop]
-            first += len(part)
-        self.parts, self.index = parts or [self.parts[0][:0]], self.index[kept].reset_index(drop=True)
+        with TURN:
+            wanted = np.atleast_1d(np.asarray(rows, dtype=object))
+            if bad := [row for row in wanted if isinstance(row, bool) or row not in range(len(self))]:
+                raise ValueError(f"row: found {bad[0]!r:.40}, expected 0 to {len(self) - 1:,}")
+            kept = np.ones(len(self), bool)
+            kept[wanted.astype(np.int64)] = False
+            # Runs of rows that stay are views, so that nothing of a memory map is read.
+            edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).reshape(-1, 2)
+            first, parts = 0, []
+            for part in self.parts:
+                runs = np.clip(edges - first, 0, len(part))
+                parts += [part[start:stop] for start, stop in runs if start < stop]
+                first += len(part)
+            self.parts, self.index = parts or [self.parts[0][:0]], self.index[kept].reset_index(drop=True)
 
     def encode(self, embeddings: np.ndarray) -> np.ndarray:
         """Return embeddings (N, d) of floats as the database stores them: as codes where it holds those."""

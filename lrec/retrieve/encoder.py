@@ -1,13 +1,11 @@
 """From images, however they are given, to embeddings, as the pipeline computes them for its stored images."""
 
-import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
-from safetensors import safe_open
 
 from lrec.data import batches
 from lrec.datasets import decoding
@@ -140,8 +138,7 @@ class Encoder:
 
 def _require_own(path: Path, folder: Path, kind: str) -> None:
     """Refuse a reduction that says that it was fitted to embeddings of another kind, or of another model."""
-    with safe_open(path, "pt") as stream:
-        about = json.loads((stream.metadata() or {}).get("lrec", "{}"))
+    about = reduction.about(path)
     if about.get("kind", kind) != kind:
         raise ValueError(
             f"{path}: reduces embeddings of kind {about['kind']!r:.40}, found {kind!r}; pass that kind, or no reduction"

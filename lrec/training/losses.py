@@ -21,12 +21,14 @@ class Loss:
 
     Attributes:
         make: from D meta classes, the outputs of a branch and the amount of label smoothing to a module that maps
-            (B, outputs) and (B,) int64 meta classes to a scalar. What it learns are its parameters.
+            (B, outputs) and (B,) int64 meta classes to a scalar.
         is_metric: whether the outputs are an embedding and not one logit per meta class.
+        learns: whether it has parameters of its own, such as proxies.
     """
 
     make: Callable[[int, int, float], nn.Module]
     is_metric: bool = True
+    learns: bool = False
 
 
 def _cross_entropy(classes: int, outputs: int, label_smoothing: float) -> nn.Module:
@@ -60,8 +62,8 @@ def _library():  # noqa: ANN202 (a module)
 
 LOSSES = {
     "cross_entropy": Loss(_cross_entropy, is_metric=False),
-    "proxy_anchor": Loss(_proxy_anchor),
-    "norm_softmax": Loss(_norm_softmax),
+    "proxy_anchor": Loss(_proxy_anchor, learns=True),
+    "norm_softmax": Loss(_norm_softmax, learns=True),
     "multi_similarity": Loss(_multi_similarity),
 }
 

@@ -244,6 +244,19 @@ def test_threads_take_turns(database: Database, work: str, monkeypatch: pytest.M
     assert not met
 
 
+def test_what_threads_add_at_once_is_all_there():
+    width, count = 8, 200
+    facts = {"kind": "logits", "resize": "squash"}
+    index = pd.DataFrame({"path": [""], "class": [""], "row": [-1]})
+    database = Database(np.ones((1, width), np.float32), index, facts)
+    with ThreadPoolExecutor(4) as pool:
+        added = list(pool.map(lambda number: database.add(np.full((1, width), number, np.float32)), range(count)))
+    assert sorted(np.concatenate(added).tolist()) == list(range(1, count + 1))
+    for number, rows in enumerate(added):
+        assert database.embedding(int(rows[0])).tolist() == [number] * width
+    assert len(database) == sum(map(len, database.parts))
+
+
 def test_the_model_is_read_once_by_all_threads(database: Database, monkeypatch: pytest.MonkeyPatch):
     together, read, whole = threading.Barrier(2, timeout=0.5), [], saved.load
 

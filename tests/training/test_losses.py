@@ -87,6 +87,11 @@ def test_what_a_loss_learns_has_its_own_rate_and_its_own_start():
     assert not torch.equal(one, two)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_is_said_to_learn_has_parameters(name: str):
+    assert bool(list(LOSSES[name].make(3, 8, 0).parameters())) == LOSSES[name].learns
+
+
 def test_without_the_library_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "pytorch_metric_learning", None)
     with pytest.raises(ValueError, match=r"^train\.loss: .*; pip install pytorch-metric-learning$"):
