@@ -1,0 +1,73 @@
+"""A database that several threads use at once."""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from retrieval_project import FILE
+
+from lrec.metrics import search
+from lrec.model import saved
+from lrec.model.ensemble import Ensemble
+from lrec.retrieve import Database
+
+
+@pytest.mark.parametrize("work", ["embed", "search"])
+def test_threads_take_turns(database: Database, work: str, monkeypatch: pytest.MonkeyPatch):
+    """As the threads of a server; a barrier tells whether two of them compute at the same time."""
+    together, met = threading.Barrier(2, timeout=0.5), []
+
+    def meet(whole: Callable) -> Callable:
+        def met_in(*given, **options):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait()
+                met.append(work)
+            return whole(*given, **options)
+
+        return met_in
+
+    expected = database.search(FILE, 3)
+    if work == "embed":
+        monkeypatch.setattr(Ensemble, "embed", meet(Ensemble.embed))
+    else:
+        monkeypatch.setattr(search, "top", meet(search.top))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: database.search(FILE, 3), range(2)))
+    for scores, rows in found:
+        np.testing.assert_array_equal(rows, expected[1])
+        np.testing.assert_allclose(scores, expected[0], atol=1e-6)
+    assert not met
+
+
+def test_what_threads_add_at_once_is_all_there():
+    width, count = 8, 200
+    facts = {"kind": "logits", "resize": "squash"}
+    index = pd.DataFrame({"path": [""], "class": [""], "row": [-1]})
+    database = Database(np.ones((1, width), np.float32), index, facts)
+    with ThreadPoolExecutor(4) as pool:
+        added = list(pool.map(lambda number: database.add(np.full((1, width), number, np.float32)), range(count)))
+    assert sorted(np.concatenate(added).tolist()) == list(range(1, count + 1))
+    for number, rows in enumerate(added):
+        assert database.embedding(int(rows[0])).tolist() == [number] * width
+    assert len(database) == sum(map(len, database.parts))
+
+
+def test_the_model_is_read_once_by_all_threads(database: Database, monkeypatch: pytest.MonkeyPatch):
+    together, read, whole = threading.Barrier(2, timeout=0.5), [], saved.load
+
+    def load(folder: Path):
+        read.append(folder)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait()
+        return whole(folder)
+
+    monkeypatch.setattr(saved, "load", load)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: database.encoder, range(2)))
+    assert found[0] is found[1]
+    assert len(read) == 1
