@@ -18,6 +18,15 @@ def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project of the test's own, as the current folder."""
+    folder = tmp_path / "project"
+    shutil.copytree(made, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
 def database(made: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
     """The database of the run tiny/resnet18, in its project as the current folder."""
     monkeypatch.chdir(made)
