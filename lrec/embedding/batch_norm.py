@@ -6,10 +6,6 @@ the bias of the convolution that feeds it.
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.resnet import BasicBlock, Bottleneck
-
-# In these a convolution that is registered right before a batch norm feeds it and nothing else.
-_ORDERED = (nn.Sequential, BasicBlock, Bottleneck)
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -24,9 +20,12 @@ def fold(model: nn.Module) -> nn.Module:
     Returns:
         The model.
     """
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
     model.eval()
     for module in model.modules():
-        if isinstance(module, _ORDERED):
+        # In these a convolution that is registered right before a batch norm feeds it and nothing else.
+        if isinstance(module, nn.Sequential | BasicBlock | Bottleneck):
             _fold_pairs(module)
     return model.requires_grad_(False)
 

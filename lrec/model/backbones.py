@@ -4,9 +4,14 @@ A new one is one entry of `BACKBONES` under torchvision's name of it: the names 
 image passes through them, where it may be cut, and the linear layer that is replaced.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SHARE = "layer1"  # the original's
 SHARES = ("none", "maxpool", "layer1", "layer2", "layer3", "layer4")
@@ -78,3 +83,11 @@ BACKBONES = {
         options={"stochastic_depth_prob": 0.0},
     ),
 }
+
+
+def network(name: str) -> nn.Module:
+    """Return a whole network of `BACKBONES` as torchvision builds it, with random weights."""
+    # Here, because it takes as long as importing torch and most commands build no network.
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None, **BACKBONES[name].options)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.models
 from torch import Tensor
 
+from lrec.model import backbones
 from lrec.model.backbones import BACKBONES
 
 DEPTH = 3  # levels of keys
@@ -90,7 +90,7 @@ def _wanted(backbone: str) -> set[str]:
     """The entries that a file must have: all but the classifier's, which is replaced, and counts that nothing reads."""
     cut = BACKBONES[backbone]
     with torch.device("meta"):
-        network = torchvision.models.get_model(backbone, weights=None, **cut.options)
+        network = backbones.network(backbone)
     keys = network.state_dict()
     return {key for key in keys if not key.startswith(cut.classifier) and "num_batches_tracked" not in key}
 
@@ -107,7 +107,7 @@ def fits(state: State) -> str:
     for name, cut in BACKBONES.items():
         for prefix in _prefixes(state, _wanted(name)):
             with torch.device("meta"):
-                network = torchvision.models.get_model(name, weights=None, **cut.options)
+                network = backbones.network(name)
             shapes = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(cut.classifier)}
             own = {key.removeprefix(prefix): value.shape for key, value in state.items() if key.startswith(prefix)}
             own = {key: shape for key, shape in own.items() if not key.startswith(cut.classifier)}

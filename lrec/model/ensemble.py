@@ -8,11 +8,10 @@ from collections import OrderedDict
 from copy import deepcopy
 
 import torch
-import torchvision.models
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lrec.model import checkpoints
+from lrec.model import backbones, checkpoints
 from lrec.model import weights as starting_weights
 from lrec.model.backbones import BACKBONES, SHARE
 from lrec.model.classifiers import Classifier
@@ -128,7 +127,7 @@ def _build(
 ) -> nn.Module:
     """Build one whole network with a classifier of so many outputs; `state` gives all but the classifier."""
     cut = BACKBONES[backbone]
-    network = torchvision.models.get_model(backbone, weights=None, **cut.options)
+    network = backbones.network(backbone)
     if state is not None:
         wanted = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(cut.classifier)}
         found = {k: v.shape for k, v in state.items() if not k.startswith(cut.classifier)}

@@ -11,7 +11,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torchvision.models import get_model_weights
 
 from lrec.io import hashing, missing
 from lrec.io.text import escaped
@@ -132,6 +131,8 @@ def _refuse_compressed(path: Path) -> None:
 
 def _download(backbone: str) -> dict[str, torch.Tensor]:
     """Fetch torchvision's first ImageNet weights, which the original implementation starts from."""
+    from torchvision.models import get_model_weights
+
     entry = get_model_weights(backbone)["IMAGENET1K_V1"]
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
