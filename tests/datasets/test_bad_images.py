@@ -1,51 +1,24 @@
 """Image files as they are found: odd but sound ones are packed, all others stop the run in one line."""
 
-import io
-import json
 import os
 import re
 import socket
-import struct
-import subprocess
-import sys
 import threading
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_pipeline as tiny
+from image_files import PIXELS, PLACE, encoded, photo, png, put
 from PIL import Image
 
 from lrec.data import store
 from lrec.datasets import decoding
 from lrec.io import command
 
-PLACE = "train/ant/0"
 GENERATOR = np.random.default_rng(0)
-PIXELS = GENERATOR.integers(0, 256, (40, 50, 3), dtype=np.uint8)
 FRAMES = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue")]
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def photo(kind: str, **options: object) -> bytes:
-    return encoded(Image.fromarray(PIXELS), kind, **options)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width: int, height: int, data: bytes, *more: bytes, depth: int = 8, colour: int = 2) -> bytes:
-    """A PNG by hand."""
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
 def grey16() -> Image.Image:
@@ -94,37 +67,6 @@ SOUND: dict[str, tuple[str, bytes, tuple[int, int, int] | None]] = {
     "bytes after the end": (".jpg", photo("JPEG") + b"more" * 99, None),
     "upper case": (".JPG", photo("JPEG"), None),
 }
-BOMBS: dict[str, tuple[str, bytes]] = {
-    "claims 60000 x 60000": (".png", png(60000, 60000, b"")),
-    "claims 9000 x 9000": (".png", png(9000, 9000, b"")),
-    "claims 2^31 wide": (".png", png(2**31 - 1, 1, b"")),
-    "claims to be empty": (".png", png(0, 0, b"")),
-    "unfolds to 300 MB": (".png", png(10000, 10000, bytes(300_010_000))),
-    "text of 300 MB": (".png", png(2, 2, bytes(14), chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(300_000_000))))),
-    "profile of 300 MB": (".png", png(2, 2, bytes(14), chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(300_000_000))))),
-    "gif of 65535 x 65535": (
-        ".gif",
-        b"GIF89a"
-        + struct.pack("<HH", 65535, 65535)
-        + bytes(3)
-        + b","
-        + bytes(4)
-        + struct.pack("<HH", 65535, 65535)
-        + b"\0\x02\x02L\x01\0;",
-    ),
-    "bmp of 2^30 lines": (
-        ".bmp",
-        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 1000, 0, 0, 54, 40, 2**15, 2**30, 1, 24, 0, 0, 0, 0, 0, 0),
-    ),
-    "ppm of 10^9 x 10^9": (".ppm", b"P6 1000000000 1000000000 255\n"),
-    "tiff of 2^31 x 2^31": (
-        ".tif",
-        b"II*\0\x08\0\0\0\x03\0"
-        + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in ((256, 2**31), (257, 2**31), (259, 1)))
-        + bytes(4),
-    ),
-    "webp of 16383 x 16383": (".webp", b"RIFF\x1a\0\0\0WEBPVP8L\r\0\0\0\x2f\xfe\xff\xff\x0f" + bytes(8)),
-}
 BROKEN: dict[str, tuple[str, bytes]] = {
     "empty": (".jpg", b""),
     "zeros": (".jpg", bytes(4000)),
@@ -162,14 +104,6 @@ CUTS = [
 UPTO = "preprocess"  # the last stage that these tests need
 
 
-def put(project: Path, suffix: str, content: bytes) -> Path:
-    """Put a file in the place of the first training image."""
-    (project / tiny.RAW / f"{PLACE}.png").unlink()
-    path = project / tiny.RAW / f"{PLACE}{suffix}"
-    path.write_bytes(content)
-    return path
-
-
 def refused(project: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return tiny.refused(tiny.STAGES["preprocess"], capsys, project)
 
@@ -200,54 +134,6 @@ def test_truncated(project: Path, capsys: pytest.CaptureFixture[str], kind: str,
     data = photo(kind)
     path = put(project, suffix, data[: int(len(data) * share)])
     assert f"{path.name}: not readable as an image: " in refused(project, capsys)
-
-
-# A process that may not have more than 1.5 GB beyond what it has loaded; it answers in JSON, a bomb each.
-LIMITED = """
-import contextlib, io, json, pathlib, resource, sys
-from lrec.io import command
-from stages import preprocess
-own = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (own + 3 * 2**29,) * 2)
-answers = {}
-for bomb in sorted(pathlib.Path("bombs").iterdir()):
-    place = pathlib.Path(sys.argv[1] + bomb.suffix)
-    bomb.rename(place)
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        answers[bomb.stem] = [command.guard(lambda: preprocess.main("tiny"))]
-    answers[bomb.stem].append(said.getvalue())
-    place.unlink()
-with open("answers.json", "w") as stream:
-    json.dump(answers, stream)
-"""
-
-
-@pytest.fixture(scope="module")
-def answers(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
-    """What the stage said of every bomb: status and standard error; nothing else was written."""
-    folder = tiny.linked(made, tmp_path_factory.mktemp("bombs") / "project")
-    (folder / tiny.RAW / f"{PLACE}.png").unlink()
-    before = tiny.state(folder)
-    (folder / "bombs").mkdir()
-    for number, (suffix, content) in enumerate(BOMBS.values()):
-        (folder / f"bombs/{number}{suffix}").write_bytes(content)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    call = [sys.executable, "-c", LIMITED, str(tiny.RAW / PLACE)]
-    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads((folder / "answers.json").read_text())
-    assert tiny.state(folder).keys() - before.keys() == {"answers.json"}
-    assert before.items() <= tiny.state(folder).items()
-    return {name: found[str(number)] for number, name in enumerate(BOMBS)}
-
-
-@pytest.mark.parametrize("name", BOMBS)
-def test_bombs(answers: dict[str, tuple[int, str]], name: str) -> None:
-    status, said = answers[name]
-    assert status == 1
-    lines = [line for line in said.splitlines() if line.strip() and "image/s]" not in line]
-    assert len(lines) == 1, said
-    assert re.match(r"error: .*/0\.\w+: not readable as an image: .*; replace it$", lines[0]), said
 
 
 def fifo(path: Path) -> None:
