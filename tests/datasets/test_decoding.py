@@ -1,4 +1,4 @@
-"""Decoding, cropping and resizing of images."""
+"""Decoding of image files: every format and kind of pixels, and what is refused."""
 
 import struct
 import zlib
@@ -7,16 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_sets import draw_marked
-from torchvision import transforms
 
 from lrec.datasets import decoding
-
-
-@pytest.fixture
-def photo() -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def test_png_keeps_its_pixels(tmp_path: Path, photo: Image.Image) -> None:
@@ -151,84 +143,6 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
         decoding.decode(tmp_path / "a.tif")
 
 
-def _oriented(image: Image.Image, orientation: int) -> dict:
-    exif = image.getexif()
-    exif[0x0112] = orientation
-    return {"exif": exif}
-
-
-def _files(folder: Path, photo: Image.Image) -> dict[str, Path]:
-    """Images of every kind, whose pixels are not what convert("RGB") makes of them."""
-    grey = np.linspace(0, 65535, 37 * 53).reshape(37, 53).astype(np.uint16)
-    alpha = np.dstack([np.asarray(photo), np.linspace(0, 255, 37 * 53).reshape(37, 53).astype(np.uint8)])
-    frames = [photo.rotate(angle) for angle in (0, 90)]
-    made: dict[str, tuple[Image.Image, dict]] = {
-        "deep.png": (Image.fromarray(grey), {}),
-        "deep.tif": (Image.fromarray(grey), {}),
-        "alpha.png": (Image.fromarray(alpha), {}),
-        "alpha turned.webp": (Image.fromarray(alpha), {"lossless": True} | _oriented(photo, 6)),
-        "grey alpha.png": (Image.fromarray(alpha).convert("LA"), {}),
-        "palette.png": (photo.quantize(8), {"transparency": 0}),
-        "key.png": (photo, {"transparency": photo.getpixel((0, 0))}),
-        "cmyk.jpg": (photo.convert("CMYK"), {}),
-        "animated.gif": (frames[0], {"save_all": True, "append_images": frames[1:]}),
-        "pages.tif": (frames[0], {"save_all": True, "append_images": frames[1:]}),
-        "two views.mpo": (frames[0], {"save_all": True, "append_images": frames[1:]}),
-        "bit.png": (photo.convert("1"), {}),
-        **{f"{n}{suffix}": (photo, _oriented(photo, n)) for n in UPRIGHT for suffix in (".jpg", ".png", ".tif")},
-    }
-    for name, (image, options) in made.items():
-        image.save(folder / name, **options)
-    return {name: folder / name for name in made}
-
-
-def test_an_opened_image_is_converted_by_the_rule_of_its_file(tmp_path: Path, photo: Image.Image) -> None:
-    for name, file in _files(tmp_path, photo).items():
-        expected = np.asarray(decoding.decode(file))
-        opened, loaded = Image.open(file), Image.open(file)
-        loaded.load()
-        for image in (opened, loaded, opened):  # as it comes, with its pixels read, and once more
-            np.testing.assert_array_equal(np.asarray(decoding.convert(image)), expected, err_msg=name)
-        with Image.open(file) as again:
-            assert (opened.mode, opened.size) == (loaded.mode, loaded.size), name
-            np.testing.assert_array_equal(np.asarray(opened), np.asarray(again), err_msg=name)
-        opened.close()
-        loaded.close()
-
-
-def test_an_image_made_in_memory_keeps_its_pixels(photo: Image.Image) -> None:
-    np.testing.assert_array_equal(np.asarray(decoding.convert(photo)), np.asarray(photo))
-    assert decoding.convert(photo) is not photo
-
-
-def test_a_later_frame_is_not_taken_for_the_first(tmp_path: Path, photo: Image.Image) -> None:
-    file = _files(tmp_path, photo)["animated.gif"]
-    with Image.open(file) as image:
-        image.seek(1)
-        with pytest.raises(ValueError, match=r"animated\.gif: not .*: frame 1 is selected, expected the first, 0"):
-            decoding.convert(image)
-        assert decoding.convert(image.copy()).size == photo.size
-        image.seek(0)
-        np.testing.assert_array_equal(np.asarray(decoding.convert(image)), np.asarray(decoding.decode(file)))
-
-
-def test_opened_images_that_are_refused(tmp_path: Path, photo: Image.Image) -> None:
-    with pytest.raises(ValueError, match="^opened image: not readable as an image: floating-point pixels"):
-        decoding.convert(Image.new("F", (4, 4)))
-    with pytest.raises(ValueError, match="^opened image: .*expected at most 80,000,000 in all"):
-        decoding.convert(Image.new("1", (9000, 9000)))
-    photo.save(tmp_path / "cut.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
-    with Image.open(tmp_path / "cut.png") as image:
-        with pytest.raises(ValueError, match=r"cut\.png: not readable as an image: "):
-            decoding.convert(image)
-    photo.save(tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as closed:
-        pass
-    with pytest.raises(ValueError, match=r"a\.png: not readable as an image: .*closed"):
-        decoding.convert(closed)
-
-
 def _claimed_png(width: int, height: int) -> bytes:
     """A PNG whose header claims a size and whose data is nearly empty."""
 
@@ -244,73 +158,3 @@ def test_decompression_bomb_is_refused(tmp_path: Path, width: int) -> None:
     (tmp_path / "a.png").write_bytes(_claimed_png(width, 10000))
     with pytest.raises(ValueError, match=r"a\.png: not readable as an image: .*(80,000,000|decompression bomb)"):
         decoding.decode(tmp_path / "a.png")
-
-
-def test_squash_equals_torchvision(photo: Image.Image) -> None:
-    expected = np.asarray(transforms.Resize((24, 24))(photo))
-    np.testing.assert_array_equal(decoding.crop_and_resize(photo, None, 24, "squash"), expected)
-
-
-@pytest.mark.parametrize("size", [(53, 37), (37, 53), (40, 40), (101, 24), (33, 32), (25, 76)])
-def test_crop_equals_torchvision(size: tuple[int, int]) -> None:
-    width, height = size
-    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8))
-    expected = np.asarray(transforms.CenterCrop(24)(transforms.Resize(24)(image)))
-    np.testing.assert_array_equal(decoding.crop_and_resize(image, None, 24, "crop"), expected)
-
-
-def test_box_is_cut_before_the_resize(tmp_path: Path) -> None:
-    draw_marked(tmp_path / "a.png")
-    image = decoding.decode(tmp_path / "a.png")
-    pixels = decoding.crop_and_resize(image, (5, 3, 10, 11), 32, "squash")
-    assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
-    assert (pixels == (255, 0, 0)).all()
-    assert not (decoding.crop_and_resize(image, (4, 3, 10, 11), 32, "squash") == (255, 0, 0)).all()
-
-
-@pytest.mark.parametrize(
-    ("box", "expected"),
-    [
-        ((0, 0, 20, 16), (0, 0, 20, 16)),
-        ((-2, -1, 22, 18), (0, 0, 20, 16)),
-        ((3, 4, 21, 6), (3, 4, 20, 6)),
-    ],
-)
-def test_box_a_little_over_the_edge_is_clipped(box: decoding.Box, expected: decoding.Box) -> None:
-    assert decoding.clip(box, 20, 16) == expected
-
-
-@pytest.mark.parametrize(
-    "box", [(-3, 0, 5, 5), (0, -3, 5, 5), (0, 0, 23, 5), (0, 0, 5, 19), (20, 3, 22, 5), (5, 5, 5, 9)]
-)
-def test_box_outside_is_refused(box: decoding.Box) -> None:
-    with pytest.raises(ValueError, match="in an image of 20x16 pixels, expected it inside"):
-        decoding.crop_and_resize(Image.new("RGB", (20, 16)), box, 8, "squash")
-
-
-def test_unknown_resize_is_refused() -> None:
-    with pytest.raises(ValueError, match="found 'stretch', expected squash or crop"):
-        decoding.crop_and_resize(Image.new("RGB", (20, 16)), None, 8, "stretch")
-
-
-@pytest.mark.parametrize("size", [(60_000, 2), (2, 60_000), (65_000, 1), (1, 65_000)])
-def test_a_strip_takes_no_more_memory_than_an_image(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its short side enlarged to 256 pixels would make the other one millions of pixels long."""
-    made, real = [], Image.Image.resize
-
-    def resize(self: Image.Image, to: tuple[int, int], *rest: object) -> Image.Image:
-        made.append(to[0] * to[1])
-        return real(self, to, *rest)
-
-    monkeypatch.setattr(Image.Image, "resize", resize)
-    image = Image.new("RGB", size, (10, 20, 30))
-    for how in ("crop", "squash"):
-        assert (decoding.crop_and_resize(image, None, 256, how) == (10, 20, 30)).all()
-    assert max(made) <= decoding.MAX_PIXELS
-
-
-def test_the_middle_of_a_strip_is_what_a_crop_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 900, 3), np.uint8))
-    whole = decoding.crop_and_resize(image, None, 64, "crop").astype(int)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
-    assert np.abs(decoding.crop_and_resize(image, None, 64, "crop") - whole).max() <= 2
