@@ -47,18 +47,25 @@ def place(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
-def test_killed_once_in_every_stage(undisturbed: Undisturbed, place: Path):
-    """One run from the start to the end, killed in each stage and started again."""
-    shutil.copytree(undisturbed.before["preprocess@tiny"], place, symlinks=True)
-    ways = [
-        (signal.SIGKILL, "group", None),
-        (signal.SIGTERM, "stage", 0.4),
-        (signal.SIGKILL, "dvc", None),
-        (signal.SIGINT, "group", None),
-        (signal.SIGKILL, "stage", None),
-        (signal.SIGKILL, "group", None),
-    ]
-    for (name, seconds), (sign, target, share) in zip(undisturbed.seconds.items(), ways, strict=True):
+WAYS = [  # of each stage in order: the signal, its target, and when, as a share of the stage's time; None as it writes
+    (signal.SIGKILL, "group", None),
+    (signal.SIGTERM, "stage", 0.4),
+    (signal.SIGKILL, "dvc", None),
+    (signal.SIGINT, "group", None),
+    (signal.SIGKILL, "stage", None),
+    (signal.SIGKILL, "group", None),
+]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [pytest.param(range(6), marks=pytest.mark.slow, id="every"), pytest.param(range(2, 4), id="the long ones")],
+)
+def test_killed_once_in_a_stage(undisturbed: Undisturbed, place: Path, chosen: range):
+    """One run to the end, killed in each of some stages and started again; the long ones are train and embed."""
+    stages = list(undisturbed.seconds.items())[chosen.start : chosen.stop]
+    shutil.copytree(undisturbed.before[stages[0][0]], place, symlinks=True)
+    for (name, seconds), (sign, target, share) in zip(stages, WAYS[chosen.start : chosen.stop], strict=True):
         for attempt in range(5):
             run = Repro(place)
             if kill(run, name, sign, target, share * seconds * 0.6**attempt if share else None):

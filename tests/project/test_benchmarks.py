@@ -1,5 +1,6 @@
 """Every measurement that the documents name runs as they give it, but at sizes that say nothing about speed."""
 
+import importlib
 import re
 import runpy
 import sys
@@ -43,8 +44,8 @@ BASELINES = {
 }
 
 
-# Those that take half a minute; tests/gpu and tests/embedding/test_runtimes.py have what they measure.
-SLOW = ("gpu", "extraction --run")
+# Those that start processes, export networks or build an index: each takes 10 to 30 s.
+SLOW = ("extraction", "gallery", "gpu", "loading", "retrieve", "training")
 # Their options say what is measured, and not only at which settings.
 MODES = ("recall", "leak")
 
@@ -91,7 +92,8 @@ def run(root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
-    "command", [pytest.param(c, marks=pytest.mark.slow if c.startswith(SLOW) else ()) for c in documented()]
+    "command",
+    [pytest.param(c, marks=pytest.mark.slow if c.startswith(SLOW) or "--memory" in c else ()) for c in documented()],
 )
 def test_it_runs(root: Path, project: Path, command: str, run: Run):
     for baseline in BASELINES.get(command.split()[0], BASELINES.get(" ".join(command.split()[:2]), ())):
@@ -99,6 +101,15 @@ def test_it_runs(root: Path, project: Path, command: str, run: Run):
     (project / "docs").mkdir()
     (project / "benchmarks").symlink_to(root / "benchmarks")
     assert len(run(command)) >= 2
+
+
+@pytest.mark.parametrize("name", sorted({text.split()[0] for text in SMALL}))
+def test_its_options_are_shown(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """At least that, where a run is slow: the module and what it imports are there."""
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="^0$"):
+        importlib.import_module(f"benchmarks.{name}").main()
+    assert "usage: " in capsys.readouterr().out
 
 
 def test_all_are_run(root: Path):

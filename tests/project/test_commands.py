@@ -80,7 +80,14 @@ def embed(folder: Path, variant: str, backbone: str, size: int) -> None:
         np.save(out / f"{split}.npy", drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize("text", dict.fromkeys(command.text for command in of("tool")))
+def slowest(text: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Exports of whole networks; tests/test_export.py makes small ones."""
+    return (pytest.mark.slow,) if "--quantize" in text or "--format onnx" in text else ()
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param(t, marks=slowest(t)) for t in dict.fromkeys(command.text for command in of("tool"))]
+)
 def test_tools(project: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     if "--format onnx" in text or "--quantize" in text:
         pytest.importorskip("onnxscript", reason="an optional dependency: pip install -r requirements-dev.txt")

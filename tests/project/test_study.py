@@ -1,9 +1,7 @@
 """The study's runs: budgets become epochs, every parameter exists, and what is done is not run again."""
 
 import itertools
-import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -50,11 +48,10 @@ def test_every_parameter_that_is_set_exists(planned: dict, root: Path, tmp_path:
         (words,) = Command("", shlex.join(study.command(planned, "finalists", run, weights))).parts()
         apply_overrides(path, [word for before, word in itertools.pairwise(words) if before == "-S"])
         variant = run.get("on", "car_cropped")
-        assert params.load(path).datasets == [variant], run
-        assert params.load(path).train.weights == weights
-        assert (
-            params.load(path).variants[variant].epochs == study.settings_of(planned, run)[f"variants.{variant}.epochs"]
-        )
+        found = params.load(path)
+        assert found.datasets == [variant], run
+        assert found.train.weights == weights
+        assert found.variants[variant].epochs == study.settings_of(planned, run)[f"variants.{variant}.epochs"]
     settings = strict_yaml.read(root / "params.yaml")
     for section, _, key in (name.partition(".") for name in planned["held_out"]):
         assert key in settings[section]
@@ -90,12 +87,14 @@ def test_other_seeds_come_last_and_change_nothing_else(planned: dict):
     assert "train.seed=2" in study.command(planned, "finalists", seeded, "w.pth")
 
 
-def test_the_list_says_what_is_done(root: Path, tmp_path: Path, planned: dict):
+def test_the_list_says_what_is_done(
+    tmp_path: Path, planned: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
     first = planned["choices"][0]["name"]
     (tmp_path / "study.csv").write_text(f"name\n{first}\n")
-    command = [sys.executable, "-m", "benchmarks.study", "--list", "--table", str(tmp_path / "study.csv")]
-    done = subprocess.run(command, cwd=root, env=os.environ, capture_output=True, text=True, check=True)
-    lines = [line.split() for line in done.stdout.splitlines()]
+    monkeypatch.setattr(sys, "argv", ["study", "--list", "--table", str(tmp_path / "study.csv")])
+    study.main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[2] for line in lines] == [run["name"] for run in runs(planned)]
     assert [line[0] for line in lines] == ["done", *["left"] * (len(lines) - 1)]
 
