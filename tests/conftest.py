@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import checkout
@@ -21,6 +21,7 @@ if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 import checked_device  # noqa: E402
 import torch  # noqa: E402
 
+from lrec import params  # noqa: E402
 from lrec.data import store  # noqa: E402
 
 # Before anything is trained: autograd makes a queue for each device that it knows of then, and never another.
@@ -58,6 +59,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture
+def edited(tmp_path: Path, root: Path) -> Callable[[str, str], params.Params]:
+    """A function that loads the project's params.yaml with one replacement."""
+
+    def load(old: str, new: str) -> params.Params:
+        text = (root / "params.yaml").read_text(encoding="utf-8")
+        assert old in text
+        path = tmp_path / "params.yaml"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        return params.load(path)
+
+    return load
 
 
 @pytest.fixture(scope="session")
