@@ -62,6 +62,15 @@ def test_a_stage_imports_no_stage(root: Path):
         }
 
 
+def test_torchvision_is_imported_where_it_is_used(root: Path):
+    """It takes as long to import as torch, and most commands build no network."""
+    for path in [*(root / "lrec").rglob("*.py"), *(root / "stages").glob("*.py")]:
+        top = ast.parse(path.read_text(encoding="utf-8")).body
+        names = [a.name for node in top if isinstance(node, ast.Import) for a in node.names]
+        names += [node.module or "" for node in top if isinstance(node, ast.ImportFrom)]
+        assert not [name for name in names if name.startswith("torchvision")], path
+
+
 def test_every_module_says_what_lives_there(root: Path):
     for folder in ("lrec", "stages", "tests", "benchmarks"):
         for path in (root / folder).rglob("*.py"):
