@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ from lrec.data import store
 from lrec.io import files
 from lrec.retrieve import __main__ as tool
 
-pytest.importorskip("gradio", reason="an optional dependency: pip install -r requirements-extra.txt")
+# Not imported: that takes seconds, in each process that collects tests.
+if find_spec("gradio") is None:
+    pytest.skip("an optional dependency: pip install -r requirements-extra.txt", allow_module_level=True)
 
 HOSTILE = "<img src=x onerror='window.hurt=1'> {{name}} ${window.hurt=1}"
 PATIENCE = 300
