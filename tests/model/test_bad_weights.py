@@ -214,7 +214,7 @@ def test_damaged_anywhere(tmp_path: Path) -> None:
     }
     for name, data in kinds.items():
         path = tmp_path / name
-        for _ in range(250):
+        for _ in range(100):
             copy = bytearray(data)
             for _ in range(int(generator.integers(1, 4))):
                 copy[generator.integers(len(copy))] = generator.integers(256)
@@ -222,7 +222,7 @@ def test_damaged_anywhere(tmp_path: Path) -> None:
             error = failure(path)
             refusals += error is not None
             assert error is None or error.startswith(f"{path}: found ")
-    assert refusals > 150
+    assert refusals > 60
 
 
 def failure(path: Path) -> str | None:

@@ -53,7 +53,7 @@ gallery.export(exported.make(), *sys.argv[1:], "made")
 """
 
 
-@pytest.mark.parametrize("form", gallery.FORMATS)
+@pytest.mark.parametrize("form", ["lancedb", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_killed_export_leaves_no_table(form: str, tmp_path: Path, root: Path):
     """Neither under its name nor under one that LanceDB lists; the next export removes what it left."""
     target = tmp_path / f"t{SUFFIX[form]}"

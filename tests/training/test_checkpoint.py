@@ -86,7 +86,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tiny_store: Store, tmp_path:
     while not (tmp_path / "end.safetensors").exists():
         with start(tmp_path) as process:
             process.stdout.readline()
-            if kills < 3:
+            if kills < 2:
                 time.sleep(chance.uniform(0.3, 2.0))
                 process.kill()
                 kills += process.wait() == -signal.SIGKILL

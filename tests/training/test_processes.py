@@ -199,7 +199,10 @@ def test_a_lost_process_ends_the_run_and_another_number_goes_on(project: Path):
     assert ensemble.own == range(3)
 
 
-@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("sign", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, -signal.SIGTERM, marks=pytest.mark.slow)],
+)
 def test_the_end_of_the_first_process_ends_the_others(project: Path, sign: signal.Signals, status: int):
     override(project, processes=2)
     with stage(project) as process:
