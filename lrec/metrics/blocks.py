@@ -1,4 +1,4 @@
-"""The partition of a similarity matrix into blocks that fit in memory, and of blocks into tiles that fit in the cache.
+"""Partitions a similarity matrix into blocks that fit in memory, and blocks into tiles that fit in the cache.
 
 Rows and columns are sorted by class, so the pairs of one class lie near the diagonal.
 """
@@ -13,14 +13,14 @@ from lrec.compute.device import is_gpu
 from lrec.metrics.similarity import Rows
 
 _TILE = 1024  # rows and columns of a tile on a CPU; on a GPU a block is one tile
-# Rows of a block on the diagonal, half of which is computed needlessly.
+# Rows of a block on the diagonal; half of such a block is redundant.
 _LEAF, _LEAF_ON_GPU = 1024, 6144
 
 
 def block_size(width: int, memory_bytes: int) -> int:
     """Return the side B, at least 8, of the largest block that can be computed in this memory.
 
-    A block needs 12 B^2 bytes (float32 values, a copy of some of its rows, masks), and 12 B d for the rows
+    A block needs 12 B^2 bytes (float32 values, a copy of some of its rows, masks), plus 12 B d for the rows
     that are multiplied, where d is their `width`.
     """
     side = math.sqrt(width * width / 4 + memory_bytes / 12) - width / 2
@@ -28,7 +28,7 @@ def block_size(width: int, memory_bytes: int) -> int:
 
 
 def leaf(device: torch.device) -> int:
-    """Return the side of the largest block on the diagonal: a GPU starts few large products rather than many."""
+    """Return the side of the largest block on the diagonal: a few large products are faster on a GPU than many."""
     return _LEAF_ON_GPU if is_gpu(device) else _LEAF
 
 
@@ -86,7 +86,7 @@ class Segment:
     rounded: torch.Tensor | None = None
 
     def select(self, places: torch.Tensor) -> "Segment":
-        """Return some of the rows, in float32 alone."""
+        """Return some of the rows, in float32 only."""
         return Segment(self.numbers[places], self.classes[places], self.values[places])
 
 
@@ -94,10 +94,10 @@ def segments(rows: Rows, classes: torch.Tensor, edge: slice, rounded: bool) -> l
     """Read the rows along one edge of a block and cut them into the edges of its tiles.
 
     Args:
-        rows: of the queries or of the gallery.
+        rows: the queries or the gallery.
         classes: (N,) int64, their class numbers.
         edge: the rows to read.
-        rounded: whether to round them to bfloat16 as well.
+        rounded: whether to add a copy rounded to bfloat16.
     """
     values = rows.take(edge, torch.float32)
     numbers = torch.arange(edge.start, edge.stop, device=values.device)
@@ -108,8 +108,8 @@ def segments(rows: Rows, classes: torch.Tensor, edge: slice, rounded: bool) -> l
 
 
 def mask_same_class(tile: torch.Tensor, queries: Segment, items: Segment) -> torch.Tensor:
-    """Put -inf in a tile of similarities where the query and the item are of one class."""
-    # A GPU compares all classes sooner than the CPU gets to know the first and the last.
+    """Write -inf into a tile of similarities where the query and the item have the same class."""
+    # On a GPU, comparing all classes is faster than copying the first and the last to the CPU.
     if is_gpu(tile.device) or (queries.classes[-1] >= items.classes[0] and queries.classes[0] <= items.classes[-1]):
         tile.masked_fill_(queries.classes[:, None] == items.classes, -math.inf)
     return tile

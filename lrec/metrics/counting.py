@@ -1,8 +1,8 @@
-"""Counting, block by block, the items of other classes that reach the thresholds of a query's positives.
+"""Counts, block by block, the items of other classes that reach the thresholds of a query's positives.
 
-A tile is computed in float32: all of it, or only the rows and columns that `sieve` does not rule out. A row is
-examined if its largest value may count. Similarities within the proved rounding error of a threshold are in doubt
-and are computed again in float64. Queries that are in doubt even then are marked as undecided.
+A tile is computed in float32, either completely or only the rows and columns that `sieve` does not rule out. A row
+is examined if its largest value may count. Similarities within the proved rounding error of a threshold are in doubt
+and are computed again in float64. Queries that are still in doubt are marked as undecided.
 """
 
 import math
@@ -17,8 +17,8 @@ from lrec.metrics.similarity import Rows, exact_block, exact_pairs, products, ro
 from lrec.metrics.thresholds import Thresholds
 
 _DENSE = 1 / 64  # fraction of doubtful similarities above which a whole float64 block is cheaper
-_ITEM_BYTES = 1024  # memory that an item takes while it is located among the thresholds
-_COMPARED = 2**20  # values compared at a time; a float32 count of so few is exact
+_ITEM_BYTES = 1024  # memory per item while it is located among the thresholds
+_COMPARED = 2**20  # values compared at a time, few enough for an exact count in float32
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class BestThresholds:
 
     Attributes:
         values: the similarity an item must reach to count; infinite for a query without positives.
-        tolerance: how far it lies below the best positive's similarity: the tolerance of a tie.
-        float64_margin: how close to it a float64 similarity is in doubt.
-        float32_margin: how close to it a float32 similarity is in doubt.
+        tolerance: the best positive's similarity minus the threshold: the tolerance of a tie.
+        float64_margin: a float64 similarity closer than this to the threshold is in doubt.
+        float32_margin: a float32 similarity closer than this to the threshold is in doubt.
         lengths: the query's length times that of the longest gallery item.
     """
 
@@ -52,25 +52,25 @@ class BestThresholds:
         """Compute the error bounds; the thresholds are infinite until they are set."""
         lengths = queries.norms * gallery.norms.max()
         error = rounding(queries.width, torch.float64, lengths)
-        # Four float64 values take part in a comparison, two of them in its definition.
+        # A comparison involves four float64 values, its definition two of them.
         margin = 4 * error
         wide = margin + rounding(queries.width, torch.float32, lengths)
         return cls(torch.full_like(lengths, math.inf), 8 * error, margin, wide, lengths)
 
 
 class Counter:
-    """Counts the blocks that it is given; several counters may divide the blocks of a matrix among them.
+    """Counts items block by block; several counters can share the blocks of a matrix.
 
     Args:
         queries: Q rows.
         gallery: G rows.
         best: thresholds of the queries' best positives.
-        thresholds: of all positives of the queries, or None; their counts are kept in it.
-        memory_bytes: what the work on a block may take.
+        thresholds: thresholds of all positives, which hold the counts; or None.
+        memory_bytes: limit of the memory for a block.
 
     Attributes:
         count: (Q,) int64, items that count against the best positive.
-        undecided: (Q,) int64, how many float64 similarities were too close to a threshold.
+        undecided: (Q,) int64, number of float64 similarities too close to a threshold.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Counter:
             self.thresholds.merge([other.thresholds for other in others if other.thresholds])
 
     def _add_tile(self, rows: Segment, columns: Segment, axes: tuple[int, ...]) -> None:
-        """Count the items of a tile for its rows, axis 0, and maybe its columns, axis 1."""
+        """Count the items of a tile for its rows (axis 0), its columns (axis 1) or both."""
         edges = (rows, columns)
         left = self._sieve.sift(rows, columns, axes, self._lowest) if self._sieve else None
         if left is None:
@@ -121,7 +121,7 @@ class Counter:
                 self._count(_similarities(queries, items), queries.numbers, items.numbers, 0)
 
     def _lowest(self, query: torch.Tensor) -> torch.Tensor:
-        """Return the least float32 similarity that may count for each query; infinity where none can."""
+        """Return the lowest float32 similarity that may count for each query; infinity where none can."""
         least = self._best[query]
         if self.thresholds:
             least = torch.minimum(least, self.thresholds.lowest(query))
@@ -130,7 +130,7 @@ class Counter:
     def _count(self, tile: torch.Tensor, query: torch.Tensor, items: torch.Tensor, axis: int) -> None:
         """Count the items of a tile that reach the thresholds of the queries along one of its axes."""
         part = tile
-        if not is_gpu(tile.device):  # where all lines are counted sooner than it is known which must be
+        if not is_gpu(tile.device):  # on a GPU, counting all lines is faster than selecting some
             some = (tile.amax(1 - axis) >= self._lowest(query).float()).nonzero()[:, 0]
             if not len(some):
                 return
@@ -152,7 +152,7 @@ class Counter:
         return (lines >= (best - margin).float()) & (lines < (best + margin).float())
 
     def _resolve_pairs(self, lines: torch.Tensor, query: torch.Tensor, items: torch.Tensor) -> None:
-        """Decide the few doubtful items of these queries' lines of a tile, one float64 product each."""
+        """Decide a few doubtful items in these lines of a tile, with one float64 product each."""
         line, item = self._doubtful(lines, query).nonzero(as_tuple=True)
         query = query[line]
         excess = self._exact_pairs(query, items[item]) - self._best[query]
@@ -160,7 +160,7 @@ class Counter:
         self.undecided.index_add_(0, query, (excess.abs() < self._float64_margin[query]).long())
 
     def _resolve_block(self, lines: torch.Tensor, query: torch.Tensor, items: torch.Tensor) -> None:
-        """Decide the many doubtful items of these queries' lines of a tile with float64 blocks."""
+        """Decide many doubtful items in these lines of a tile, with float64 blocks."""
         for some in torch.arange(len(query), device=query.device).split(max(1, len(query) // 8)):
             who = query[some]
             doubtful, margin = self._doubtful(lines[some], who), self._float64_margin[who, None]
@@ -172,7 +172,7 @@ class Counter:
     def _count_at_all(
         self, thresholds: Thresholds, lines: torch.Tensor, query: torch.Tensor, items: torch.Tensor
     ) -> None:
-        """Count the items of these queries' lines at each positive that may still rank R or better."""
+        """Count the items in these lines at each positive that may still rank R or better."""
         lowest = (thresholds.lowest(query) - self._float32_margin[query]).float()
         for some in slices_within(at_least(lines, lowest, 0), max(1, self._memory // _ITEM_BYTES)):
             line, item = (lines[some] >= lowest[some, None]).nonzero(as_tuple=True)
@@ -195,16 +195,16 @@ class Counter:
 
 
 def at_least(tile: torch.Tensor, least: torch.Tensor, axis: int) -> torch.Tensor:
-    """Count, for every line along an axis, the values at or above the line's own least value.
+    """Count, for every line along an axis, the values at or above the line's own lower bound.
 
     Args:
         tile: (n, m) floats.
-        least: (n,) for rows, axis 0, or (m,) for columns, axis 1; compared in the tile's dtype.
+        least: lower bounds, (n,) for rows (axis 0) or (m,) for columns (axis 1); compared in the tile's dtype.
         axis: 0 or 1.
 
     Returns:
-        (n,) or (m,) int64. The comparison is written as floats, into a buffer that stays in the CPU's
-        cache, and summed: several times as fast as booleans on a CPU.
+        (n,) or (m,) int64. On a CPU, the comparisons are written as floats into a buffer that stays in the
+        cache, and summed: several times as fast as with booleans.
     """
     height, width = tile.shape
     least = least.to(tile.dtype).unsqueeze(1 - axis)

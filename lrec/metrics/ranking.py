@@ -1,13 +1,13 @@
-"""Ranks of positives by counting: exact, without a sort and without the matrix of all similarities.
+"""Ranks positives by counting: exact, without sorting and without the matrix of all similarities.
 
-The rank of a query's best positive is one more than the number of items of other classes that are at
-least as similar. Rows are sorted by class, so the positives of a query are neighbours; the others are
-counted block by block (`counting`). Where the query set is the gallery, a block above the diagonal serves its
-rows and its columns. On a CPU every thread counts blocks of its own.
+The rank of a query's best positive is one plus the number of items of other classes that are at least as
+similar. Rows are sorted by class, so the positives of a query are contiguous; the other items are counted block
+by block (`counting`). Where the query set is the gallery, a block above the diagonal is counted for both its rows
+and its columns. On a CPU, each thread counts its own blocks.
 
-Exactness. A query that `counting` cannot decide even in float64 is ranked once more by `ordered_products`,
-the definition. That is rare: the error of float64 is far below the tolerance of a tie, so that a similarity
-would have to differ from the positive's by that very tolerance, to 13 digits.
+Exactness. A query that `counting` cannot decide even in float64 is ranked again with `ordered_products`,
+the definition of a similarity. That is rare: the error of float64 is far below the tolerance of a tie, so the
+difference between two similarities would have to equal that tolerance to 13 digits.
 """
 
 import math
@@ -25,10 +25,10 @@ from lrec.metrics.counting import BestThresholds, Counter, Labelled
 from lrec.metrics.similarity import exact_block, exact_pairs, full_precision
 from lrec.metrics.thresholds import Thresholds
 
-_QUERIES, _QUERIES_ON_GPU = 128, 512  # whose positives are computed together
-_POSITIVE_BYTES = 256  # memory a positive takes while its threshold is counted at
-_SIDE = 1024  # of the blocks that a thread must have room for
-_TURNS = 8  # blocks along a side per thread, so that all threads end at about the same time
+_QUERIES, _QUERIES_ON_GPU = 128, 512  # queries whose positives are computed together
+_POSITIVE_BYTES = 256  # memory per positive while items are counted at its threshold
+_SIDE = 1024  # smallest side of a block for which a thread is started
+_TURNS = 8  # blocks along a side per thread, so that all threads finish at about the same time
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Ranks:
     """The ranks and precisions of Q queries, in the order of their rows.
 
     Attributes:
-        best: (Q,) int64 rank of the best positive from 1, 0 without a positive.
+        best: (Q,) int64 rank of the best positive, from 1; 0 without a positive.
         average_precision: (Q,) float64 average precision at R, 0 without a positive or if it was not requested.
         r_precision: (Q,) float64 precision at R, likewise.
     """
@@ -51,11 +51,11 @@ def rank(queries: Labelled, gallery: Labelled, leave_one_out: bool, precision: b
 
     Args:
         queries: Q rows.
-        gallery: G rows; with `leave_one_out` the queries again.
+        gallery: G rows; with `leave_one_out`, the same rows as the queries.
         leave_one_out: query i is not compared with item i.
         precision: compute average precision and R-precision.
-        memory_bytes: what blocks may take. Very large classes make several passes over the gallery if
-            the similarities of all positives do not fit.
+        memory_bytes: limit of the memory for blocks. With very large classes, several passes over the gallery are
+            made if the similarities of all positives do not fit.
     """
     passes = []
     for rows in _passes(queries, gallery, precision, memory_bytes):
@@ -68,7 +68,7 @@ def rank(queries: Labelled, gallery: Labelled, leave_one_out: bool, precision: b
 
 
 def _passes(queries: Labelled, gallery: Labelled, precision: bool, memory_bytes: int) -> Iterator[slice]:
-    """Return slices of queries whose positives fit in memory together: nearly always one slice of all queries."""
+    """Return slices of queries whose positives fit in memory together: usually one slice with all queries."""
     if not precision:
         return iter([slice(0, queries.rows.size)])
     first = torch.searchsorted(gallery.classes, queries.classes)
@@ -77,14 +77,14 @@ def _passes(queries: Labelled, gallery: Labelled, precision: bool, memory_bytes:
 
 
 class Pass:
-    """One pass of some queries over the gallery: thresholds first, then blocks, then the ranks.
+    """One pass of some queries over the gallery: first thresholds, then blocks, then ranks.
 
     Args:
-        queries: of this pass.
-        gallery: all of it.
-        offset: with leave-one-out, query i is gallery item i + offset; else None.
-        precision: as of `rank`.
-        memory_bytes: as of `rank`.
+        queries: the queries of this pass.
+        gallery: the whole gallery.
+        offset: with leave-one-out, query i is gallery item i + offset; otherwise None.
+        precision: see `rank`.
+        memory_bytes: see `rank`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Pass:
         self.mirrored = offset == 0 and queries.rows.size == gallery.rows.size
         self.first = torch.searchsorted(gallery.classes, queries.classes)
         self.last = torch.searchsorted(gallery.classes, queries.classes, right=True)
-        # On the CPU too: sizes of blocks follow from them. Both ascend, since rows are sorted by class.
+        # Copied to the CPU, where they determine block sizes. Both ascend, since rows are sorted by class.
         self._bounds = torch.stack([self.first, self.last]).cpu().numpy()
         self.positives = self.last - self.first - int(offset is not None)
         self.best = BestThresholds.unset(queries.rows, gallery.rows)
@@ -104,7 +104,7 @@ class Pass:
         self.counter = self._counter(self.thresholds)
 
     def _number_of_workers(self, memory_bytes: int) -> int:
-        """Return how many threads can count at a time in this memory, each with blocks that are not too small."""
+        """Return how many threads can count in this memory, each with blocks that are not too small."""
         if is_gpu(self.queries.classes.device):
             return 1
         return max(1, min(torch.get_num_threads(), memory_bytes // (12 * _SIDE * (_SIDE + self.queries.rows.width))))
@@ -153,7 +153,7 @@ class Pass:
 
     def blocks(self) -> list[tuple[slice, slice]]:
         """Return blocks that cover all pairs, of a size that suits the memory and the number of threads."""
-        # Half of the memory is for what sieving adds: rounded rows, copies of the rows that are left.
+        # Sieving needs half of the memory for rounded rows and for copies of the rows that are left.
         sieved = sieve.supported(self.best.values.device)
         size = block_size(self.queries.rows.width, self.memory // 2 if sieved else self.memory)
         rows, columns = self.queries.rows.size, self.gallery.rows.size
@@ -189,7 +189,7 @@ class Pass:
         return ranks
 
     def _rank_by_definition(self, query: int, ranks: Ranks) -> None:
-        """Rank one query by the definition of a similarity, without any shortcut."""
+        """Rank one query by the definition of a similarity, without shortcuts."""
         items = torch.arange(self.gallery.rows.size, device=self.first.device)
         value = exact_pairs(
             self.queries.rows, self.gallery.rows, torch.full_like(items, query), items, self.memory * self.workers
@@ -204,6 +204,6 @@ class Pass:
         precision = (step / (step + count).double())[step + count <= len(positives)].cpu().numpy()
         ranks.best[query] = int(count[0]) + 1
         if self.thresholds:
-            summed = np.append(0.0, precision).cumsum()[-1]  # in the order of `Thresholds.scores`, to the last bit
+            summed = np.append(0.0, precision).cumsum()[-1]  # same order, and so the same bits, as `Thresholds.scores`
             ranks.average_precision[query] = summed / len(positives)
             ranks.r_precision[query] = len(precision) / len(positives)

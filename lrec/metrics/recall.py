@@ -1,18 +1,18 @@
-"""Retrieval metrics of a set of embeddings: recall at k, mean average precision at R and related ones.
+"""Retrieval metrics of a set of embeddings: recall at k, mean average precision at R and related metrics.
 
-Policy, for all figures:
+Policy, for all metrics:
 
 - The similarity is the dot product of the vectors as given. Embeddings have unit norm, so it is the cosine.
-- Where the query set is the gallery, the query itself is left out by its index, never by rank or similarity
+- Where the query set is the gallery, the query itself is excluded by its index, never by rank or similarity
   (leave-one-out).
 - Ties count against the query: an item of another class as similar as a positive is ranked before it.
   Similarities closer than 8 times the float64 bound of `similarity.rounding` are a tie; that is about
-  4 d 2^-52 |query| max |gallery item|, 5e-13 for 576 dimensions and unit norm.
+  4 d 2^-52 |query| max |gallery item|, or 5e-13 for 576 dimensions and unit norm.
 - A query without positives in the gallery counts as a miss in every average, and the number of these
   queries is reported.
 
-All figures are exact: they depend neither on the order of rows or labels nor on block sizes, device or
-number of threads. `ranking` says how.
+All metrics are exact: they do not depend on the order of rows or labels, block sizes, device or
+number of threads. `ranking` explains how.
 """
 
 import math
@@ -29,7 +29,7 @@ from lrec.metrics import counting, ranking
 from lrec.metrics.similarity import Embeddings, Rows, full_precision
 
 MEMORY_BYTES = 384 * 2**20  # on a CPU
-_RESAMPLES, _SEED = 2000, 0  # of the interval
+_RESAMPLES, _SEED = 2000, 0  # for the interval
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class Retrieval:
 
     Attributes:
         recall: fraction of queries with a positive among the k most similar items, for every requested k.
-        lone_queries: how many queries have no positive in the gallery.
+        lone_queries: number of queries without a positive in the gallery.
         mean_reciprocal_rank: mean of one over the rank of the best positive.
         macro_recall_at_1: mean over the queries' classes of the class's recall at 1.
         recall_at_1_interval: class-bootstrap 95 % interval of recall at 1, see `interval`.
-        best_rank: (Q,) int64, in the order of the queries: rank of the best positive from 1, 0 without positives.
+        best_rank: (Q,) int64, in the order of the queries: rank of the best positive, from 1; 0 without positives.
         map_at_r: mean average precision at R, None if not requested. R is the number of positives of a
-            query; its average precision is the mean over them of the precision at the positive's rank,
-            counting 0 for ranks beyond R.
+            query; its average precision is the mean over its positives of the precision at the positive's rank,
+            or 0 for ranks beyond R.
         r_precision: mean fraction of positives among the R most similar items, None if not requested.
 
-    Source of the last two: Musgrave et al., A Metric Learning Reality Check, ECCV 2020, section 3.2;
-    pytorch-metric-learning leaves queries without positives out of these means, here they count as 0.
+    Source of the last two: Musgrave et al., A Metric Learning Reality Check, ECCV 2020, section 3.2.
+    pytorch-metric-learning excludes queries without positives from these means; here they count as 0.
     """
 
     recall: dict[int, float]
@@ -104,15 +104,15 @@ def evaluate(
         query_labels: Q labels of any hashable type, in any order.
         ks: the cutoffs, each at least 1; they may exceed the size of the gallery.
         gallery: (G, d), likewise; None means that every query searches the other queries.
-        gallery_labels: G labels; None exactly if `gallery` is.
+        gallery_labels: G labels; None if and only if `gallery` is.
         precision: also compute MAP@R and R-precision.
         device: where similarities are computed.
-        memory_bytes: bound of the working memory, beside a few hundred bytes per row; None stands for `MEMORY_BYTES`
-            on a CPU and half of the free memory of a GPU.
+        memory_bytes: limit of the working memory, not counting a few hundred bytes per row; None means `MEMORY_BYTES`
+            on a CPU and half of the free memory on a GPU.
 
     Raises:
-        ValueError: shapes, lengths or dtypes that do not fit, an empty set, a k below 1, or an embedding
-        that is not finite; the message names the row.
+        ValueError: shapes, lengths or dtypes do not match, a set is empty, a k is below 1, or an embedding
+            is not finite; the message names the row.
     """
     best, classes, ranks = _rank(query, query_labels, ks, gallery, gallery_labels, precision, device, memory_bytes)
     ranked, hits = best > 0, best == 1
@@ -132,9 +132,9 @@ def evaluate(
 def interval(hits: np.ndarray, classes: np.ndarray) -> tuple[float, float]:
     """Return the class-bootstrap 95 % interval of the fraction of hits.
 
-    Images of one class resemble each other, so classes and not queries are drawn with replacement: 2,000
-    draws of as many classes as there are, each time the fraction of hits among their queries, and the 2.5th
-    and 97.5th percentiles of these fractions (the percentile bootstrap over clusters). The seed is fixed.
+    Images of one class resemble each other, so classes rather than queries are resampled: 2,000 times, as many
+    classes as there are, with replacement. The interval is the 2.5th to the 97.5th percentile of the fraction of
+    hits among their queries (the percentile bootstrap over clusters). The seed is fixed.
 
     Args:
         hits: (Q,) bool.
@@ -193,7 +193,7 @@ def _by_class(
 ) -> tuple[counting.Labelled, np.ndarray]:
     """Sort a set of embeddings by class; return it with the original place of every row.
 
-    `numbers` gives a label its class number; labels that it lacks are added.
+    `numbers` maps labels to class numbers; new labels are added to it.
     """
     values = labels.tolist() if isinstance(labels, (np.ndarray, torch.Tensor)) else list(labels)
     if len(data) == 0:

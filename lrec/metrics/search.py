@@ -1,8 +1,8 @@
 """Exact search: the k most similar rows of a gallery for every query, block by block.
 
-A similarity of embeddings is a dot product in float64; of codes (`lrec.embedding.codes`) it is a whole number. Equally
-similar rows come in the order of their numbers, so the answer depends on the numbers alone. Recall is not computed from
-these lists: `lrec.metrics.recall` counts.
+The similarity of embeddings is a dot product in float64; that of codes (`lrec.embedding.codes`) is an integer. Equally
+similar rows are returned in row order, so the result depends only on the values. Recall is not computed from these
+results: `lrec.metrics.recall` counts.
 """
 
 import numbers
@@ -23,7 +23,7 @@ from lrec.metrics.similarity import (
 )
 
 MEMORY_BYTES = 256 * 2**20
-_QUERIES = 256  # searched together
+_QUERIES = 256  # queries searched together
 NO_ROW = -1
 
 
@@ -40,26 +40,26 @@ def top(
 
     Args:
         queries: (Q, d) floats; for a gallery of codes, codes.
-        gallery: one or more (n, d) arrays, memory maps for example, of float16 or float32; or of int8 codes; or of
-            uint8, binary codes, eight dimensions per byte. Their G rows are numbered consecutively across arrays.
+        gallery: one or more (n, d) arrays, memory maps for example: float16 or float32 embeddings, int8 codes, or
+            binary codes in uint8, eight dimensions per byte. Their G rows are numbered consecutively across arrays.
         k: results per query.
-        exclude: (Q,) rows that a query must not find, its own for example; `NO_ROW` for none.
-        memory_bytes: bound of the working memory.
-        device: where products are computed; differences of binary codes are counted on the CPU.
+        exclude: (Q,) rows to exclude, such as each query's own row; `NO_ROW` for none.
+        memory_bytes: limit of the working memory.
+        device: where products are computed; differing bits of binary codes are counted on the CPU.
 
     Returns:
-        Scores (Q, k) float32, descending, and rows (Q, k) int64. A score is a dot product; of binary codes it is the
-        number of bits that differ, negative.
+        Scores (Q, k) float32, descending, and rows (Q, k) int64. A score is a dot product; for binary codes it is
+        minus the number of differing bits.
 
     Raises:
-        ValueError: k is out of range, the dimensions differ, a query or a row is not finite, or queries of a gallery of
-            codes are not codes.
+        ValueError: k is out of range, the dimensions differ, a query or a row is not finite, or the gallery holds
+            codes and the queries are not codes.
     """
     size, width, stored = sum(len(part) for part in gallery), gallery[0].shape[1], gallery[0].dtype
     queries = np.asarray(queries)
     if stored.kind != "f" and queries.dtype != stored:
         raise ValueError(f"queries: found {queries.dtype}, expected codes of {stored} as in the gallery")
-    # torch warns of a memory map that is not writable.
+    # torch warns about arrays that are not writable, such as memory maps.
     queries = np.require(queries, np.float32 if stored.kind == "f" else stored, ["W"])
     if queries.ndim != 2 or queries.shape[1] != width:
         raise ValueError(f"queries: found embeddings of shape {queries.shape}, expected (Q, {width}) as in the gallery")
@@ -85,14 +85,14 @@ def top(
 def _search(
     queries: np.ndarray, gallery: Sequence[np.ndarray], k: int, exclude: np.ndarray, memory_bytes: int, device: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Carry the best k from block to block; earlier blocks hold lower rows, so stable sorts keep the order."""
+    """Keep the best k of all blocks so far; earlier blocks hold lower rows, so stable sorts keep the order."""
     if queries.dtype == np.uint8:
         device, best = "cpu", _closest
     else:
         best = _best if queries.dtype == np.float32 else _best_of_integers
     own = to_device(queries, device)
     hidden = to_device(exclude, device)
-    # A block takes its rows twice (as stored and in float32), and a similarity up to 40 bytes if all are alike.
+    # A block holds its rows twice (as stored and in float32); if all are equal, a similarity takes up to 40 bytes.
     size = max(k, 1024, memory_bytes // (8 * own.shape[1] + 40 * len(own)))
     scores = torch.empty(len(own), 0, dtype=torch.float64, device=device)
     rows = torch.empty(len(own), 0, dtype=torch.int64, device=device)
@@ -107,16 +107,16 @@ def _search(
 def _best(
     queries: torch.Tensor, items: torch.Tensor, k: int, hidden: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the k items most similar to each query, equal ones in the order of their places.
+    """Return the k items most similar to each query; equally similar items are in the order of their places.
 
-    The last bits of a matrix product depend on the place of a row in it. So it only selects: all items that its
-    rounding error might keep out of the first k are computed again, each pair by itself.
+    The last bits of a matrix product depend on the place of a row in the matrix. So the product only selects
+    candidates: every item that may be among the first k, given its rounding error, is computed again pair by pair.
 
     Args:
         queries: (Q, d) float32.
         items: (n, d) float32.
-        k: how many; all if there are fewer.
-        hidden: (Q,) places of items that a query must not find, if they are among these.
+        k: number of items; all if there are fewer.
+        hidden: (Q,) place of the item to exclude; ignored if outside the block.
 
     Returns:
         Similarities (Q, k) float64, -inf for a hidden item, and places (Q, k) int64.
@@ -139,7 +139,7 @@ def _best(
 def _best_of_integers(
     queries: torch.Tensor, items: torch.Tensor, k: int, hidden: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what `_best` does, of int8 codes: a product of integers is the same in any order of summation."""
+    """Do the same as `_best` for int8 codes: integer products do not depend on the order of summation."""
     similar = integer_products(queries.float(), items.float())
     return _first_of_all(_hide(similar, hidden), k)
 
@@ -147,20 +147,20 @@ def _best_of_integers(
 def _closest(
     queries: torch.Tensor, items: torch.Tensor, k: int, hidden: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what `_best` does, of binary codes: the similarity is the number of bits that differ, negative."""
+    """Do the same as `_best` for binary codes: the similarity is minus the number of differing bits."""
     similar = torch.from_numpy(differences(queries.numpy(), items.numpy())).float().neg_()
     return _first_of_all(_hide(similar, hidden), k)
 
 
 def _hide(similar: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """Put -inf where a query must not find an item."""
+    """Write -inf at the item that each query excludes."""
     inside = ((hidden >= 0) & (hidden < similar.shape[1])).nonzero()[:, 0]
     similar[inside, hidden[inside]] = -torch.inf
     return similar
 
 
 def _first_of_all(similar: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the k largest of exact similarities (Q, n), equal ones in the order of their places."""
+    """Return the k largest of exact similarities (Q, n); equal ones are in the order of their places."""
     k = min(k, similar.shape[1])
     chosen = similar >= similar.topk(k, dim=1).values[:, -1:]
     query, place = chosen.nonzero(as_tuple=True)
@@ -170,14 +170,14 @@ def _first_of_all(similar: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Te
 def _first(
     exact: torch.Tensor, query: torch.Tensor, place: torch.Tensor, count: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the k largest similarities of each query, and their places, equal ones in the order of their places.
+    """Return the k largest similarities of each query, and their places; equal ones are in the order of places.
 
     Args:
-        exact: (n,) float64 similarities, by query and place.
-        query: (n,) of each.
-        place: (n,) of each.
-        count: (Q,) how many each query has, at least k.
-        k: how many.
+        exact: (n,) float64 similarities, sorted by query and place.
+        query: (n,) query of each similarity.
+        place: (n,) place of each similarity.
+        count: (Q,) number of similarities of each query, at least k.
+        k: number of similarities to return.
     """
     order = exact.sort(descending=True, stable=True).indices
     order = order[query[order].sort(stable=True).indices]
@@ -186,7 +186,7 @@ def _first(
 
 
 def _blocks(gallery: Sequence[np.ndarray], size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the number of the first row and up to `size` rows, embeddings as float32 and codes as they are."""
+    """Yield the number of the first row and up to `size` rows: embeddings as float32, codes unchanged."""
     first = 0
     for part in gallery:
         for start in range(0, len(part), size):

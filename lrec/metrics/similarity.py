@@ -1,6 +1,6 @@
-"""Embeddings read block by block, their dot products, and how far rounding can move such a product.
+"""Embeddings read block by block, their dot products, and bounds on the rounding error of such a product.
 
-Which items are similar to a query is decided in `ranking`; labels are not known here.
+Labels are not used here; `ranking` decides which items are similar to a query.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ Embeddings: TypeAlias = np.ndarray | torch.Tensor
 
 # Long products are summed in sections, because the error bound grows with the longest section.
 _SECTION = 1024
-# Values handled at a time: what a CPU's cache holds, and what keeps a GPU busy.
+# Values processed at a time: few enough for a CPU's cache, or enough to keep a GPU busy.
 _PAIRS, _PAIRS_ON_GPU = 2**19, 2**25
 _SCANNED, _SCANNED_ON_GPU = 2**17, 2**24
-_COUNTED = 2**14  # rows whose bits are counted together, 128 kB of one word each
+_COUNTED = 2**14  # rows whose bits are counted together: 128 kB for one word of each
 _DTYPES = ("float16", "float32", "float64")
 
 
 class Rows:
     """A set of embeddings in a given row order, checked once and read on demand.
 
-    If the largest value is above 2 or below 2^-20, all are multiplied by the power of two that brings it
-    into [0.5, 1): this changes no ranking and keeps float32 products from over- and underflowing.
+    If the largest magnitude is above 2 or below 2^-20, all values are multiplied by the power of two that brings it
+    into [0.5, 1). This changes no ranking and prevents overflow and underflow of float32 products.
 
     Attributes:
         norms: (N,) float64 lengths of the rows as `take` returns them, in row order.
@@ -38,17 +38,17 @@ class Rows:
     def __init__(self, data: Embeddings, order: np.ndarray, name: str, device: torch.device, keep_bytes: int) -> None:
         """Check the embeddings; keep a copy of them on the device if it fits `keep_bytes`.
 
-        A CPU keeps float32. A GPU, which converts numbers faster than it fetches them, keeps what is stored.
+        On a CPU, the copy is in float32. On a GPU, where converting is faster than copying, it has the stored dtype.
 
         Args:
             data: (N, d) float16, float32 or float64; a memory map is read block by block.
-            order: (N,) int64, the row of `data` that comes i-th.
-            name: what error messages call the embeddings.
-            device: where blocks go.
-            keep_bytes: size the copy must not exceed.
+            order: (N,) int64; entry i is the row of `data` at place i.
+            name: name of the embeddings in error messages.
+            device: device of the blocks.
+            keep_bytes: maximum size of the copy.
 
         Raises:
-            ValueError: not two-dimensional, another dtype, or a value that is not finite.
+            ValueError: the data are not two-dimensional, have another dtype, or hold a value that is not finite.
         """
         kind = str(data.dtype).removeprefix("torch.")
         if data.ndim != 2 or data.shape[1] == 0 or kind not in _DTYPES:
@@ -68,7 +68,7 @@ class Rows:
             self._keep(torch.float32, 4096)
 
     def _keep(self, dtype: torch.dtype, count: int) -> None:
-        """Copy all rows to the device, so many at a time: as they are stored, or scaled to float32."""
+        """Copy all rows to the device, `count` at a time: as they are stored, or scaled to float32."""
         kept = torch.empty(self.size, self.width, dtype=dtype, device=self._device)
         for rows in self.blocks(max(1, count)):
             kept[rows] = self._read(rows) if self._kept_as_stored else self.take(rows, dtype)
@@ -93,7 +93,7 @@ class Rows:
             yield slice(start, min(start + size, self.size))
 
     def take(self, rows: slice | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows by their place in the order, as (n, d) on the device; float64 values are never rounded first."""
+        """Return rows by place, as (n, d) on the device; float64 values are not rounded before scaling."""
         as_stored = self._kept_as_stored or self._kept is None
         if not as_stored and (self._exact_in_float32 or dtype == torch.float32):
             return self._kept[rows].to(dtype)
@@ -110,7 +110,7 @@ class Rows:
         return to_device(np.asarray(self._data[places]), self._device)
 
     def _scan(self) -> torch.Tensor:
-        """Check that all values are finite; set the scale; return the lengths of the scaled rows."""
+        """Check that all values are finite, set the scale, and return the lengths of the scaled rows."""
         norms, peaks = torch.empty(2, self.size, dtype=torch.float64, device=self._device)
         for rows in self.blocks(max(1, (_SCANNED_ON_GPU if is_gpu(self._device) else _SCANNED) // self.width)):
             values = self._read(rows)
@@ -128,7 +128,7 @@ class Rows:
 
 
 def pair_values(device: torch.device) -> int:
-    """Return how many values are multiplied at a time in single products."""
+    """Return how many values are multiplied at a time in `exact_pairs`."""
     return _PAIRS_ON_GPU if is_gpu(device) else _PAIRS
 
 
@@ -141,9 +141,9 @@ def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def integer_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return all dot products of (n, d) with (m, d) rows of int8 codes in float32, (n, m) float32 or float64, exact.
+    """Return all dot products of (n, d) with (m, d) int8 codes held in float32, exact, as (n, m) float32 or float64.
 
-    A sum of 1,024 products of magnitude 128 * 128 is at most 2^24, so float32 holds each of its partial sums.
+    A sum of 1,024 products of magnitude 128 * 128 is at most 2^24, so all partial sums are exact in float32.
     """
     result = a[:, :_SECTION] @ b[:, :_SECTION].T
     if a.shape[1] > _SECTION:
@@ -154,8 +154,8 @@ def integer_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return in how many bits (n, w) rows differ from (m, w) rows of uint8, (n, m) int32."""
-    count = -(-a.shape[1] // 8)  # words of 64 bits, the last one filled with zeros
+    """Return the number of bits in which (n, w) rows differ from (m, w) rows of uint8, as (n, m) int32."""
+    count = -(-a.shape[1] // 8)  # words of 64 bits, the last one padded with zeros
     rows, items = (np.pad(x, ((0, 0), (0, 8 * count - x.shape[1]))).view(np.uint64) for x in (a, b))
     found = np.zeros((len(a), len(b)), np.int32)
     for start in range(0, len(b), _COUNTED):
@@ -167,20 +167,19 @@ def differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def rounding(width: int, dtype: torch.dtype, lengths: torch.Tensor, section: int = _SECTION) -> torch.Tensor:
-    """Bound the error of `products` of d = `width` terms computed in `dtype`, whatever the order of summation.
+    """Bound the error of `products` of d = `width` terms computed in `dtype`, for any order of summation.
 
     Args:
         width: d.
         dtype: float32 or float64.
-        lengths: any shape, float64: for each bound, the product of the lengths of the two vectors.
-        section: how many terms are summed in one go.
+        lengths: float64 of any shape: the product of the lengths of the two vectors.
+        section: number of terms per partial sum.
 
     Returns:
         The bounds, float64, in the shape of `lengths`. A sum of n rounded terms errs by at most
         n u / (1 - n u) times the sum of their magnitudes (Higham, Accuracy and Stability of Numerical
-        Algorithms, section 3.1), and the latter is at most the product of the lengths. Eight further
-        roundings cover the casts of the vectors and of the value compared with; the last term covers
-        underflow.
+        Algorithms, section 3.1), and this sum is at most the product of the lengths. Eight more roundings
+        account for casting the vectors and the value they are compared with; the last term accounts for underflow.
     """
     terms = min(width, section) + -(-width // section) + 8
     unit = terms * torch.finfo(dtype).eps / 2
@@ -190,8 +189,8 @@ def rounding(width: int, dtype: torch.dtype, lengths: torch.Tensor, section: int
 def ordered_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return the dot products of (n, d) with (n, d) float64 rows, summed in one fixed order.
 
-    Halves are added until one value is left, in element-wise operations: the bits of a result depend on
-    its two vectors alone, not on the place of the row, the device or the number of threads. This is the
+    Halves are added element-wise until one value is left, so the bits of a result depend only on
+    its two vectors, not on the place of the row, the device or the number of threads. This is the
     project's definition of a similarity.
     """
     terms = a * b
@@ -225,10 +224,10 @@ def exact_block(
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute float32 products in float32, whatever TF32, bfloat16 or autocast settings the caller has.
+    """Compute float32 products in float32, even if the caller enabled TF32, bfloat16 or autocast.
 
-    The settings of the two backends are used, since `torch.get_float32_matmul_precision` raises an error once one
-    of them has been set. Blocks may be nested in threads: only the outermost one changes a setting.
+    This changes the settings of the two backends, since `torch.get_float32_matmul_precision` raises an error once one
+    of them has been set. Contexts may be nested, also in threads: only the outermost one changes a setting.
     """
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
     changed = [(backend, backend.fp32_precision) for backend in backends if backend.fp32_precision != "ieee"]
@@ -239,6 +238,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         for backend, before in changed:
-            backend.fp32_precision = "none"  # inherits what torch.backends.fp32_precision says
+            backend.fp32_precision = "none"  # inherits torch.backends.fp32_precision
             if backend.fp32_precision != before:
                 backend.fp32_precision = before

@@ -1,10 +1,10 @@
 """Counts at the thresholds of all positives of a query, for MAP@R and R-precision.
 
 The threshold of a positive is the similarity that an item of another class must reach to be ranked before
-it. Of a query with R positives only those ranked R or better matter. The thresholds of a query are sorted in
+it. If a query has R positives, only those ranked R or better matter. The thresholds of a query are sorted in
 descending order; an item is counted at the first one that it reaches, and is ranked before that positive and
-all later ones. As soon as a positive is known to rank below R, it is dropped with all later ones. Then few items
-reach the lowest remaining threshold, and they can be examined one by one.
+all later ones. As soon as a positive is known to rank below R, it and all later ones are dropped. Few items
+then reach the lowest remaining threshold, and they can be examined one by one.
 """
 
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ class Thresholds:
 
     Attributes:
         start: (Q,) int64, where the thresholds of a query begin.
-        size: (Q,) int64, R, the positives of each query.
-        active: (Q,) int64, how many of them may still rank R or better.
+        size: (Q,) int64, R, the number of positives of each query.
+        active: (Q,) int64, number of positives that may still rank R or better.
         values: (P,) float64; an item counts against a positive if its similarity is at least this.
-        margin: (Q,) float64, how close to a threshold a float64 similarity is in doubt.
+        margin: (Q,) float64; a float64 similarity closer than this to a threshold is in doubt.
         counts: (P,) int64, items that reach this threshold and not the one before.
-        bounds: (Q + 1,) int64, on the CPU: where the thresholds of a query begin, and at last P.
+        bounds: (Q + 1,) int64 on the CPU: where the thresholds of a query begin, followed by P.
     """
 
     start: torch.Tensor
@@ -39,7 +39,7 @@ class Thresholds:
 
     @classmethod
     def empty(cls, size: torch.Tensor, margin: torch.Tensor) -> "Thresholds":
-        """Make room for queries with these numbers of positives; `fill` sets the values."""
+        """Allocate memory for queries with these numbers of positives; `fill` sets the values."""
         bounds = np.append(0, size.cpu().numpy().cumsum())
         total = int(bounds[-1])
         values = torch.empty(total, dtype=torch.float64, device=size.device)
@@ -56,7 +56,7 @@ class Thresholds:
         return replace(self, active=self.active.clone(), counts=torch.zeros_like(self.counts))
 
     def merge(self, others: "list[Thresholds]") -> None:
-        """Add the counts of others with the same values; positives that one of them has dropped are dropped."""
+        """Add the counts of other copies of these thresholds; positives dropped in any copy are dropped."""
         for other in others:
             self.counts += other.counts
             torch.minimum(self.active, other.active, out=self.active)
@@ -67,7 +67,7 @@ class Thresholds:
 
         Args:
             rows: n queries.
-            values: (n, W) float64, the thresholds of each query in descending order, then anything.
+            values: (n, W) float64, the thresholds of each query in descending order; the rest of a row is ignored.
             others: (n, W) float64, similarities of items of other classes, descending, -inf for none.
         """
         size = self.size[rows, None]
@@ -91,7 +91,7 @@ class Thresholds:
     def locate(self, query: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
         """Return for (n,) queries and similarities the first threshold reached, from 0; `active` if none is."""
         low, high = torch.zeros_like(query), self.active[query]
-        # A GPU takes a few idle turns sooner than the CPU gets to know how many are needed.
+        # On a GPU, a few extra iterations are faster than copying the number needed to the CPU.
         most = self.most if is_gpu(query.device) else int(self.active.max())
         for _ in range(most.bit_length()):
             middle = (low + high) // 2
@@ -130,7 +130,7 @@ class Thresholds:
 
     @staticmethod
     def _places(size: torch.Tensor, total: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the line of each of `total` positives, and its place in the line, of lines of these sizes."""
+        """Return the line of each of `total` positives and its place in the line, for lines of these sizes."""
         lines = torch.arange(len(size), device=size.device)
         line = torch.repeat_interleave(lines, size, output_size=total)
         return line, torch.arange(total, device=size.device) - (size.cumsum(0) - size)[line]
@@ -139,7 +139,7 @@ class Thresholds:
         return self.values[(self.start[query] + place).clamp(0, len(self.values) - 1)]
 
     def _ranked_before(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return for every positive of (n,) queries its line, its place from 0, and the items ranked before it."""
+        """Return, for every positive of (n,) queries, its line, its place from 0, and the items ranked before it."""
         size = self.size[query]
         total = len(self.counts) if len(query) == len(self.size) else int(size.sum())
         line, step = self._places(size, total)
