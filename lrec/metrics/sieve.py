@@ -20,7 +20,7 @@ _LONGEST = 64  # most tiles in a row that are not sieved
 
 
 def supported(device: torch.device) -> bool:
-    """Return whether the CPU has Intel's or AMD's bfloat16 instructions, which are fast and round as `error` assumes."""
+    """Return whether the CPU has Intel's or AMD's bfloat16 instructions: fast, and rounding as `error` assumes."""
     return device.type == "cpu" and not bfloat16_instructions().isdisjoint(("avx512_bf16", "amx_bf16"))
 
 

@@ -1,6 +1,6 @@
-"""Search with any image: a table of the most similar ones, and a figure of them.
+"""Search with any image: print a table of the most similar images, and draw them in a figure.
 
-Without arguments: a few images of the first run that params.yaml lists, in all its others.
+Without arguments: search with a few images of the first run in params.yaml.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from lrec.retrieve import approximate, contact_sheet, image_files, query, serve
 from lrec.retrieve.database import Database
 
 RESULTS, FIGURE = 8, Path("retrieval.png")
-MAX_ROWS, MAX_COLUMNS = 20, 50  # of the figure
+MAX_ROWS, MAX_COLUMNS = 20, 50  # in the figure
 
 
 class _Code(TypedDict):
@@ -38,13 +38,13 @@ class _Analysis(TypedDict, total=False):
 
 
 class _Measured(TypedDict, total=False):
-    """What is read of a run's result.json."""
+    """The part of a run's result.json that is read here."""
 
     analysis: _Analysis
 
 
 def parser(prog: str = "python -m lrec.retrieve") -> argparse.ArgumentParser:
-    """Return the command line; some options have a second name, that of the original implementation."""
+    """Return the argument parser; some options also have the name used by the original implementation."""
     options = argparse.ArgumentParser(prog=prog, description=__doc__)
     options.add_argument(
         "--query",
@@ -53,25 +53,31 @@ def parser(prog: str = "python -m lrec.retrieve") -> argparse.ArgumentParser:
         metavar="PATH",
         help="image of the data set (its path in index.csv, or row:N), image file, folder or glob",
     )
-    options.add_argument("--database", "--data_base", help="as car_cropped/resnet18, or a folder of Database.save")
+    options.add_argument(
+        "--database", "--data_base", help="such as car_cropped/resnet18, or a folder that Database.save wrote"
+    )
     options.add_argument(
         "--images",
         nargs="+",
         metavar="PATH",
-        help="search, or save, these image files, folders or globs, embedded with the database's model",
+        help="search (or save) these image files, folders or globs, embedded with the database's model",
     )
-    options.add_argument("--split", "--data_type", help="train, test, query or gallery; default: gallery, or else test")
-    options.add_argument("--num", "--retrieval_num", type=int, help="results per query (default: 8, or all)")
+    options.add_argument(
+        "--split", "--data_type", help="train, test, query or gallery (default: gallery, otherwise test)"
+    )
+    options.add_argument(
+        "--num", "--retrieval_num", type=int, help="results per query (default: 8, or all if there are fewer)"
+    )
     options.add_argument("--output", type=_png, help="figure (default: retrieval.png)")
-    options.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    options.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options.add_argument("--index", choices=approximate.KINDS, help="search with faiss, and compare with exact search")
-    options.add_argument("--save", metavar="FOLDER", help="save the database, in place of a search")
+    options.add_argument("--save", metavar="FOLDER", help="save the database instead of searching")
     options.add_argument("--codes", choices=codes.NAMES, help="with --save: store codes, 4 or 32 times smaller")
     options.add_argument("--with-model", action="store_true", help="with --save: copy the model into the folder")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
     options.add_argument("--serve", action="store_true", help="search in the browser")
-    options.add_argument("--host", help=f"with --serve: address (default: {serve.HOST}, this machine alone)")
-    options.add_argument("--port", type=int, help=f"with --serve (default: {serve.PORT})")
+    options.add_argument("--host", help=f"with --serve: address (default: {serve.HOST}, this machine only)")
+    options.add_argument("--port", type=int, help=f"with --serve: port (default: {serve.PORT})")
     options.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return options
 
@@ -83,7 +89,7 @@ def _png(name: str) -> Path:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Search, print and draw; or serve; or save."""
+    """Search and print the results, serve the search page, or save a database."""
     _require_effect(options)
     name = query.default_database() if options.database is None else options.database
     where = device.choose(options.device)
@@ -127,7 +133,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _require_effect(options: argparse.Namespace) -> None:
-    """Refuse options that would do nothing beside the others, or without another."""
+    """Refuse options that have no effect together with, or without, another option."""
     searching, page, saving = ("query", "num", "output", "json", "index"), ("host", "port"), ("codes", "with_model")
     idle = [(name, "without --serve") for name in page if not options.serve]
     idle += [(name, "without --save") for name in saving if options.save is None]
@@ -140,7 +146,7 @@ def _require_effect(options: argparse.Namespace) -> None:
 
 
 def save(database: Database, options: argparse.Namespace) -> list[str]:
-    """Save a database; return what to say of it, with the recall that its codes keep where evaluate measured it."""
+    """Save a database; return lines that describe it, with the recall of its codes if evaluate measured it."""
     folder = Path.cwd() / options.save
     with locks.held([folder]):
         database.save(folder, options.with_model, options.codes)
@@ -157,7 +163,7 @@ def save(database: Database, options: argparse.Namespace) -> list[str]:
 
 
 def _number(database: Database, exclude: np.ndarray) -> int:
-    """How many results a query has if nobody says how many: fewer where there are fewer."""
+    """Return the default number of results, at most the number of images that can be found."""
     others = len(database) - int((exclude != search.NO_ROW).any())
     if others < 1:
         raise ValueError(f"the database holds {len(database)} image, which cannot find itself; add more images")
@@ -165,9 +171,9 @@ def _number(database: Database, exclude: np.ndarray) -> int:
 
 
 def _embed(database: Database, queries: list[query.Query]) -> tuple[list[query.Query], np.ndarray, str]:
-    """Return the queries that can be read, and their embeddings, or codes: of those in the database its own.
+    """Return the readable queries, their embeddings or codes, and a note on the unreadable ones.
 
-    Of a folder or a glob, files that cannot be read are left out; a line says so.
+    For queries in the database, its own embeddings are used. Unreadable files of a folder or a glob are left out.
     """
     others = [q for q in queries if q.row == search.NO_ROW]
     sources = [q.source for q in others]

@@ -1,6 +1,6 @@
 """Approximate search with faiss, an optional dependency (pip install faiss-cpu), for galleries beyond a million.
 
-Nothing else needs faiss: `lrec.metrics.search` is exact and needs memory for one block.
+Only this module needs faiss: `lrec.metrics.search` is exact and keeps only one block in memory.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lrec.metrics import search
 from lrec.retrieve.storage import BLOCK
 
 KINDS = ("flat", "ivfpq", "hnsw")
-_TRAINING = 100_000  # rows that the lists and codebooks of ivfpq are learned from
+_TRAINING = 100_000  # rows to learn the lists and codebooks of ivfpq from
 
 
 def _faiss() -> Any:
@@ -30,9 +30,9 @@ class Index:
     Args:
         kind: "flat" (exact), "ivfpq" (16 to 64 bytes per row instead of 4 d) or "hnsw" (a graph: fast, a few hundred
             bytes more per row than "flat").
-        gallery: arrays of float32 or float16, or of codes, memory maps for example; read block by block. "flat" and
-            "hnsw" keep int8 and binary codes as they are.
-        codes: of the gallery, or None.
+        gallery: arrays of float32, float16 or codes, memory maps for example; read block by block. "flat" and
+            "hnsw" store int8 and binary codes unchanged.
+        codes: the encoding of the gallery, or None.
 
     Raises:
         ValueError: the kind is unknown or not for binary codes, faiss is not installed, or there are too few rows to
@@ -42,7 +42,7 @@ class Index:
     def __init__(self, kind: str, gallery: Sequence[np.ndarray], codes: Codes | None = None) -> None:
         faiss = _faiss()
         size, width, self._codes = sum(len(part) for part in gallery), gallery[0].shape[1], codes
-        # What faiss adds and searches with.
+        # The dtype that faiss takes.
         self._dtype = np.uint8 if codes and codes.name == "binary" else np.float32
         if kind == "flat":
             self._index = self._flat(faiss, width)
@@ -64,7 +64,7 @@ class Index:
             return faiss.IndexFlatIP(width)
         if self._dtype == np.uint8:
             found = faiss.IndexBinaryFlat(8 * width)
-            found.use_heap = False  # counts instead, and gives rows that are equally far in their order
+            found.use_heap = False  # counting instead keeps equally distant rows in order
             return found
         return faiss.IndexScalarQuantizer(
             width, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
@@ -98,7 +98,7 @@ class Index:
         Args:
             queries: (Q, d) floats; codes, if the gallery holds codes.
             k: results per query.
-            exclude: (Q,) rows a query must not find, `lrec.metrics.search.NO_ROW` for none.
+            exclude: (Q,) rows to exclude, `lrec.metrics.search.NO_ROW` for none.
 
         Returns:
             Scores (Q, k) float32, approximate with ivfpq, and rows (Q, k) int64; where fewer were found, -inf
@@ -108,7 +108,7 @@ class Index:
         if self._codes:
             scores = self._codes.similarities(-scores if self._dtype == np.uint8 else scores)
         own = (rows == exclude[:, None]) & (rows != search.NO_ROW)
-        # k + 1 results were requested; a stable sort moves an excluded row behind the others.
+        # k + 1 results were requested; a stable sort moves an excluded row to the end.
         order = np.argsort(own, axis=1, kind="stable")[:, :k]
         scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
         return np.where(rows == search.NO_ROW, -np.inf, scores).astype(np.float32), rows

@@ -17,7 +17,7 @@ BACKGROUND, EMPTY = "#ffffff", "#eaeef2"
 # Pixels: side of an image, its frame, the space around it, height of the caption and of the header.
 _SIDE, _FRAME, _GAP, _CAPTION, _HEAD = 160, 6, 10, 52, 34
 _APART = 28  # between the query and its results
-_LONGEST = 200  # characters of a name that are measured at all
+_LONGEST = 200  # characters of a name; longer ones are shortened before they are measured
 _SMALL = 100  # images below this side are enlarged without blurring
 
 
@@ -29,7 +29,7 @@ class Tile:
         pixels: (H, W, 3) uint8, or None where there is no image.
         class_name: "" where unknown.
         similarity: None for the query itself.
-        right: whether the class is the query's; None where either is unknown.
+        right: whether the class is the query's; None if either class is unknown.
     """
 
     pixels: np.ndarray | None
@@ -42,8 +42,8 @@ def draw(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
     """Write a figure with one row per query: the query, then its results by rank.
 
     Args:
-        path: of the .png; the same rows give the same bytes.
-        rows: of any lengths; the first tile of each is the query.
+        path: the .png to write; the same rows give the same bytes.
+        rows: rows of any length; the first tile of each is the query.
     """
     step = _SIDE + 2 * _FRAME + _GAP
     width = max(len(row) for row in rows) * step + _APART + _GAP
@@ -86,7 +86,7 @@ def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, left: i
 
 
 def fitted(pixels: np.ndarray, side: int) -> Image.Image:
-    """Return (H, W, 3) uint8 pixels as an image whose longer side is `side` pixels; small ones are not blurred."""
+    """Return (H, W, 3) uint8 pixels as an image whose longer side is `side` pixels; small images are not blurred."""
     image = Image.fromarray(pixels)
     scale = side / max(image.size)
     small = max(image.size) < _SMALL
@@ -95,7 +95,7 @@ def fitted(pixels: np.ndarray, side: int) -> Image.Image:
 
 
 def _trimmed(name: str, size: int, width: int) -> str:
-    """Leave out the middle of a name that is too long: either end may tell classes apart."""
+    """Shorten a long name in the middle, since either end may tell classes apart."""
     if len(name) > _LONGEST:
         name = f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"
     font, kept = _font(size), len(name)
@@ -108,5 +108,5 @@ def _trimmed(name: str, size: int, width: int) -> str:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has Latin, Greek, Cyrillic and the marks."""
+    """Return DejaVu Sans, which ships with matplotlib and has Latin, Greek, Cyrillic and the marks."""
     return ImageFont.truetype(font_file("DejaVuSans"), size)

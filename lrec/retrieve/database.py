@@ -1,4 +1,4 @@
-"""A database of embeddings that can be searched, extended and saved; it stays on disk until it is searched."""
+"""A database of embeddings that can be searched, extended and saved; its embeddings are memory-mapped."""
 
 import os
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ from lrec.retrieve.given import OneImage, SomeImages
 
 
 class Database:
-    """Embeddings of G images, what each image is, and the model that embeds new ones.
+    """Embeddings of G images, an index of the images, and the model that embeds new ones.
 
     Attributes:
-        parts: arrays (n, d) of float32 or float16 that together hold rows 0 to G-1, in order; or of their codes.
+        parts: arrays (n, d) of float32 or float16, or of codes, that together hold rows 0 to G-1, in order.
         index: G rows with the columns path, class ("" where unknown) and row, the row in the packed
             store (-1 where the image is not in it).
-        facts: where the model and the packed store are, and how images are resized. Their paths, and those of added
-            images, start from its entry "root", or else from the current folder.
-        codes: how embeddings are encoded, where the database holds codes, else None.
+        facts: where the model and the packed store are, and how images are resized. These paths, and those of added
+            images, are relative to its entry "root", or else to the current folder.
+        codes: the encoding, if the database holds codes, otherwise None.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Database:
         device: str = "cpu",
         codes: Codes | None = None,
     ) -> None:
-        """Make a database; `load` reads one."""
+        """Create a database from embeddings in memory; `load` opens a stored one."""
         found, dtypes = f"{embeddings.dtype} of shape {embeddings.shape}", (np.float32, np.float16)
         if codes and (embeddings.ndim, embeddings.dtype, *embeddings.shape[1:]) != (2, codes.dtype, codes.bytes):
             raise ValueError(f"embeddings: found {found}, expected codes (G, {codes.bytes}) of {codes.dtype}")
@@ -59,12 +59,12 @@ class Database:
 
     @classmethod
     def load(cls, path: str | Path, split: str | None = None, device: str = "cpu") -> "Database":
-        """Open a database; embeddings are memory-mapped, and the model waits until it is needed.
+        """Open a database; embeddings are memory-mapped, and the model is loaded when it is first needed.
 
         Args:
-            path: a folder that `save` wrote, or a run that the pipeline has embedded, as "car_cropped/resnet18".
-            split: of a run: "train", "test", "query" or "gallery"; None is the gallery where there is one, else
-                test.
+            path: a folder that `save` wrote, or a run that the pipeline has embedded, such as "car_cropped/resnet18".
+            split: for a run, "train", "test", "query" or "gallery"; None means the gallery if there is one,
+                otherwise test.
             device: for embedding and search.
 
         Raises:
@@ -84,21 +84,21 @@ class Database:
 
     @property
     def described(self) -> str:
-        """Size and storage, as a line for people."""
+        """Size and encoding as readable text."""
         stored = f" as {self.codes.name} codes of {self.codes.bytes:,} bytes" if self.codes else ""
         return f"{len(self):,} images, {self.width} dimensions{stored}"
 
     def place(self, path: str) -> Path:
-        """Return where a path of the facts or the index leads."""
+        """Resolve a path from the facts or the index."""
         return Path(self.facts.get("root") or "") / path
 
     def _written(self, image: str | Path) -> str:
-        """The path of an image as the index has it: as it was given, where that leads to it from the root as well."""
+        """Return an image's path for the index: as given if the root is the current folder, otherwise absolute."""
         here = os.path.realpath(self.facts.get("root") or "") == os.path.realpath("")
         return str(image) if here else os.path.abspath(image)
 
     def embedding(self, row: int) -> np.ndarray:
-        """Return the embedding of a row, (d,) float32; of a database of codes, its code."""
+        """Return the embedding of a row, (d,) float32; in a database of codes, its code."""
         for part in self.parts:
             if row < len(part):
                 break
@@ -110,9 +110,9 @@ class Database:
         """The model, read on first use.
 
         Raises:
-            FileNotFoundError: the model is not there.
-            ValueError: the database has none, or its embeddings come from other weights, another reduction or another
-                graph than there are now; or the runtime is not installed.
+            FileNotFoundError: the model is missing.
+            ValueError: the database has no model, its embeddings were made with other weights, another reduction or
+                another graph than those found, or the runtime is not installed.
         """
         with TURN:  # from Python 3.12 on, cached_property has no lock
             return self._encoder
@@ -139,14 +139,14 @@ class Database:
         return folder
 
     def _made(self) -> dict[str, Path]:
-        """Return the files of `storage.MADE` that the database has, if its embeddings were made with them."""
+        """Return the paths of the database's files of `storage.MADE`; they must be those that made its embeddings."""
         found = {name: self.place(self.facts[name]) for name in storage.MADE if name in self.facts}
         storage.require_made(self.facts, found)
         return found
 
     @cached_property
     def stored(self) -> store.Store | None:
-        """The packed store the images come from, or None where it is not here."""
+        """The packed store of the images, or None if it is missing."""
         folder = self.place(self.facts.get("store") or "")
         if not self.facts.get("store") or not (folder / store.IMAGES).is_file():
             return None
@@ -158,11 +158,11 @@ class Database:
         return opened
 
     def embed(self, images: SomeImages) -> np.ndarray:
-        """Embed files, their bytes, opened images or (H, W, 3) uint8 arrays, one or several, as (N, d) float32."""
+        """Embed one or several files, their bytes, opened images or (H, W, 3) uint8 arrays as (N, d) float32."""
         return self._fitting(self.encoder.embed(images))
 
     def embed_readable(self, images: Sequence[OneImage]) -> tuple[np.ndarray, dict[int, Exception]]:
-        """Embed those of many images that can be read, see `Encoder.embed_readable`."""
+        """Embed the readable images among many, see `Encoder.embed_readable`."""
         embedded, unread = self.encoder.embed_readable(images)
         return self._fitting(embedded), unread
 
@@ -175,18 +175,18 @@ class Database:
         return embedded
 
     def of_images(self, images: str | Path | Sequence[str | Path]) -> "Database":
-        """Make a database of other images, of unknown classes, embedded with the model of this one.
+        """Return a database of other images, of unknown classes, embedded with the model of this one.
 
         A file that cannot be read is left out; a warning counts such files and names the first.
 
         Args:
-            images: one or several: files, folders with their subfolders, or globs.
+            images: one or several files, folders (searched with their subfolders) or globs.
 
         Returns:
-            Their embeddings, in memory, as float32 numbers, and their paths.
+            A database in memory with their float32 embeddings and their paths.
 
         Raises:
-            FileNotFoundError: there is nothing of a name, or a folder has no image in it.
+            FileNotFoundError: a name matches nothing, or a folder contains no image.
             ValueError: no file can be read, or this database has no model.
         """
         files, notes = image_files.find_all(images)
@@ -211,15 +211,15 @@ class Database:
         """Find the k most similar images of each query, exactly; may be called from several threads.
 
         Args:
-            queries: one or several, Q: embeddings (Q, d) of floats, or what `embed` takes; or the database's own codes.
+            queries: Q embeddings (Q, d) of floats, Q images as for `embed`, or the database's own codes.
             k: results per query.
-            exclude: (Q,) rows that a query must not find, -1 for none.
-            memory_bytes: bound of the working memory.
+            exclude: (Q,) rows to exclude, -1 for none.
+            memory_bytes: limit of the working memory.
 
         Returns:
-            Similarities (Q, k) float32, descending, and rows (Q, k) int64 of `index`; equal ones in the order
-            of rows. The similarity of int8 codes is their inner product, over the square of their factor; that of
-            binary codes is 1 - 2 h / d, where h of d bits differ.
+            Similarities (Q, k) float32, descending, and rows (Q, k) int64 of `index`; equally similar rows are in
+            row order. The similarity of int8 codes is their inner product divided by the square of their factor; that
+            of binary codes is 1 - 2 h / d, where h of d bits differ.
 
         Raises:
             ValueError: k is out of range, or the queries do not fit.
@@ -237,14 +237,14 @@ class Database:
         """Append images in memory; `save` writes them to disk.
 
         Args:
-            images: one or several, N: what `embed` takes, which is embedded; or embeddings (N, d) of floats.
-            classes: names of their N classes; "" or None where unknown.
+            images: N images as for `embed`, or embeddings (N, d) of floats.
+            classes: the N class names; "" or None where unknown.
 
         Returns:
             Their rows, (N,) int64.
 
         Raises:
-            ValueError: lengths or dimensions differ, or a class has a name that no data set may have.
+            ValueError: lengths or dimensions differ, or a class name is not allowed in data sets.
         """
         vectors = self._vectors(images)
         listed = given.images(images) if vectors is None else [""] * len(vectors)
@@ -263,7 +263,7 @@ class Database:
             return np.arange(first, len(self))
 
     def remove(self, rows: int | Sequence[int] | np.ndarray) -> None:
-        """Leave out images in memory; `save` writes the others. Rows behind them move up.
+        """Remove images in memory; `save` writes the others. Later rows move up.
 
         Args:
             rows: one or several.
@@ -277,7 +277,7 @@ class Database:
                 raise ValueError(f"row: found {bad[0]!r:.40}, expected 0 to {len(self) - 1:,}")
             kept = np.ones(len(self), bool)
             kept[wanted.astype(np.int64)] = False
-            # Runs of rows that stay are views, so that nothing of a memory map is read.
+            # Runs of rows that are kept become views, so that memory maps are not read.
             edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).reshape(-1, 2)
             first, parts = 0, []
             for part in self.parts:
@@ -287,7 +287,7 @@ class Database:
             self.parts, self.index = parts or [self.parts[0][:0]], self.index[kept].reset_index(drop=True)
 
     def encode(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return embeddings (N, d) of floats as the database stores them: as codes where it holds those."""
+        """Return embeddings (N, d) of floats as the database stores them: as codes if it holds codes."""
         return self.codes.encode(embeddings) if self.codes else embeddings
 
     def _vectors(self, images: SomeImages) -> np.ndarray | None:
@@ -302,16 +302,16 @@ class Database:
 
         Args:
             path: of the folder.
-            with_model: copy the model, and its reduction and graph where there are any, into it, so that the folder
-                embeds new images wherever it is taken. A database that was loaded with copies keeps them. Else their
-                paths, relative to the folder, are noted.
-            codes: "int8" or "binary" writes embeddings as such codes, fitted to the run's training images, or else to
-                the database's own rows; None writes what the database holds.
+            with_model: copy the model, and its reduction and graph if any, into the folder, so that it can embed new
+                images wherever it is moved. A database that was loaded with copies keeps them. Otherwise their paths,
+                relative to the folder, are stored.
+            codes: "int8" or "binary" encodes the embeddings, with codes fitted to the run's training images, or else
+                to the database's own rows; None writes what the database holds.
 
         Raises:
-            FileNotFoundError: the model to copy is not there.
-            ValueError: the folder holds other files, the database is empty, index and embeddings differ in length, it
-                has no model to copy, or the model is not the one it was embedded with; or it holds other codes.
+            FileNotFoundError: the model to copy is missing.
+            ValueError: the folder holds other files, the database is empty, index and embeddings differ in length,
+                there is no model to copy, another model made the embeddings, or the database holds other codes.
         """
         self._require_whole()
         if not len(self):
@@ -335,7 +335,7 @@ class Database:
         return Codes.fit(name, storage.training(self.facts) or self.parts)
 
     def image(self, row: int) -> np.ndarray | None:
-        """Return the image of a row, (H, W, 3) uint8, or None where neither the store nor the file has it."""
+        """Return the image of a row, (H, W, 3) uint8, or None if it is neither in the store nor in a file."""
         entry = self.index.iloc[row]
         if entry["row"] >= 0 and self.stored is not None:
             return np.array(self.stored.images[entry["row"]])

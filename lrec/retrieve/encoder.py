@@ -1,4 +1,4 @@
-"""From images, however they are given, to embeddings, as the pipeline computes them for its stored images."""
+"""Embeds images of any kind (files, arrays, ...) in the same way as the pipeline embeds its stored images."""
 
 import threading
 from collections.abc import Sequence
@@ -18,28 +18,28 @@ from lrec.retrieve import given
 from lrec.retrieve.given import OneImage, SomeImages
 
 _BATCH = 64
-# Threads of a server take turns at what uses all cores, and at what is there once per process: the number of torch's
-# threads and its precision of products, and the requests of OpenVINO.
+# Threads of a server take turns at work that uses all cores, and at using per-process state: torch's thread count and
+# matmul precision, and OpenVINO's requests.
 TURN = threading.RLock()
 
 
 class Encoder:
-    """A trained ensemble with the preparation that its images need.
+    """A trained ensemble and the preprocessing of its images.
 
     Args:
-        folder: of the saved ensemble.
-        resize: "squash" or "crop"; None is as the training images were resized.
-        device: of the forward pass.
-        kind: of embedding, see `lrec.model.kinds.KINDS`.
-        reduced: file with the reduction of the embeddings, as the stage embed wrote it; None keeps them whole.
-        runtime: "torch", or a key of `lrec.embedding.runtimes.RUNTIMES`, which works on a CPU from the exported graph.
-        quantized: file with the graph in 8 bits that the stage embed made the embeddings with, for the runtime; kind
-            and reduction are in it. None is the network as it was trained.
+        folder: folder of the saved ensemble.
+        resize: "squash" or "crop"; None means as the training images were resized.
+        device: device of the forward pass.
+        kind: kind of embedding, see `lrec.model.kinds.KINDS`.
+        reduced: file with the reduction, as written by the stage embed; None for no reduction.
+        runtime: "torch", or a key of `lrec.embedding.runtimes.RUNTIMES`, which runs the exported graph on a CPU.
+        quantized: file with the 8-bit graph, kind and reduction included, with which the stage embed made the
+            embeddings; None for the network as it was trained.
 
     Raises:
-        FileNotFoundError: there is no model, no reduction, or no graph.
-        ValueError: the model is damaged, or does not say how its training images were resized; there is no such kind;
-            the reduction is one of another kind or model; or the runtime is not installed.
+        FileNotFoundError: the model, the reduction or the graph is missing.
+        ValueError: the model is damaged or does not say how its training images were resized, the kind is unknown,
+            the reduction belongs to another kind or model, or the runtime is not installed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Encoder:
     def _opened(
         self, folder: Path, kind: str, fitted: reduction.Reduction | None, runtime: str, quantized: str | Path | None
     ) -> Ensemble | runtimes.Exported:
-        """Return the network as the runtime runs it."""
+        """Return the network, opened by the runtime."""
         if quantized:
             reading.require_made(Path(quantized), None, "another graph")
             return runtimes.Exported(Path(quantized), runtime, "int8")
@@ -85,10 +85,10 @@ class Encoder:
         return runtimes.exported(graph.Embedding(ensemble, self._normalization, kind, fitted), self.image_size, runtime)
 
     def prepare(self, images: SomeImages) -> np.ndarray:
-        """Decode and resize one image or several, see `lrec.retrieve.given`, to (N, S, S, 3) uint8.
+        """Decode and resize one or several images, see `lrec.retrieve.given`, to (N, S, S, 3) uint8.
 
         Raises:
-            FileNotFoundError: a file is not there.
+            FileNotFoundError: a file is missing.
             ValueError: a file cannot be decoded, or an array is not (H, W, 3) uint8.
         """
         opened = map(given.opened, given.images(images))
@@ -107,17 +107,17 @@ class Encoder:
         return out
 
     def embed(self, images: SomeImages) -> np.ndarray:
-        """Embed one image or several, see `prepare`, as (N, d) float32, with one batch of them in memory at a time."""
+        """Embed one or several images, see `prepare`, as (N, d) float32, with one batch in memory at a time."""
         listed = given.images(images)
         starts = range(0, len(listed), _BATCH)
         parts = [self.encode(self.prepare(listed[start : start + _BATCH])) for start in starts]
         return np.concatenate(parts) if parts else self.encode(self.prepare([]))
 
     def embed_readable(self, images: Sequence[OneImage]) -> tuple[np.ndarray, dict[int, Exception]]:
-        """Embed those of many images that can be read; more than a batch of them are counted by a progress bar.
+        """Embed the readable images among many, with a progress bar if there is more than one batch.
 
         Returns:
-            Embeddings (n, d) float32, in order, and why each other image has none, by its position.
+            Embeddings (n, d) float32, in order, and the error of each unreadable image, by its position.
         """
         out = np.empty((len(images), self._options.width(self._network)), np.float32)
         unread, done = {}, 0
@@ -137,7 +137,7 @@ class Encoder:
 
 
 def _require_own(path: Path, folder: Path, kind: str) -> None:
-    """Refuse a reduction that says that it was fitted to embeddings of another kind, or of another model."""
+    """Refuse a reduction that was fitted to embeddings of another kind or another model."""
     about = reduction.about(path)
     if about.get("kind", kind) != kind:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""A database as a table for other programs, LanceDB or Parquet: lrec export-gallery car_cropped/resnet18 --to lancedb.
+"""Exports a database as a LanceDB or Parquet table: lrec export-gallery car_cropped/resnet18 --to lancedb.
 
-A table has a row per image, in the database's order, with the columns path, class, split ("" where unknown) and vector.
-Its metadata say which model, and which settings, the embeddings were made with; `encoder` embeds queries accordingly.
+A table has one row per image, in the database's order, with the columns path, class, split ("" where unknown) and
+vector. Its metadata record the model and the settings that made the embeddings; `encoder` embeds queries accordingly.
 """
 
 import argparse
@@ -24,24 +24,24 @@ from lrec.retrieve.encoder import Encoder
 from lrec.retrieve.tables import FORMATS, METADATA, TEXTS, VECTOR, Found, facts_of
 
 _MODELS = paths.model("variant", "backbone").parts[0]
-BATCH_BYTES = 2**24  # of the embeddings that are in memory at a time
-# Facts of a database that say where things are, on the machine that it is on.
+BATCH_BYTES = 2**24  # of embeddings in memory at a time
+# Facts with paths on the database's own machine.
 _PLACES = ("root", "model", "store", *storage.MADE)
 
 
 def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
-    """Return the encoder of queries for a table: with the model and the settings that made its embeddings.
+    """Return an encoder of queries for a table, with the model and the settings that made its embeddings.
 
     Args:
-        schema: of the table.
-        model: folder of the model: that of a run, as models/glyphs/resnet18, whose reduction is found in the run's
-            embeddings; or a database that was saved with its model; or any other, with reduction.safetensors in it if
-            the embeddings are reduced, and model.onnx if they were computed in int8.
-        device: of the forward pass.
+        schema: schema of the table.
+        model: folder of the model: that of a run, such as models/glyphs/resnet18, whose reduction is found among the
+            run's embeddings; a database that was saved with its model; or any other folder, which must also contain
+            reduction.safetensors if the embeddings are reduced, and model.onnx if they were computed in int8.
+        device: device of the forward pass.
 
     Raises:
-        FileNotFoundError: the model is not there, or the reduction, or the graph.
-        ValueError: the table does not say which model made its embeddings, or it was another one.
+        FileNotFoundError: the model, the reduction or the graph is missing.
+        ValueError: the table does not record the model that made its embeddings, or it was another model.
     """
     folder = Path(model)
     folder = folder / storage.OWN_MODEL if (folder / storage.FACTS).is_file() else folder
@@ -63,7 +63,7 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
 
 
 def _beside(model: Path, name: str) -> Path:
-    """Return a file of the stage embed: in the folder of the model, or among the embeddings of the model's run."""
+    """Return a file of the stage embed, from the folder of the model or from the embeddings of the model's run."""
     places, whole = [model], Path(os.path.abspath(model))
     if len(whole.parents) > 2 and whole.parents[1].name == _MODELS:
         places.append(Path(os.path.relpath(whole.parents[2] / paths.EMBEDDINGS / whole.relative_to(whole.parents[1]))))
@@ -87,7 +87,7 @@ def _schema(database: Database, name: str) -> Any:
 
 
 def _batches(database: Database, schema: Any) -> Iterator[Any]:
-    """Yield the rows of a table as record batches, some at a time.
+    """Yield the rows of a table as record batches.
 
     Raises:
         ValueError: an embedding is not finite, or a name cannot be written as UTF-8.
@@ -109,7 +109,7 @@ def _batches(database: Database, schema: Any) -> Iterator[Any]:
 
 
 def _texts(column: Any, first: int) -> list[str]:
-    """Return names that can be written."""
+    """Return the column as a list of names that can be encoded as UTF-8."""
     names = column.tolist()
     for row, name in enumerate(names, start=first):
         try:
@@ -120,18 +120,18 @@ def _texts(column: Any, first: int) -> list[str]:
 
 
 def export(database: Database, form: str, target: str, name: str) -> None:
-    """Write a database as a table, some rows at a time; it appears complete or not at all.
+    """Write a database as a table, in batches; it appears complete or not at all.
 
     Args:
-        database: to export.
+        database: the database to export.
         form: one of `FORMATS`.
-        target: where: a path that ends in .lance or .parquet; of LanceDB also an address, such as
-            s3://bucket/folder/name.lance. What an earlier export of the same database left there is replaced.
-        name: of the database, for the metadata.
+        target: a path that ends in .lance or .parquet, or for LanceDB an address such as
+            s3://bucket/folder/name.lance. An earlier export of the same database is replaced.
+        name: name of the database, for the metadata.
 
     Raises:
-        ValueError: something else is there, the database holds codes, a package is missing, or the table cannot be
-            written.
+        ValueError: the target holds something else, the database holds codes, a package is missing, or the table cannot
+            be written.
     """
     table = FORMATS[form](target)
     if database.codes:
@@ -146,7 +146,7 @@ def export(database: Database, form: str, target: str, name: str) -> None:
     def batches() -> Iterator[Any]:
         try:
             yield from _batches(database, schema)
-        except Exception as error:  # which LanceDB would report as its own, with a traceback in its text
+        except Exception as error:  # LanceDB would wrap it in its own error, with a traceback in the message
             failed.append(error)
             raise
 
@@ -163,7 +163,7 @@ def export(database: Database, form: str, target: str, name: str) -> None:
 
 
 def _require_replaceable(found: Found | None, own: Mapping[str, Any], target: str) -> None:
-    """Refuse to replace what is not the unchanged export of the same database."""
+    """Refuse to replace anything but the unchanged export of the same database."""
     if found is None:
         return
     there, rows = found
@@ -181,9 +181,9 @@ def _require_replaceable(found: Found | None, own: Mapping[str, Any], target: st
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.retrieve.gallery") -> int:
     """Parse the command line, export, return the exit status."""
     parser = argparse.ArgumentParser(prog=prog, description="Write a database as a table of LanceDB or Parquet.")
-    parser.add_argument("database", help="as car_cropped/resnet18, or a folder of Database.save")
+    parser.add_argument("database", help="such as car_cropped/resnet18, or a folder that Database.save wrote")
     parser.add_argument("--to", choices=list(FORMATS), required=True, help="format of the table")
-    parser.add_argument("--split", help="train, test, query or gallery; default: gallery, or else test")
+    parser.add_argument("--split", help="train, test, query or gallery (default: gallery, otherwise test)")
     parser.add_argument(
         "--output",
         help="path that ends in .lance or .parquet, or s3://bucket/folder/name.lance (default: "

@@ -1,4 +1,4 @@
-"""What the Python API accepts: images, each a file, an opened image or pixels, or embeddings; and their classes."""
+"""Checks the input of the Python API: images (files, opened images or pixels), embeddings, and class names."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from PIL import Image
 
 from lrec.datasets import decoding, names
 
-# A file by its path, its bytes or opened in binary; an image opened with Pillow; or (H, W, 3) uint8 pixels.
+# A file, as a path, as bytes or opened in binary mode; an image opened with Pillow; or (H, W, 3) uint8 pixels.
 OneImage: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 # One of them or several, such as (N, H, W, 3) uint8.
 SomeImages: TypeAlias = OneImage | torch.Tensor | Iterable[OneImage]
@@ -19,10 +19,10 @@ _EXPECTED = "expected a file, its bytes, an opened image or (H, W, 3) uint8"
 
 
 def images(given: SomeImages) -> list[OneImage]:
-    """Return one image or several as a list.
+    """Return one or several images as a list.
 
     Raises:
-        ValueError: neither an image nor several.
+        ValueError: the argument is not one or several images.
     """
     given = _without_torch(given)
     if isinstance(given, str | Path | bytes | Image.Image) or hasattr(given, "read"):
@@ -37,10 +37,10 @@ def images(given: SomeImages) -> list[OneImage]:
 
 
 def opened(image: OneImage) -> Image.Image:
-    """Return an image as RGB, decoded by one rule however it is given.
+    """Return an image as RGB; all kinds of input are decoded by the same rules.
 
     Raises:
-        FileNotFoundError: a file is not there.
+        FileNotFoundError: a file is missing.
         ValueError: a file or its bytes cannot be decoded, or an array is not (H, W, 3) uint8.
     """
     if isinstance(image, str | Path):
@@ -59,14 +59,14 @@ def opened(image: OneImage) -> Image.Image:
 
 
 def decoded(name: str, file: Any) -> Image.Image:
-    """Return an image from a file that is opened in binary, or from its bytes in memory, by the rule for files.
+    """Return an image from a file opened in binary mode, by the same rules as for paths.
 
     Args:
-        name: of the image, for errors.
-        file: read from its beginning; it stays open.
+        name: name of the image, for errors.
+        file: read from the beginning, and left open.
 
     Raises:
-        ValueError: it cannot be decoded; one line.
+        ValueError: it cannot be decoded; the message is one line.
     """
     try:
         image = Image.open(file, formats=decoding.FORMATS)
@@ -79,7 +79,7 @@ def decoded(name: str, file: Any) -> Image.Image:
 
 
 def embeddings(given: SomeImages) -> np.ndarray | None:
-    """Return embeddings, one (d,) or several (N, d) of floats, as an array (N, d); None if images are given."""
+    """Return embeddings, one (d,) or several (N, d) of floats, as (N, d); None if images are given."""
     given = _without_torch(given)
     if isinstance(given, list | tuple) and given:
         parts = [_without_torch(one) for one in given]
@@ -96,15 +96,15 @@ def embeddings(given: SomeImages) -> np.ndarray | None:
 
 
 def classes(written: str | Sequence[str | None] | None, count: int, known: Iterable[str]) -> list[str]:
-    """Return the names of the classes of new images, "" where unknown, checked by the rules for data sets.
+    """Return the class names of new images, "" where unknown, checked by the rules for data sets.
 
     Args:
-        written: one per image, a single one for one image, or None for none.
-        count: images.
-        known: names that are there already.
+        written: one name per image; a string for a single image; None if all are unknown.
+        count: number of images.
+        known: names already in the database.
 
     Raises:
-        ValueError: another number of names, or one that no data set may have beside the others.
+        ValueError: the number of names is wrong, or a name is not allowed in a data set with the others.
     """
     if not isinstance(written, str | Iterable | None):
         raise ValueError(f"classes: found {written!r:.80}, expected a name per image")

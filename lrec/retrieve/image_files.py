@@ -1,4 +1,4 @@
-"""Image files as people name them: a file, a folder with its subfolders, or a glob."""
+"""Finds the image files that a name stands for: a file, a folder with its subfolders, or a glob."""
 
 import glob
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from lrec.io import missing
 
 @dataclass(frozen=True)
 class Named:
-    """What a name stands for.
+    """The files that a name stands for.
 
     Attributes:
-        files: in order; none where there is nothing of this name.
-        several: whether it names a folder or a glob, whose files nobody has named one by one.
-        note: a line on the files of a folder that are passed over for their format; "" if there are none.
+        files: the files, in order; empty if nothing has this name.
+        several: whether the name is a folder or a glob.
+        note: a line about files of a folder that are ignored because of their format; "" if there are none.
     """
 
     files: list[Path]
@@ -29,7 +29,7 @@ def find(text: str) -> Named:
     """Return the files that a name stands for.
 
     Raises:
-        FileNotFoundError: a folder has no image in it.
+        FileNotFoundError: a folder contains no image.
     """
     path = Path(text)
     if path.is_file():
@@ -46,7 +46,7 @@ def find(text: str) -> Named:
 
 
 def find_all(given: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[str]]:
-    """Return the files that one or several names stand for, each file once, and the notes on them.
+    """Return the files that one or several names stand for, each file once, and the notes about them.
 
     Raises:
         FileNotFoundError: a name stands for no file.
@@ -62,7 +62,7 @@ def find_all(given: str | Path | Sequence[str | Path]) -> tuple[list[Path], list
 
 
 def left_out(files: Sequence[Any], unread: Mapping[int, Exception]) -> str:
-    """Return a line on the files that could not be read, by their positions; "" if all could."""
+    """Return a line about the files that could not be read, given by position; "" if all were read."""
     if not unread:
         return ""
     unreadable = [str(files[place]) for place in unread]
@@ -75,7 +75,7 @@ def left_out(files: Sequence[Any], unread: Mapping[int, Exception]) -> str:
 
 
 def first(names: Sequence[str], most: int = 3) -> str:
-    """Return the first names in a row, and how many more there are.
+    """Return the first names, separated by commas, and how many more there are.
 
     >>> first(["a", "b"]), first(["a", "b"], most=1)
     ('a, b', 'a and 1 more')
@@ -84,14 +84,14 @@ def first(names: Sequence[str], most: int = 3) -> str:
 
 
 def _passed_over(folder: Path) -> str:
-    """A clause on the files of a folder that are no images by their suffix."""
+    """Return a clause about the files of a folder whose suffix is not that of an image."""
     found = [path for path in disk.files_below(folder) if not decoding.is_image(path.name)]
     others = [path.relative_to(folder).as_posix() for path in found]
     return f", passed over for their format: {first(others)}" if others else ""
 
 
 def _matches(pattern: str) -> list[Path]:
-    """Return the files that match a glob, without leftovers that only its wildcards match."""
+    """Return the files that match a glob, except leftovers that match only by its wildcards."""
     written = set(Path(pattern).parts)
     found = [Path(name) for name in glob.glob(pattern, recursive=True)]
     return sorted(p for p in found if p.is_file() and not any(map(names.is_leftover, set(p.parts) - written)))

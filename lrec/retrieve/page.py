@@ -1,7 +1,6 @@
-"""The search page without its server: what a visitor asks with, what is found, and how that looks as HTML.
+"""The search page without its server: queries, results, and their HTML.
 
-Text from files and visitors is shown as text, whatever it holds. Images are part of the HTML, so that the server has no
-files to offer.
+Text from files and visitors is always escaped. Images are embedded in the HTML, so the server need not serve files.
 """
 
 import base64
@@ -24,22 +23,22 @@ from lrec.retrieve import given, query
 from lrec.retrieve.database import Database
 
 MOST = 60  # results
-SIDE = 256  # pixels of the longer side of an image that is shown
+SIDE = 256  # pixels of the longer side of a displayed image
 _SMALL = 100  # images below this side are enlarged without blurring
 _SPLITS = ("train", "test", "query", "gallery")
-_UNSAFE = re.compile(r"[${}`\\]")  # what a template of gradio would act on
+_UNSAFE = re.compile(r"[${}`\\]")  # special characters in gradio's templates
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is searched with; an upload is not kept.
+    """A query; an upload is not stored.
 
     Attributes:
         name: path in the index, or name of the upload.
         class_name: "" where unknown.
         embedding: (d,) float32, or its code.
-        picture: a small copy, as a URL with the image in it; "" where there is none.
-        place: split and row of the database that holds it; None for an upload.
+        picture: a small copy, as a data URL; "" if there is no image.
+        place: its split and row in the database; None for an upload.
     """
 
     name: str
@@ -54,9 +53,9 @@ class Searcher:
 
     Args:
         name: as for `Database.load`.
-        split: the first to search; None as for `Database.load`.
+        split: the split to search first; None as for `Database.load`.
         device: for embedding and search.
-        images: to search in place of the database's, as for `Database.of_images`; None for its own.
+        images: images to search instead of the database's, as for `Database.of_images`; None for its own.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class Searcher:
         self._opened, self._device = {self.split: (first, query.Finder(first))}, device
 
     def open(self, split: str) -> tuple[Database, query.Finder]:
-        """Return the database of a split, and what finds its images by name."""
+        """Return the database of a split, and a finder of its images by name."""
         if split not in self.splits:
             raise ValueError(f"split: found {split!r:.40}, expected one of {', '.join(self.splits)}")
         if split not in self._opened:
@@ -84,7 +83,7 @@ class Searcher:
         """Return a visitor's image, decoded and embedded.
 
         Raises:
-            ValueError: it is not readable as an image, or the database has no model; one line.
+            ValueError: it is not readable as an image, or the database has no model; the message is one line.
         """
         database, _ = self.open(self.split)
         image = given.decoded(name, io.BytesIO(content))
@@ -99,10 +98,10 @@ class Searcher:
         return Asked(entry["path"], entry["class"], database.embedding(row), picture(database, row), (split, row))
 
     def by_name(self, text: str, split: str) -> Asked:
-        """Return the image of the data set that a visitor has named, in whichever split it is; never a file.
+        """Return the image of the data set that a visitor has named, from any split; never a file.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such image.
         """
         _, finder = self.open(split)
         found = finder.named(text.strip())
@@ -144,7 +143,7 @@ class Searcher:
 
 
 def _picture(image: Image.Image | np.ndarray | None) -> str:
-    """Return a small copy of an image as a URL that holds it."""
+    """Return a small copy of an image as a data URL."""
     if image is None:
         return ""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
@@ -160,7 +159,7 @@ def _picture(image: Image.Image | np.ndarray | None) -> str:
 
 
 def picture(database: Database, row: int) -> str:
-    """Return a small copy of a row's image as a URL that holds it; "" where it is not here or cannot be read."""
+    """Return a small copy of a row's image as a data URL; "" if it is missing or cannot be read."""
     try:
         return _picture(database.image(row))
     except ValueError:
@@ -168,7 +167,7 @@ def picture(database: Database, row: int) -> str:
 
 
 def text(written: str) -> str:
-    r"""Return text for HTML: what would be a tag, a template's placeholder or a hidden character is shown as it is.
+    r"""Escape text for HTML: tags, placeholders of templates and hidden characters are shown literally.
 
     >>> text("<b>{{x}}</b>\x1b")
     '&lt;b&gt;&#123;&#123;x&#125;&#125;&lt;/b&gt;\ufffd'
@@ -184,7 +183,7 @@ def line(error: Exception) -> str:
 
 
 def results(searcher: Searcher, asked: Asked, split: str, number: int) -> str:
-    """Return what a search has found, with the image that was searched with."""
+    """Return the query image and the results of a search as HTML."""
     database, _ = searcher.open(split)
     found = searcher.answer(asked, split, number)["results"]
     note = ""
@@ -199,7 +198,7 @@ def results(searcher: Searcher, asked: Asked, split: str, number: int) -> str:
 
 
 def sample(searcher: Searcher, split: str, count: int, seed: int) -> str:
-    """Return a few images of a split to choose from."""
+    """Return a few images of a split to choose from, as HTML."""
     database, _ = searcher.open(split)
     return _grid([_tile(database, split, row) for row in searcher.some(split, count, seed)])
 

@@ -1,4 +1,4 @@
-"""What a query on the command line stands for: an image of the data set, a file, a folder or a glob."""
+"""Queries on the command line: an image of the data set, a file, a folder or a glob."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Query:
     """One image to search with.
 
     Attributes:
-        name: its path, as the index or the user wrote it.
+        name: its path, as in the index or as the user wrote it.
         class_name: "" where unknown.
-        source: (H, W, 3) uint8, or a file, which is decoded when it is needed: a folder may hold thousands.
-        row: its row in the database, `search.NO_ROW` where it is not in it.
+        source: (H, W, 3) uint8, or a file, which is decoded when needed, since a folder may hold thousands.
+        row: its row in the database, or `search.NO_ROW` if it is not there.
         one_of_many: whether it was found in a folder or by a glob; such a file is left out if it cannot be decoded.
     """
 
@@ -45,15 +45,15 @@ class Query:
 
 
 class Finder:
-    """Turns what a user wrote into queries.
+    """Turns a user's arguments into queries.
 
     Args:
-        database: to search; the images of its data set, whatever their split, are known by path.
+        database: the database to search; all images of its data set, of any split, are found by path.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.passed_over: list[str] = []  # a line for every folder with files of other formats
+        self.passed_over: list[str] = []  # one line for each folder with files of other formats
         table = database.index.assign(own=range(len(database)), split=database.facts.get("split"))
         folder = database.place(database.facts.get("store") or "")
         if database.facts.get("store") and (folder / store.INDEX).is_file():
@@ -66,7 +66,7 @@ class Finder:
         self._raw = _raw_folders(folder.name, database.place(""))
 
     def default(self) -> list[Query]:
-        """Return a few images, always the same: of the query split if the gallery is searched, else of the database."""
+        """Return a few images, always the same: from the query split if the gallery is searched, else the database."""
         searched = self._table["own"] != search.NO_ROW
         chosen = np.flatnonzero(searched & (self._table["path"] != ""))
         asking, searched_in = (tested := store.tested(self._table["split"]))[0], tested[-1]
@@ -98,7 +98,7 @@ class Finder:
         return [self._of_file(path, found.several) for path in found.files]
 
     def named(self, text: str) -> Query | None:
-        """Return the image of the data set that has this path in its index, or is row:N; files are not looked at.
+        """Return the image of the data set with this path in the index, or row:N; files are not searched.
 
         Raises:
             ValueError: the row is out of range.
@@ -107,7 +107,7 @@ class Finder:
         return None if place is None else self._at(place)
 
     def unknown(self, text: str, others: str = "", hint: str = "") -> FileNotFoundError:
-        """Return the error of a query that is not there: what is nearest, and what is expected, beside `others`."""
+        """Return an error for a query that is not found, with the nearest name and what is expected, with `others`."""
         near = missing.near(text, self._places)
         return FileNotFoundError(
             f"{text}: query not found{f' ({near})' if near else hint}, expected a path of the data set's index "
@@ -115,7 +115,7 @@ class Finder:
         )
 
     def _known(self, path: str) -> int | None:
-        """Return the place of an image of the data set, whichever way its accents are encoded."""
+        """Return the place of an image of the data set, for any Unicode normalisation of its path."""
         return self._places.get(path, self._places.get(names.composed(path)))
 
     def _place(self, text: str) -> int:
@@ -136,7 +136,7 @@ class Finder:
         return self._database.place(entry["path"])
 
     def _of_file(self, path: Path, one_of_many: bool) -> Query:
-        """Return the query of a file; a file in the data set's raw folder is the data set's image of that name."""
+        """Return the query for a file; a file in the data set's raw folder is the image of that name in the index."""
         for raw in self._raw:
             if path.resolve().is_relative_to(raw):
                 parts = path.resolve().relative_to(raw).parts
@@ -147,7 +147,7 @@ class Finder:
 
 
 def answer(database: Database, asked: Query, scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-    """Return a query's results as JSON holds them; `right` is null where a class is unknown."""
+    """Return a query's results for JSON; `right` is null where a class is unknown."""
     results = []
     for rank, (score, row) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True), start=1):
         if row == search.NO_ROW:  # an approximate index may find fewer
@@ -160,7 +160,7 @@ def answer(database: Database, asked: Query, scores: np.ndarray, rows: np.ndarra
 
 
 def _raw_folders(variant: str, project: Path) -> list[Path]:
-    """Where the raw images of a variant may lie; none where the project's settings do not know it."""
+    """Return where the raw images of a variant may be; nothing if the project's settings lack the variant."""
     if not (project / params.PARAMS_FILE).is_file():
         return []
     settings = params.load(project / params.PARAMS_FILE)

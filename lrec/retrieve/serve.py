@@ -1,7 +1,7 @@
 """The search page as a server, with gradio, an optional dependency: `lrec serve`.
 
-Uploads come as part of a message and stay in memory. Of what gradio's server offers, only what the page needs is
-answered: no upload to disk, no file, no fetching of other addresses.
+Uploads arrive as part of a message and stay in memory. Only those routes of gradio's server are open that the page
+needs: it writes no upload to disk, serves no files and fetches no other addresses.
 """
 
 import base64
@@ -23,7 +23,7 @@ from lrec.retrieve.page import Asked, Searcher
 HERE = Path(__file__).parent
 HOST, PORT = "127.0.0.1", 7860
 LARGEST = 100_000_000  # bytes of an upload
-SHOWN, RESULTS = 18, 8  # images to choose from, results at first
+SHOWN, RESULTS = 18, 8  # images to choose from, and initial number of results
 _ANSWERED = ("/assets/", "/static/", "/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/startup-events")
 _PAGES = ("/", "/config", "/theme.css", "/manifest.json", "/favicon.ico", "/robots.txt")
 _LOCAL = ("127.0.0.1", "localhost")
@@ -40,7 +40,7 @@ _DROP = """
 
 
 def _gradio() -> Any:
-    """Import gradio, which sends and fetches nothing then."""
+    """Import gradio with its telemetry and downloads switched off."""
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
     try:
         import gradio
@@ -108,7 +108,7 @@ def blocks(searcher: Searcher) -> Any:
             gr.HTML('<h2 class="lrec-title">Images of the set</h2>')
             more = gr.Button("Show others", size="sm", scale=0, min_width=130)
         sample = gr.HTML(page.sample(searcher, searcher.split, SHOWN, 0), js_on_load=script, elem_id="lrec-sample")
-        # One at a time: the network uses all cores, and a large photograph a lot of memory.
+        # One at a time: the network uses all cores, and a large photograph needs much memory.
         how = {
             "api_visibility": "private",
             "concurrency_limit": 1,
@@ -149,7 +149,7 @@ def _chosen(sent: Any) -> tuple[str, int]:
 
 
 class _Guard:
-    """Answers what the page needs, with a bound on what is sent, and refuses all else."""
+    """Passes on the requests that the page needs, limits their size, and refuses all others."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -182,8 +182,8 @@ def application(searcher: Searcher, hosts: list[str]) -> Any:
     """Return the server's ASGI application.
 
     Args:
-        searcher: what is searched.
-        hosts: names under which the page may be asked for, or ["*"]; no other site can then pass for this one.
+        searcher: the databases to search.
+        hosts: accepted host names of requests, or ["*"]; a list protects against DNS rebinding.
     """
     gr = _gradio()
     from fastapi import FastAPI
@@ -198,7 +198,7 @@ def application(searcher: Searcher, hosts: list[str]) -> Any:
         app, made, "/", footer_links=[], run_history=False, ssr_mode=False, mcp_server=False, pwa=False,
         show_error=False, theme=plain, css=(HERE / "page.css").read_text(encoding="utf-8"),
     )  # fmt: skip
-    made.has_launched = True  # or else gradio would copy files that a message names into its cache
+    made.has_launched = True  # otherwise gradio would copy files named in a message into its cache
     return app
 
 
@@ -206,15 +206,15 @@ def run(name: str, split: str | None, device: str, host: str, port: int, images:
     """Serve the page until it is interrupted.
 
     Args:
-        name: of the database, as for `Database.load`.
-        split: the first to search.
+        name: name of the database, as for `Database.load`.
+        split: the split to search first.
         device: for embedding and search.
         host: address to listen on.
-        port: 0 takes a free one.
+        port: port to listen on; 0 for any free one.
         images: as for `Searcher`.
 
     Raises:
-        ValueError: the address cannot be had, or gradio is not installed; or as for `Database.load`.
+        ValueError: the address cannot be used, gradio is not installed, or as for `Database.load`.
     """
     searcher = Searcher(name, split, device, images)
     app = application(searcher, [*_LOCAL] if host in _LOCAL else ["*"])
@@ -231,5 +231,5 @@ def run(name: str, split: str | None, device: str, host: str, port: int, images:
         print(f"{escaped(name)}: http://{address}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with contextlib.suppress(KeyboardInterrupt):
-            # A page that is open keeps a connection, for which nobody waits at the end.
+            # An open page keeps a connection; shutdown does not wait for it.
             uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)).run([listening])

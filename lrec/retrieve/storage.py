@@ -1,4 +1,4 @@
-"""Where a database is stored: in a folder that `Database.save` wrote, or as the embeddings of a run."""
+"""Reads and writes stored databases: a folder that `Database.save` wrote, or the embeddings of a run."""
 
 import os
 import shutil
@@ -21,25 +21,25 @@ from lrec.model import saved
 from lrec.model.kinds import KINDS
 
 EMBEDDINGS, INDEX, FACTS = "embeddings.npy", "index.csv", "database.json"
-CODES = "codes.npy"  # where the embeddings are codes: what they were fitted to
-OWN_MODEL = "model"  # the folder of a copy of the model, in a database that carries one
+CODES = "codes.npy"  # the fitted values of the codes, if the embeddings are codes
+OWN_MODEL = "model"  # folder with a copy of the model, if the database has one
 COLUMNS = ("path", "class", "row")
-# Files of the stage embed with which queries are embedded as the images were, by the fact that has their path.
+# Files of the stage embed that are needed to embed queries like the images, by the name of the fact with their path.
 MADE = {"reduction": reduction.FILE, "graph": graph.FILE}
-# Facts of the model that embeds images, and of how it is used.
+# Facts about the model that embeds images, and about its use.
 OF_MODEL = ("root", "model", "weights", "resize", "kind", "runtime", *MADE, *(f"{name}_digest" for name in MADE))
-BLOCK = 65536  # rows that are copied together
-_ENCODED = 2**22  # numbers that are encoded together
+BLOCK = 65536  # rows copied at a time
+_ENCODED = 2**22  # numbers encoded at a time
 
 
 class Facts(TypedDict, total=False):
-    """The keys of database.json; those of the model that embeds images are all there, or none is.
+    """The keys of database.json; the keys about the model are either all present or all absent.
 
-    weights: SHA-256 of the model's weights, with which the database was embedded. reduction, reduction_digest: the file
-    with the reduction of the embeddings, and its SHA-256; both or neither. graph, graph_digest: likewise, of the graph
-    in 8 bits that made them. root: the folder from which the paths of model, reduction, graph, store and images start,
-    relative to the database's own. model: `OWN_MODEL` where the database has a copy, with reduction and graph in it.
-    codes: how the embeddings are encoded, where they are. runtime: what computed the embeddings, and embeds new images.
+    weights: SHA-256 of the weights that made the embeddings. reduction, reduction_digest: the file with the reduction
+    of the embeddings, and its SHA-256; both or neither. graph, graph_digest: likewise, for the 8-bit graph that made
+    them. root: the folder, relative to the database's own, to which the paths of model, reduction, graph, store
+    and images are relative. model: `OWN_MODEL` if the database has a copy, which includes reduction and graph. codes:
+    the encoding of the embeddings, if any. runtime: the runtime that made the embeddings and embeds new images.
     """
 
     root: str
@@ -65,12 +65,12 @@ def _whole(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def digest_of(name: str) -> str:
-    """Return the fact with the SHA-256 of a file of `MADE`."""
+    """Return the name of the fact with the SHA-256 of a file of `MADE`."""
     return f"{name}_digest"
 
 
 def require_made(facts: dict[str, Any], found: dict[str, Path], remedy: str = reading.MADE_ANEW) -> None:
-    """Refuse files of `MADE`, by name, which are not those that the embeddings were made with."""
+    """Refuse files of `MADE`, given by name, that did not make the embeddings."""
     for name, path in found.items():
         reading.require_made(path, facts[digest_of(name)], f"another {name}", remedy)
 
@@ -115,7 +115,7 @@ def read(path: Path, split: str | None) -> Stored:
 
 
 def _run(path: Path) -> tuple[Path, Path]:
-    """The project of a run and the run in it, where a path names the folder of its embeddings; or as it is given."""
+    """Return the project and the run, if a path is the folder of a run's embeddings; otherwise the path as given."""
     if path.is_dir() and (whole := Path(os.path.abspath(path))).parents[1].name == paths.EMBEDDINGS.name:
         here = whole.parents[2] == Path.cwd()
         return Path() if here else whole.parents[2], whole.relative_to(whole.parents[1])
@@ -123,7 +123,7 @@ def _run(path: Path) -> tuple[Path, Path]:
 
 
 def _runs(root: Path) -> list[str]:
-    """The runs of a project that are embedded."""
+    """Return the embedded runs of a project."""
     return sorted(p.relative_to(p.parents[1]).as_posix() for p in (root / paths.EMBEDDINGS).glob("*/*") if p.is_dir())
 
 
@@ -143,7 +143,7 @@ def _saved(folder: Path) -> Stored:
 
 
 def _read_codes(path: Path, name: codes.Name, stored: np.ndarray) -> Codes:
-    """Return how the codes of a saved database were made; refuse a file that does not fit them."""
+    """Return the encoding of a saved database; refuse a file that does not fit its codes."""
     fitted = np.array(reading.read_array(path, reading.SAVED, 1, np.float32, finite=True))
     found = Codes(name, len(fitted) if name == "binary" else stored.shape[1], fitted)
     if not found.bytes or found.bytes != stored.shape[1]:
@@ -161,13 +161,13 @@ def _read_codes(path: Path, name: codes.Name, stored: np.ndarray) -> Codes:
 
 
 def carries_model(facts: dict[str, Any]) -> bool:
-    """Say whether a database was read from a folder with a copy of its model."""
+    """Return whether a database was read from a folder with a copy of its model."""
     model = Path(facts.get("model") or "")
     return model.is_absolute() and (model.parent / FACTS).is_file()
 
 
 def _root(folder: Path, facts: dict[str, Any]) -> str:
-    """Where the paths of a saved database start: as it says, or where its things are, here or in a folder around it."""
+    """Return the root of a saved database's paths: as stored, or where its files are, here or in a parent folder."""
     said = facts.pop("root", None)
     places = [Path(os.path.normpath(folder / said))] if said is not None else []
     places += [Path(), *folder.resolve().parents]
@@ -206,7 +206,7 @@ def _of_run(root: Path, variant: str, backbone: str, split: str | None) -> Store
 
 
 def training(facts: dict[str, Any]) -> list[np.ndarray]:
-    """Open the embeddings of a run's training images; none where the database is not a run."""
+    """Open the embeddings of a run's training images; nothing if the database is not a run."""
     if not facts.get("split"):
         return []
     folder = Path(facts.get("root") or "") / paths.embeddings(*facts["name"].split("/"))
@@ -214,7 +214,7 @@ def training(facts: dict[str, Any]) -> list[np.ndarray]:
 
 
 def _open_array(path: Path, made_by: str) -> np.ndarray:
-    """Memory-map embeddings of either dtype; a search reports values that are not finite."""
+    """Memory-map embeddings of either dtype; values that are not finite are reported when searching."""
     return reading.read_array(path, made_by, 2, np.float32, np.float16)
 
 
@@ -229,16 +229,16 @@ def write(
     """Write a folder that `read` opens; it appears complete or not at all, and may be the one the parts are read from.
 
     Args:
-        path: of the folder.
+        path: the folder.
         parts: arrays (n, d) of one dtype that together hold the rows of `index`, in order.
         index: G rows.
         facts: see `Facts`.
-        copied: the files of a saved ensemble, and those of `MADE`, to carry copies of, if any.
-        encoding: of the parts that are written; those that are embeddings are encoded, block by block.
+        copied: files of a saved ensemble, and those of `MADE`, to copy into the folder.
+        encoding: how to store the rows; parts that are embeddings are encoded block by block.
 
     Raises:
-        FileNotFoundError: the model is not there.
-        ValueError: the folder holds other files, or an embedding that is encoded is not finite.
+        FileNotFoundError: the model is missing.
+        ValueError: the folder holds other files, or an embedding to encode is not finite.
     """
     files.require_replaceable(path, (EMBEDDINGS, INDEX, FACTS, CODES, OWN_MODEL))
     files.require_replaceable(path / OWN_MODEL, (saved.MODEL, saved.CONFIG, *MADE.values()))

@@ -1,6 +1,6 @@
-"""Tables of other programs, Parquet and LanceDB: a new format is a class with these methods and an entry of `FORMATS`.
+"""Table formats, Parquet and LanceDB; a new format is a class with the same methods and an entry of `FORMATS`.
 
-Their packages are optional, and are imported where they are used.
+Their packages are optional and imported on use.
 """
 
 import importlib
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from lrec.io import files
 
-METADATA = b"lrec"  # the key of a table's metadata whose value is JSON
+METADATA = b"lrec"  # key in a table's metadata; its value is JSON
 TEXTS = ["path", "class", "split"]
 VECTOR = "vector"  # the name that LanceDB expects
 
 
 class Found(NamedTuple):
-    """What a table says of itself: the value of its metadata, {} if no export wrote it, and its rows."""
+    """An existing table: the value of its metadata, {} if no export wrote it, and its number of rows."""
 
     facts: dict[str, Any]
     rows: int
@@ -35,10 +35,10 @@ def package(name: str) -> Any:
 
 
 def facts_of(schema: Any) -> dict[str, Any]:
-    """Return what a table's metadata say of its embeddings; {} if `lrec.retrieve.gallery` did not write it.
+    """Return a table's metadata about its embeddings; {} if `lrec.retrieve.gallery` did not write it.
 
     Args:
-        schema: of pyarrow, as a table of LanceDB and a Parquet file have it.
+        schema: the pyarrow schema of a LanceDB table or a Parquet file.
     """
     found: Any = None
     with suppress(ValueError):
@@ -47,7 +47,7 @@ def facts_of(schema: Any) -> dict[str, Any]:
 
 
 class Parquet:
-    """A file of Parquet, with a row group per batch."""
+    """A Parquet file, with one row group per batch."""
 
     suffix = ".parquet"
 
@@ -79,7 +79,7 @@ class Parquet:
 
 
 class LanceDB:
-    """A table of LanceDB: a folder, or an address such as s3://bucket/folder/name.lance."""
+    """A LanceDB table: a folder, or an address such as s3://bucket/folder/name.lance."""
 
     suffix = ".lance"
 
@@ -118,8 +118,8 @@ class LanceDB:
     def write(self, schema: Any, batches: Iterator[Any]) -> None:
         """Write the table; it appears complete or not at all.
 
-        At an address there is nothing that can be renamed. There LanceDB itself makes a table, or its new version,
-        known when all of its data are written.
+        At an address, nothing can be renamed; there, LanceDB itself makes a table, or a new version of it, visible only
+        when all data are written.
         """
         reader = package("pyarrow").RecordBatchReader.from_batches(schema, batches)
         if self.path is None:
