@@ -1,1 +1,1 @@
-"""From images to embeddings: extraction, its batch-independence check, and resuming it."""
+"""From images to embeddings: extraction, resuming, reduction, codes, and the batch-independence check."""

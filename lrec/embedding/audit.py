@@ -1,8 +1,8 @@
-"""The batch-independence check, audit for short: does an embedding depend on its image alone?
+"""The batch-independence check, audit for short: does an embedding depend only on its image?
 
-Stored embeddings are compared with those of the same images embedded again in other company. Anything
-that a batch shares, from batch statistics to one random number per forward pass, shows as a difference:
-if it is drawn anew each time, or if it depends on the other images.
+The images of stored embeddings are embedded again, in other batches, and the results compared. Anything that the
+images of a batch share, such as batch statistics or a random number drawn in each forward pass, shows up as a
+difference, if it changes from pass to pass or depends on the other images.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Audit(TypedDict):
-    """How many images were embedded again, and the largest differences."""
+    """The number of images embedded again, and the largest differences."""
 
     images: int
     alone: Difference
@@ -33,12 +33,11 @@ class Audit(TypedDict):
 
 
 class Facts(TypedDict):
-    """What embedding.json must say; dimensions is d, weights the SHA-256 of the model's weights.
+    """The keys of embedding.json; dimensions is d, weights the SHA-256 of the model's weights.
 
-    runtime: what computed the embeddings; of another than torch, with its version. graph: in int8, SHA-256 of the
-    graph that did, the model.onnx beside it.
-
-    Of reduced embeddings it says how, and the SHA-256 of the file with their reduction, `lrec.paths.reduction`.
+    runtime: the runtime that computed the embeddings; runtime_version: its version, if it is not torch. graph: for
+    int8, the SHA-256 of the graph, model.onnx in the same folder. reduce, reduction: for reduced embeddings, the
+    method, and the SHA-256 of `lrec.paths.reduction`.
     """
 
     kind: Literal[tuple(KINDS)]
@@ -72,23 +71,23 @@ def measure(
     batch_size: int,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Embed a sample of images alone, in shuffled batches and in batches sorted by class; compare.
+    """Embed a sample of images one by one, in shuffled batches and in batches sorted by class; compare.
 
     Args:
-        embed: maps row numbers (n,) and a batch size to (n, d) float32 embeddings in this order; the
-            extraction that made the stored ones, whose own batches are in the store's order.
+        embed: maps row numbers (n,) and a batch size to (n, d) float32 embeddings in this order, by the same
+            extraction as the stored embeddings, whose batches are in the store's order.
         stored: (R, d) float32 or float16 embeddings of the rows.
         rows: (R,) row numbers.
         labels: (R,) class labels.
-        images: how many to draw; all if there are fewer.
-        batch_size: images, of the shuffled and the sorted batches; at most a quarter of the sample, so that
-            the two differ in composition.
-        seed: of the drawing and the shuffle.
+        images: size of the sample; all images if there are fewer.
+        batch_size: images per shuffled or sorted batch, limited to a quarter of the sample, so that the two kinds of
+            batches differ in composition.
+        seed: seed of the sample and the shuffle.
 
     Returns:
-        {"images": their number, and the largest absolute differences "alone", "shuffled", "sorted" and of
-        all three, "largest"}, to two digits. What rounding to the stored dtype alone can cause (half the
-        distance to the next number) is subtracted.
+        The number of "images", and the largest absolute differences "alone", "shuffled" and "sorted" and their
+        maximum, "largest", to two digits. The rounding error of the stored dtype (half the distance to the next
+        number) is subtracted.
     """
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(rows))[:images]
@@ -114,7 +113,7 @@ def require(audit: Mapping[str, float], tolerance: float, where: str) -> None:
     """Refuse embeddings that depend on more than their image.
 
     Raises:
-        ValueError: the largest difference is above the tolerance, in one line.
+        ValueError: the largest difference is above the tolerance; the message is one line.
     """
     if not audit["largest"] <= tolerance:
         worst = max(("alone", "shuffled", "sorted"), key=lambda name: audit[name])

@@ -11,11 +11,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 def fold(model: nn.Module) -> nn.Module:
     """Fold every pair of a convolution and its batch norm, in place, and put the model in evaluation mode.
 
-    The model gives the same outputs as before up to float rounding and cannot be trained any more: its
-    batch norms are gone. No second copy of the weights is made. Folding twice changes nothing.
+    The model gives the same outputs as before, up to float rounding, and can no longer be trained, since its
+    batch norms are gone. The weights are not copied. Folding twice changes nothing.
 
     Args:
-        model: of Sequentials and torchvision's ResNet blocks; what lies in other modules stays as it is.
+        model: only pairs in Sequentials and torchvision's ResNet blocks are folded.
 
     Returns:
         The model.
@@ -24,7 +24,7 @@ def fold(model: nn.Module) -> nn.Module:
 
     model.eval()
     for module in model.modules():
-        # In these a convolution that is registered right before a batch norm feeds it and nothing else.
+        # In these, a convolution registered right before a batch norm feeds only that batch norm.
         if isinstance(module, nn.Sequential | BasicBlock | Bottleneck):
             _fold_pairs(module)
     return model.requires_grad_(False)

@@ -1,8 +1,8 @@
-"""Codes: embeddings stored as integers of 8 bits, or as one bit per dimension.
+"""Codes: embeddings stored as 8-bit integers, or as one bit per dimension.
 
-The evaluation measures them and databases are searched in them; both encode with `Codes.encode`. A query is encoded as
-the gallery is, so a similarity of codes is a whole number, and exact: the inner product of int8 codes, or the number of
-dimensions in which binary ones differ (Hamming distance).
+Evaluation and search both encode with `Codes.encode`. Queries are encoded like the gallery, so the similarity of
+codes is an exact integer: the inner product of int8 codes, or the number of dimensions in which binary codes differ
+(Hamming distance).
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ Name = Literal["int8", "binary"]
 NAMES: tuple[Name, ...] = ("int8", "binary")
 DTYPES = {"int8": np.dtype(np.int8), "binary": np.dtype(np.uint8)}
 _LARGEST = 127  # of an int8 code
-_LEAST = 1e-30  # magnitude of the largest number that a factor is made for, so that it is finite
-_FIT_ROWS = 4096  # rows, evenly spaced, that codes are fitted on
+_LEAST = 1e-30  # lower bound of the largest magnitude, so that the factor is finite
+_FIT_ROWS = 4096  # evenly spaced rows to fit codes to
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Codes:
     """How embeddings of d dimensions are encoded.
 
     Attributes:
-        name: "int8": all numbers times one factor, which maps the largest fitted one to 127, and rounded; larger ones
-            are clipped. "binary": whether a number is above its dimension's mean, eight dimensions per byte; the last
-            byte is filled with zeros.
+        name: "int8": all numbers are multiplied by one factor, which maps the largest fitted number to 127, and
+            rounded; larger numbers are clipped. "binary": whether a number is above its dimension's mean, eight
+            dimensions per byte; the last byte is padded with zeros.
         dimensions: d.
         fitted: the factor, (1,), or the means, (d,); float32.
     """
@@ -37,14 +37,14 @@ class Codes:
 
     @classmethod
     def fit(cls, name: Name, parts: Sequence[np.ndarray]) -> "Codes":
-        """Fit codes to embeddings, best those of training images.
+        """Fit codes to embeddings, preferably those of training images.
 
         Args:
             name: one of `NAMES`.
-            parts: one or more arrays (n, d) of float32 or float16; of many rows, some 4,096 are used.
+            parts: one or more arrays (n, d) of float32 or float16; about 4,096 rows are used if there are more.
 
         Raises:
-            ValueError: another name, no rows, or a value that is not finite.
+            ValueError: the name is unknown, there are no rows, or a value is not finite.
         """
         if name not in NAMES:
             raise ValueError(f"codes: found {name!r:.40}, expected one of {', '.join(NAMES)}")
@@ -61,12 +61,12 @@ class Codes:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the codes."""
+        """The dtype of the codes."""
         return DTYPES[self.name]
 
     @property
     def bytes(self) -> int:
-        """Per image."""
+        """Bytes per image."""
         return -(-self.dimensions // 8) if self.name == "binary" else self.dimensions
 
     def encode(self, embeddings: np.ndarray, first: int = 0) -> np.ndarray:
@@ -77,7 +77,7 @@ class Codes:
             first: number of the first row, for errors.
 
         Raises:
-            ValueError: another shape, or a value that is not finite.
+            ValueError: the shape is wrong, or a value is not finite.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.dimensions:
             raise ValueError(f"embeddings: found the shape {embeddings.shape}, expected (N, {self.dimensions})")
@@ -90,16 +90,16 @@ class Codes:
         return np.rint(np.clip(scaled, -_LARGEST, _LARGEST)).astype(np.int8)
 
     def numbers(self, codes: np.ndarray) -> np.ndarray:
-        """Return (n, d) int8 numbers whose inner products rank as the codes do: int8 codes, or 1 and -1 for bits."""
+        """Return (n, d) int8 numbers whose inner products rank like the codes: int8 codes, or 1 and -1 for bits."""
         if self.name == "int8":
             return codes
         return np.where(np.unpackbits(codes, axis=1, count=self.dimensions), 1, -1).astype(np.int8)
 
     def similarities(self, scores: np.ndarray) -> np.ndarray:
-        """Map scores to the scale of cosine similarities, whatever their shape.
+        """Map scores of any shape to the scale of cosine similarities, as float32.
 
         Args:
-            scores: inner products of int8 codes, or negative Hamming distances h, for 1 - 2 h / d.
+            scores: inner products of int8 codes, or negative Hamming distances -h, which give 1 - 2 h / d.
         """
         exact = np.asarray(scores, np.float64)
         if self.name == "binary":

@@ -1,8 +1,8 @@
-"""Extraction: one embedding per image, which depends on that image alone.
+"""Extraction: one embedding per image, which depends only on that image.
 
-Nothing is computed that embeddings do not need (`lrec.embedding.batch_norm` on the network, inference mode, batches
-read ahead), and threads take images of a batch each (`lrec.compute.threads`); `benchmarks/extraction.py` measures how
-much that brings. The embeddings go straight into a memory map, whose `Journal` lets a run that was killed resume.
+Extraction is fast because batch norms are folded (`lrec.embedding.batch_norm`), torch is in inference mode, batches are
+read ahead, and the images of a batch are divided among threads (`lrec.compute.threads`); `benchmarks/extraction.py`
+measures the speed-up. Embeddings are written to a memory map, and a killed run resumes from its `Journal`.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ class Options:
     """How images are embedded.
 
     Attributes:
-        kind: of embedding, see `lrec.model.kinds.KINDS`.
-        batch_size: images.
-        precision: of the forward pass, "float32" or "bfloat16" (autocast).
-        device: of the forward pass.
+        kind: kind of embedding, see `lrec.model.kinds.KINDS`.
+        batch_size: images per batch.
+        precision: precision of the forward pass, "float32" or "bfloat16" (autocast).
+        device: device of the forward pass.
         workers: threads that read batches ahead.
-        reduction: of the network's embeddings, or None to keep them whole.
+        reduction: reduction of the network's embeddings, or None.
     """
 
     kind: str = "logits"
@@ -52,7 +52,7 @@ class Options:
     reduction: Reduction | None = None
 
     def width(self, model: Ensemble | Exported) -> int:
-        """Return d, the numbers in an embedding by this model."""
+        """Return d, the dimensions of an embedding by this model."""
         return self.reduction.dimensions if self.reduction else model.width(self.kind)
 
 
@@ -60,13 +60,13 @@ class Options:
 def embedding(
     model: Ensemble | Exported, mean: Sequence[float], std: Sequence[float], options: Options
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Give a function that embeds (B, S, S, 3) uint8 images on the device as (B, d) float32.
+    """Yield a function that embeds (B, S, S, 3) uint8 images on the device as (B, d) float32.
 
     Args:
         model: as for `extract`.
-        mean: per channel, of pixels scaled to 0-1.
+        mean: per channel, for pixels scaled to 0-1.
         std: likewise.
-        options: its batch size and workers do not matter.
+        options: batch size and workers are ignored.
     """
     if isinstance(model, Exported):
         yield model.embed
@@ -100,16 +100,15 @@ def extract(
     """Embed images of a store, in order, into `out`.
 
     Args:
-        model: the ensemble; it is put into evaluation mode, so no image sees its batch. One that
-            `lrec.embedding.batch_norm.fold` has been through gives the same embeddings with fewer operations. Or what
-            another runtime has opened; normalisation, kind, precision and reduction are then in its graph, and the
-            device is a CPU.
-        images: R of them.
+        model: an ensemble, which is put into evaluation mode, so that an image does not depend on its batch; after
+            `lrec.embedding.batch_norm.fold`, it needs fewer operations for the same embeddings. Or a graph opened by
+            another runtime, which then includes normalisation, kind, precision and reduction and runs on a CPU.
+        images: R images.
         out: (R, d) float32 or float16 array to fill, such as a memory map.
-        options: how.
+        options: see `Options`.
         description: label of the progress bar.
-        journal: of `out`, one part per batch; batches that it says are done are left out.
-        part: (rank, count) when several processes fill the same array: every count-th batch.
+        journal: journal of `out`, one part per batch; batches marked as done are skipped.
+        part: (rank, count) if several processes fill the same array; each embeds every count-th batch.
     """
     size = options.batch_size
     spans = split(len(images), size)[part[0] :: part[1]]
@@ -120,7 +119,7 @@ def extract(
     with bar, embedding(model, images.mean, images.std, options) as embed:
         loaded = batches.gather(images.pixels, selections, options.device, options.workers)
         embedded = ((span, Reading(embed(pixels))) for span, pixels in zip(spans, loaded, strict=True))
-        # A GPU embeds the next batch while the one before is fetched and written.
+        # A GPU embeds the next batch while the previous one is copied and written.
         for span, reading in _late(embedded, int(is_gpu(options.device))):
             out[span] = reading.get().numpy()
             if journal:
@@ -131,7 +130,7 @@ def extract(
 
 
 def _late(items: Iterator[Item], count: int) -> Iterator[Item]:
-    """Yield items, but take so many ahead of each."""
+    """Yield items, always reading `count` items ahead."""
     ahead: deque[Item] = deque()
     for item in items:
         ahead.append(item)
@@ -141,14 +140,14 @@ def _late(items: Iterator[Item], count: int) -> Iterator[Item]:
 
 
 def fill(path: Path, model: Ensemble | Exported, images: Images, dtype: str, options: Options) -> None:
-    """Embed images into a .npy file, from where an earlier run stopped; several processes share the batches.
+    """Embed images into a .npy file, resuming an earlier run; several processes share the batches.
 
     Args:
-        path: the file; beside it lie the flags of its `Journal`.
+        path: the file; the flags of its `Journal` are in the same folder.
         model: see `extract`.
-        images: R of them.
-        dtype: "float32" or "float16", of the file.
-        options: how.
+        images: R images.
+        dtype: dtype of the file, "float32" or "float16".
+        options: see `Options`.
     """
     if collective.rank() == 0:
         parts = len(split(len(images), options.batch_size))
@@ -161,12 +160,12 @@ def fill(path: Path, model: Ensemble | Exported, images: Images, dtype: str, opt
 
 
 def again(model: Ensemble | Exported, images: Images, options: Options) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Return a function for `lrec.embedding.audit.measure`, which embeds rows of a store in batches of a given size.
+    """Return a function that embeds rows of a store in batches of a given size, for `lrec.embedding.audit.measure`.
 
     Args:
         model: see `extract`.
-        images: of the store; their own rows do not matter.
-        options: of the extraction.
+        images: images of the store; their rows are replaced.
+        options: options of the extraction.
     """
 
     def embed(rows: np.ndarray, batch_size: int) -> np.ndarray:
@@ -179,7 +178,7 @@ def again(model: Ensemble | Exported, images: Images, options: Options) -> Calla
 
 
 def split(count: int, batch_size: int) -> list[slice]:
-    """Return the ranges of the batches of so many images; the last may be shorter.
+    """Return the ranges of the batches of `count` images; the last may be shorter.
 
     >>> split(5, 2)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
@@ -188,10 +187,10 @@ def split(count: int, batch_size: int) -> list[slice]:
 
 
 def identity(store_folder: Path) -> list[object]:
-    """Return what tells a packed store from another without reading all of its pixels.
+    """Return values that identify a packed store without reading all of its pixels.
 
-    The images count by size, place on the disk and time of writing, however the clock is set; the index and
-    the pixel sums by their bytes. A store that was packed anew is another one, at worst in vain.
+    The image file is identified by size, inode and modification time, the index and the pixel sums by their bytes. A
+    store that was packed again counts as a different one, even if it is the same.
     """
     images = (store_folder / IMAGES).stat()
     small = [hashing.of_file(store_folder / name) for name in (INDEX, DATASET)]

@@ -1,7 +1,7 @@
-"""The graph of a trained ensemble, in ONNX: what other runtimes and other programs run.
+"""The ONNX graph of a trained ensemble, for other runtimes and programs.
 
-It takes images (N, 3, S, S) float32, RGB scaled to 0-1, of any number N, normalises them and returns embeddings (N, d)
-float32 of unit norm: those of the stage embed, reduced if they are.
+It takes any number N of images (N, 3, S, S) float32, RGB scaled to 0-1, normalises them, and returns embeddings (N, d)
+float32 of unit norm, the same as those of the stage embed, reduction included.
 """
 
 import warnings
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from lrec.embedding.reduction import Reduction
 from lrec.model.ensemble import Ensemble
 
-FILE, WEIGHTS = "model.onnx", "model.onnx.data"  # the weights are in the first file, unless they exceed `ONE_FILE`
+FILE, WEIGHTS = "model.onnx", "model.onnx.data"  # weights that exceed `ONE_FILE` are in the second file
 INPUT, OUTPUT = "images", "embeddings"
-ONE_FILE = 2**31 - 2**24  # bytes of weights; a file of ONNX holds at most 2 GiB, and the graph needs some of it
-PACKAGES = ("onnx", "onnxscript")  # torch.onnx needs them, and says so less clearly
+ONE_FILE = 2**31 - 2**24  # bytes of weights; an ONNX file holds at most 2 GiB, including the graph
+PACKAGES = ("onnx", "onnxscript")  # needed by torch.onnx, whose own message is less clear
 
 
 class Embedding(nn.Module):
-    """An ensemble with the normalisation of its images, and the reduction of its embeddings, inside.
+    """An ensemble that includes the normalisation of its images and the reduction of its embeddings.
 
     Args:
         ensemble: put into evaluation mode.
-        normalization: {"mean", "std"} per channel, of values scaled to 0-1.
-        kind: of embedding, see `lrec.model.kinds.KINDS`.
-        reduced: the reduction, or None to keep embeddings whole.
+        normalization: {"mean", "std"} per channel, for values scaled to 0-1.
+        kind: kind of embedding, see `lrec.model.kinds.KINDS`.
+        reduced: the reduction, or None.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Embedding(nn.Module):
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """Return how many bytes a network's weights take."""
+    """Return the size of a network's weights in bytes."""
     return sum(value.nbytes for value in network.state_dict().values())
 
 
 def require(packages: Sequence[str], what: str) -> None:
-    """Refuse work whose optional packages are not installed.
+    """Refuse a task whose optional packages are not installed.
 
     Raises:
         ValueError: one line that says what to install.
@@ -68,19 +68,19 @@ def write(network: Embedding, image_size: int, folder: Path) -> None:
     """Write model.onnx into a folder: one file up to 2 GB, larger weights beside it.
 
     Args:
-        network: to write, on the CPU. Its activations no longer overwrite their input; it computes the same.
+        network: the network, on the CPU. Its activations are made not in-place; its outputs stay the same.
         image_size: S, pixels.
-        folder: which is there.
+        folder: an existing folder.
 
     Raises:
         ValueError: onnx or onnxscript is not installed.
     """
     require(PACKAGES, "onnx")
     for module in network.modules():
-        if hasattr(module, "inplace"):  # torch.onnx takes several times as long to rewrite these
+        if hasattr(module, "inplace"):  # in-place modules make torch.onnx several times slower
             module.inplace = False
     with torch.no_grad(), warnings.catch_warnings():
-        # The exporter warns that parts of it are deprecated; a user cannot change that.
+        # The exporter warns about its own deprecated parts, which a user cannot change.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,

@@ -1,7 +1,7 @@
-"""Work that was cut short: where its parts lie, and which of them are done.
+"""Interrupted work: where its parts are stored, and which of them are done.
 
-The parts lie in a folder named by a hash of everything the result depends on. A later run that would
-make the same bytes finds the folder and resumes; any other run finds none. Git and DVC ignore it.
+The parts are in a folder named after a hash of everything that the result depends on. A later run that would produce
+the same bytes finds the folder and resumes; any other run does not. Git and DVC ignore the folder.
 """
 
 import os
@@ -18,7 +18,7 @@ _DONE = ".done"
 
 
 def publish(source: Path, target: Path) -> None:
-    """Let a finished file appear at another place too: a link where the file system has them, else a copy."""
+    """Publish a finished file at another path too: as a hard link if the file system supports it, else as a copy."""
     try:
         os.link(source, target)
     except OSError:
@@ -27,7 +27,7 @@ def publish(source: Path, target: Path) -> None:
 
 
 class Journal:
-    """An array that is filled part by part, and a flag per part that is on disk.
+    """An array that is filled part by part, and a flag per part that is written to disk.
 
     Attributes:
         array: the array, a writable memory map.
@@ -42,24 +42,24 @@ class Journal:
 
     @staticmethod
     def create(path: Path, shape: tuple[int, ...], dtype: str, parts: int) -> None:
-        """Make the array of zeros and its flags, unless an earlier run has; the flags come last."""
+        """Create the array of zeros and its flags, unless an earlier run did; the flags are written last."""
         if not path.with_suffix(_DONE).exists():
             files.map_array(path, dtype, shape).flush()
             with files.atomic(path.with_suffix(_DONE)) as stream:
                 stream.write(bytes(parts))
 
     def is_done(self, part: int) -> bool:
-        """Say whether a part was written by this or an earlier run."""
+        """Return whether a part was written by this or an earlier run."""
         return bool(self._done[part])
 
     def note(self, part: int) -> None:
-        """Note that a part is in the array; about once a second what was noted goes to disk."""
+        """Record that a part is in the array; the records are saved about once a second."""
         self._pending.append(part)
         if time.monotonic() - self._saved >= SAVE_SECONDS:
             self.save()
 
     def save(self) -> None:
-        """Write the array to disk, and only then the flags of the parts noted since."""
+        """Write the array to disk, and then the flags of the parts recorded since the last save."""
         self.array.flush()
         self._done[self._pending] = 1
         self._done.flush()

@@ -1,6 +1,6 @@
-"""A network in 8 bits: its ONNX graph quantised by ONNX Runtime.
+"""8-bit networks: ONNX graphs quantised by ONNX Runtime.
 
-Weights have a scale per channel, activations one per tensor, from their ranges on training images.
+Weights have one scale per channel, activations one per tensor, from their ranges on training images.
 """
 
 import tempfile
@@ -14,10 +14,10 @@ import torch
 from lrec.data import store
 from lrec.embedding import graph
 
-PACKAGE = "onnxruntime"  # has the quantiser
-CALIBRATED = 256  # images of training, for the ranges of activations
-_BATCH = 8  # of calibration; the activations of one are in memory
-# What computes in 8 bits. Pooling, normalisation and reduction stay in float32: they are quick, and R@1 needs them.
+PACKAGE = "onnxruntime"  # contains the quantiser
+CALIBRATED = 256  # training images for the ranges of activations
+_BATCH = 8  # for calibration; the activations of one batch are in memory
+# Pooling, normalisation and reduction stay in float32: they are fast, and in 8 bits they would lower R@1.
 _IN_8_BITS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool"]
 
 
@@ -26,25 +26,25 @@ def require(packed: store.Store, setting: str) -> None:
 
     Args:
         packed: the data set.
-        setting: that asks for int8.
+        setting: the setting that requests int8.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has no training images.
     """
     if not len(packed.rows(store.TRAIN)):
         raise ValueError(f"{setting}: found no training images, expected some to measure the ranges of activations on")
 
 
 def quantize(folder: Path, packed: store.Store, reduced: bool) -> int:
-    """Replace a model.onnx by one that computes in 8 bits.
+    """Replace model.onnx with an 8-bit version.
 
     Args:
-        folder: of the graph.
+        folder: folder of the graph.
         packed: the ranges of the activations are measured on at most 256 of its training images, evenly spaced.
-        reduced: whether the graph ends in a reduction, which is left in float32.
+        reduced: whether the graph ends in a reduction, which stays in float32.
 
     Returns:
-        How many images that were.
+        The number of these images.
 
     Source: the advice for CPUs in the documentation of onnxruntime.quantization.quantize_static.
     """
@@ -58,7 +58,7 @@ def quantize(folder: Path, packed: store.Store, reduced: bool) -> int:
     large = (folder / graph.WEIGHTS).exists()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         ready, done = Path(scratch, "ready.onnx"), Path(scratch, "done.onnx")
-        # Symbolic shapes are for transformers, and are not found in some of these graphs.
+        # Symbolic shape inference is meant for transformers and fails on some of these graphs.
         apart = {"save_as_external_data": large, "all_tensors_to_one_file": True}
         quant_pre_process(folder / graph.FILE, ready, skip_symbolic_shape=True, **apart)
         nodes = onnx.load(ready, load_external_data=False).graph.node
@@ -85,13 +85,13 @@ def quantize(folder: Path, packed: store.Store, reduced: bool) -> int:
 
 
 def weight_bits() -> int:
-    """Return 8 where the CPU adds products of bytes in 32 bits; else 7, because other x86 CPUs add pairs in 16."""
+    """Return 8 if the CPU sums products of bytes in 32 bits, else 7, since other x86 CPUs sum pairs in 16 bits."""
     has = getattr(torch.cpu, "get_capabilities", dict)()
     x86 = has.get("architecture", "x86_64") == "x86_64"
     return 8 if not x86 or has.get("avx512_vnni") or has.get("avx_vnni") else 7
 
 
 def _batches(pixels: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield rows of (N, S, S, 3) uint8 images as the graph takes them, a few at a time."""
+    """Yield batches of rows of (N, S, S, 3) uint8 images in the format that the graph takes."""
     for start in range(0, len(rows), _BATCH):
         yield np.ascontiguousarray(pixels[rows[start : start + _BATCH]].transpose(0, 3, 1, 2), np.float32) / 255

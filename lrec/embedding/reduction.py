@@ -1,8 +1,8 @@
-"""Reduction of embeddings to fewer numbers: principal components of training images, plain or whitened.
+"""Reduction of embeddings to fewer dimensions: principal components of training images, plain or whitened.
 
 They are found by subspace iteration (Halko, Martinsson and Tropp, SIAM Review 53, 2011, section 4.5) over embeddings
-that stay on disk. Memory holds a few times 2 k vectors and one block of rows, however many images there are; a
-covariance matrix, 77 GB for the features of 48 ResNet50 branches, is never made.
+that stay on disk. Memory holds a few times 2 k vectors and one block of rows, for any number of images. The covariance
+matrix, which would take 77 GB for the features of 48 ResNet50 branches, is not computed.
 """
 
 import json
@@ -21,12 +21,12 @@ from lrec.io import files, reading
 
 FILE = "reduction.safetensors"
 Reduce = Literal["pca", "whitened"]
-_BLOCK = 2**22  # numbers that are read at a time
-_LEAST = 1024  # directions that are carried, or all that there are; up to so many the components are exact
+_BLOCK = 2**22  # numbers read at a time
+_LEAST = 1024  # least dimension of the subspace; up to this embedding size, the components are exact
 _PASSES = 30
-_CHANGE = 1e-3  # of a variance from one pass to the next, at which it counts as found
-# Of the largest standard deviation. Training images that vary less than this in a direction, as where one of them is a
-# copy of another, tell nothing of how others vary in it, and whitening would let it decide who is similar.
+_CHANGE = 1e-3  # relative change of a variance between passes below which it has converged
+# Relative to the largest standard deviation. A smaller variation of training images, such as between copies of an
+# image, says nothing about other images, and whitening would amplify it until it dominates the similarities.
 _SMALLEST = 1e-3
 
 
@@ -41,7 +41,7 @@ class Components(NamedTuple):
         """Return the reduction to the first components.
 
         Args:
-            count: how many.
+            count: number of components.
             reduce: "whitened" divides each by its standard deviation; one with less than a thousandth of the largest
                 becomes 0.
         """
@@ -70,7 +70,7 @@ class Reduction(nn.Module):
 
     @property
     def dimensions(self) -> int:
-        """Numbers k that are left."""
+        """Number of dimensions k after reduction."""
         return self.components.shape[1]
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -93,9 +93,9 @@ class Reduction(nn.Module):
 def principal(rows: np.ndarray, count: int, *, device: str = "cpu") -> Components:
     """Find the principal components of embeddings.
 
-    The directions of largest variance are searched in a random subspace of 2 k dimensions, at least 1,024. Each pass
-    over the rows multiplies it by their covariance, until no variance changes by more than a thousandth. All sums are
-    float64. The same rows give the same bytes on one machine with the same number of threads.
+    The iteration starts from a random subspace of 2 k, at least 1,024, dimensions. Each pass over the rows multiplies
+    it by their covariance, until no variance changes by more than a thousandth. All sums are float64. The same rows
+    give the same bytes on one machine with the same number of threads.
 
     Args:
         rows: (n, d) float16 or float32, such as a memory map.
@@ -125,28 +125,28 @@ def principal(rows: np.ndarray, count: int, *, device: str = "cpu") -> Component
 
 
 def _blocks(rows: np.ndarray, device: str) -> Iterator[Tensor]:
-    """Yield rows as float64, some at a time."""
+    """Yield rows as float64, block by block."""
     size = max(1, _BLOCK // rows.shape[1])
     for start in range(0, len(rows), size):
         yield torch.from_numpy(np.array(rows[start : start + size], dtype=np.float64)).to(device)
 
 
 def save(path: Path, reduction: Reduction, about: dict[str, Any]) -> None:
-    """Write a reduction and what it was fitted on, atomically.
+    """Write a reduction, with notes on what it was fitted to, atomically.
 
     Args:
-        path: of the .safetensors.
-        reduction: to write.
-        about: what JSON can hold.
+        path: the .safetensors file.
+        reduction: the reduction to write.
+        about: the notes, which must be valid in JSON.
     """
-    # One entry: several would come in any order, and the file would have other bytes each time.
+    # A single entry: the order of several would vary, and so would the bytes of the file.
     metadata = {"lrec": json.dumps(about, sort_keys=True)}
     with files.atomic(path) as stream:
         stream.write(safetensors.torch.save(dict(reduction.state_dict()), metadata))
 
 
 def about(path: Path) -> dict[str, Any]:
-    """Return what `save` noted beside a reduction; nothing for a file that another program wrote."""
+    """Return the notes that `save` stored with a reduction; {} for a file that another program wrote."""
     with safe_open(path, "pt") as stream:
         return json.loads((stream.metadata() or {}).get("lrec", "{}"))
 
@@ -155,12 +155,12 @@ def read(path: Path, digest: str | None = None) -> Reduction:
     """Read a reduction on the CPU.
 
     Args:
-        path: of the .safetensors.
+        path: the .safetensors file.
         digest: SHA-256 that the file must have; None for any.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or another reduction than the embeddings were made with.
+        ValueError: it is damaged, or is not the reduction that made the embeddings.
     """
     reading.require_made(path, digest, "another reduction")
     try:

@@ -1,4 +1,4 @@
-"""Other programs that run a network, from its ONNX graph and on a CPU: ONNX Runtime and OpenVINO."""
+"""Runtimes for the ONNX graph of a network on a CPU: ONNX Runtime and OpenVINO."""
 
 import tempfile
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from lrec.embedding import graph, quantization
 
-TORCH = "torch"  # none of them
+TORCH = "torch"  # PyTorch itself
 
 
 class Opened(NamedTuple):
-    """A graph in a runtime: maps (N, 3, S, S) float32, 0-1, to (N, d) float32; and d."""
+    """A graph opened by a runtime: a function from (N, 3, S, S) float32, 0-1, to (N, d) float32; and d."""
 
     run: Callable[[np.ndarray], np.ndarray]
     width: int
@@ -44,13 +44,13 @@ def _openvino(path: Path, precision: str) -> Opened:
 
     threads = torch.get_num_threads()
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
-    # Without a hint it rounds to bfloat16 wherever the CPU has that. What is in 8 bits is so in the graph.
+    # Without a hint, OpenVINO rounds to bfloat16 if the CPU supports it. The graph defines what is computed in 8 bits.
     settings["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bfloat16" else "f32"
     network = openvino.Core().compile_model(path, "CPU", settings)
     requests = [network.create_infer_request() for _ in range(threads)]
 
     def run(images: np.ndarray) -> np.ndarray:
-        # One thread starts them all: requests that threads of Python wait for one by one can wait for ever.
+        # One thread starts all requests: starting and waiting in several Python threads can deadlock.
         started = list(zip(requests, _parts(images, threads), strict=False))
         for request, part in started:
             request.start_async({graph.INPUT: part})
@@ -62,18 +62,18 @@ def _openvino(path: Path, precision: str) -> Opened:
 
 
 def _parts(images: np.ndarray, threads: int) -> list[np.ndarray]:
-    """Divide a batch among threads; one of fewer images has fewer parts."""
+    """Divide a batch among threads, into fewer parts if it has fewer images."""
     return np.array_split(images, max(1, min(len(images), threads)))
 
 
 class Runtime(NamedTuple):
-    """What a runtime can do: open a graph in a precision, and the precisions of its forward pass."""
+    """A runtime: a function that opens a graph in a precision, and the supported precisions."""
 
     open: Callable[[Path, str], Opened]
     precisions: tuple[str, ...]
 
 
-# Named as their packages are; each thread embeds images of its own, as in `lrec.compute.threads`.
+# Named like their packages; each thread embeds its own images, as in `lrec.compute.threads`.
 RUNTIMES = {
     "onnxruntime": Runtime(_onnxruntime, ("float32", "int8")),
     "openvino": Runtime(_openvino, ("float32", "bfloat16", "int8")),
@@ -82,7 +82,7 @@ PRECISIONS = {TORCH: ("float32", "bfloat16")} | {name: runtime.precisions for na
 
 
 def require_precision(runtime: str, precision: str) -> None:
-    """Refuse a key of `PRECISIONS` that does not have the precision."""
+    """Refuse a runtime, a key of `PRECISIONS`, that does not support the precision."""
     if precision not in PRECISIONS[runtime]:
         able = " or ".join(other for other, known in PRECISIONS.items() if precision in known)
         raise ValueError(
@@ -92,15 +92,15 @@ def require_precision(runtime: str, precision: str) -> None:
 
 
 def require(runtime: str, precision: str = "float32", written: bool = False) -> str:
-    """Refuse a runtime that cannot work here; return its version.
+    """Refuse a runtime that cannot be used here; return its version.
 
     Args:
         runtime: "torch", or a key of `RUNTIMES`.
-        precision: of the forward pass, "float32", "bfloat16" or "int8".
-        written: whether the graph is there already, and is only opened.
+        precision: precision of the forward pass, "float32", "bfloat16" or "int8".
+        written: whether the graph already exists and is only opened.
 
     Raises:
-        ValueError: a package is missing, or the runtime does not have the precision.
+        ValueError: a package is missing, or the runtime does not support the precision.
     """
     if runtime not in PRECISIONS:
         raise ValueError(f"runtime: found {runtime!r:.40}, expected one of {', '.join(PRECISIONS)}")
@@ -113,12 +113,12 @@ def require(runtime: str, precision: str = "float32", written: bool = False) -> 
 
 
 class Exported:
-    """A network in another runtime; `lrec.embedding.extract` takes it in the place of an ensemble.
+    """A network in another runtime; `lrec.embedding.extract` accepts it instead of an ensemble.
 
     Args:
-        path: of the graph, as `lrec.embedding.graph.write` writes it, or quantised.
+        path: the graph, as written by `lrec.embedding.graph.write`, or quantised.
         runtime: a key of `RUNTIMES`.
-        precision: of the forward pass, "float32" or "bfloat16"; "int8" of a quantised graph.
+        precision: precision of the forward pass, "float32" or "bfloat16"; "int8" for a quantised graph.
 
     Attributes:
         run: maps images (N, 3, S, S) float32, 0-1, to embeddings (N, d) float32.
@@ -128,7 +128,7 @@ class Exported:
         self.run, self._width = RUNTIMES[runtime].open(path, precision)
 
     def width(self, kind: str) -> int:
-        """Return d, the numbers in an embedding, whose kind is in the graph."""
+        """Return d, the dimensions of an embedding; the graph determines its kind."""
         return self._width
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class Exported:
 
 
 def exported(network: graph.Embedding, image_size: int, runtime: str) -> Exported:
-    """Return a network as a runtime runs it in float32; its graph is in a temporary folder while it is opened."""
+    """Open a network in a runtime, in float32, with its graph in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         graph.write(network, image_size, Path(folder))
         return Exported(Path(folder) / graph.FILE, runtime)

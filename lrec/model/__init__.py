@@ -1,1 +1,1 @@
-"""The ensemble: backbones, starting weights, the network, and how it is saved."""
+"""The ensemble: backbones, starting weights, the network, and saved models."""

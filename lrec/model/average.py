@@ -15,12 +15,12 @@ def weights(model: Ensemble, config: dict[str, Any]) -> dict[str, Tensor]:
     """Return the stem and the average of the branches as torchvision's state dict, without the classifier.
 
     Args:
-        model: whose branches all started from the same weights.
-        config: saved beside it.
+        model: an ensemble whose branches all started from the same weights.
+        config: its saved config.
 
     Raises:
-        ValueError: the branches started apart, or their batch norms have statistics of their own, with which an
-            average of weights has nothing to do.
+        ValueError: the branches started from different weights, or their batch norms have different statistics, which
+            do not fit averaged weights.
     """
     if config.get("weights", "none") == "none" and model.ensemble_size > 1:
         raise ValueError("its branches each started at random, so their average is no network that was trained")

@@ -1,6 +1,6 @@
-"""Which torchvision networks can be an ensemble, and where each is cut into stem and branch.
+"""The torchvision networks that an ensemble can be made of, and where each is cut into stem and branch.
 
-A new one is one entry of `BACKBONES` under torchvision's name of it: the names of its parts in the order in which an
+A new backbone is one entry of `BACKBONES`, under torchvision's name: the names of its parts in the order in which an
 image passes through them, where it may be cut, and the linear layer that is replaced.
 """
 
@@ -21,9 +21,9 @@ SHARES = ("none", "maxpool", "layer1", "layer2", "layer3", "layer4")
 class Backbone:
     """A network and its cuts.
 
-    title: its name in figures. parts: its submodules up to the global average pool. cuts: for each of `SHARES`, how
-    many parts the stem has; the rest belongs to the branches. classifier: its last layer. normalized: what lies
-    between pool and classifier, if anything. depthwise: most convolutions are. options: of torchvision's builder.
+    title: its name in figures. parts: its submodules up to the global average pool. cuts: for each of `SHARES`, the
+    number of parts in the stem; the rest belongs to the branches. classifier: its last layer. normalized: the layer
+    between pool and classifier, if any. depthwise: most convolutions are. options: arguments of torchvision's builder.
     """
 
     title: str
@@ -54,8 +54,8 @@ def _resnet(title: str) -> Backbone:
     return Backbone(title, parts, _cuts(0, 4, 5, 6, 7, 8), "fc")
 
 
-# Stochastic depth is off: it would draw from one generator that all threads and processes share, and a training
-# would not repeat its bytes.
+# Stochastic depth is off: its random numbers come from a generator that threads share, so training would not be
+# reproducible.
 BACKBONES = {
     "resnet18": _resnet("ResNet-18"),
     "resnet34": _resnet("ResNet-34"),
@@ -63,8 +63,8 @@ BACKBONES = {
     "resnext50_32x4d": _resnet("ResNeXt-50 (32x4d)"),
     # Cut where the resolution changes: after 1/4, 1/8 (as light as a ResNet's layer1), 1/16 twice, 1/32.
     "mobilenet_v2": Backbone("MobileNetV2", _features(19), _cuts(0, 4, 7, 11, 14, 19), "classifier.1", depthwise=True),
-    # Its four stages, at 1/4 to 1/32, are cut as a ResNet's four layers; each after the first begins with a
-    # downsampling of its own.
+    # Cut between its four stages, at 1/4 to 1/32, like a ResNet between its layers; every stage but the first begins
+    # with its downsampling.
     "convnext_tiny": Backbone(
         "ConvNeXt-T",
         _features(8),

@@ -1,8 +1,8 @@
-"""From a checkpoint of any trainer to a state dict in torchvision's keys: which part of it, under which prefix.
+"""Finds a state dict with torchvision's keys in a checkpoint of any trainer.
 
-Trainers keep a network under a key of their own (`state_dict`, `model`), beside the optimiser's state, and put a prefix
-before its keys (`module.`, `_orig_mod.`, `backbone.`). The part that is used holds every entry of the backbone. Of
-several such parts, the one under a usual key is used, and otherwise none.
+Trainers store a network under a key of their own (`state_dict`, `model`), next to the optimiser's state, and may add a
+prefix to its keys (`module.`, `_orig_mod.`, `backbone.`). The part with all entries of the backbone is used. If there
+are several, the one under a usual key is used, if any.
 """
 
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from lrec.model import backbones
 from lrec.model.backbones import BACKBONES
 
 DEPTH = 3  # levels of keys
-# Where trainers keep the network, and not an average of it.
+# Where trainers store the network itself, not an average of it.
 USUAL = ("state_dict", "model_state_dict", "model", "network", "net")
 State = dict[str, Tensor]
 
 
 def state_dict(content: Any, backbone: str, path: Path) -> tuple[State, str]:
-    """Return the state dict of a file's content, and what is to be said of where it was; "" if it is the content.
+    """Return the state dict in a file's content, and a note on where it was; "" if it is the whole content.
 
     Args:
-        content: of the file.
-        backbone: torchvision's name of the network that is wanted.
-        path: of the file, for errors.
+        content: the file's content.
+        backbone: torchvision's name of the network to find.
+        path: the file, for errors.
 
     Raises:
         ValueError: there is no state dict, or there are several networks of this kind.
@@ -58,7 +58,7 @@ def state_dict(content: Any, backbone: str, path: Path) -> tuple[State, str]:
     key, prefix = fitting[0] if fitting else ("", "")
     if not key and not prefix:
         return parts[""], ""
-    # Beside the network stand a loss's entries or another head's; what is inside one of its layers must be its own.
+    # Entries of a loss or another head are left out; all entries within the network's layers are kept.
     layers = {name.partition(".")[0] for name in [*wanted, BACKBONES[backbone].classifier]}
     chosen = {name.removeprefix(prefix): value for name, value in parts[key].items() if name.startswith(prefix)}
     chosen = {name: value for name, value in chosen.items() if name.partition(".")[0] in layers}
@@ -74,7 +74,7 @@ def _named(key: str, prefix: str) -> str:
 
 
 def _parts(content: Any, key: str = "") -> Iterator[tuple[str, State]]:
-    """The state dicts in a content, by their keys joined with dots."""
+    """Yield the state dicts in a file's content, with their keys joined by dots."""
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         return
     if all(isinstance(value, Tensor) for value in content.values()):
@@ -87,7 +87,7 @@ def _parts(content: Any, key: str = "") -> Iterator[tuple[str, State]]:
 
 
 def _wanted(backbone: str) -> set[str]:
-    """The entries that a file must have: all but the classifier's, which is replaced, and counts that nothing reads."""
+    """Return the entries a file must have: all except the classifier, which is replaced, and unused batch counts."""
     cut = BACKBONES[backbone]
     with torch.device("meta"):
         network = backbones.network(backbone)
@@ -96,14 +96,14 @@ def _wanted(backbone: str) -> set[str]:
 
 
 def _prefixes(state: State, wanted: set[str]) -> list[str]:
-    """The prefixes under which a state dict has every wanted entry."""
+    """Return the prefixes under which a state dict has every wanted entry."""
     first = min(wanted)
     found = {key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")}
     return sorted(prefix for prefix in found if all(f"{prefix}{key}" in state for key in wanted))
 
 
 def fits(state: State) -> str:
-    """Return a clause that names the backbone whose entries, by names and shapes, these are; empty for none of ours."""
+    """Return a clause that names the backbone whose entries have these names and shapes; "" if there is none."""
     for name, cut in BACKBONES.items():
         for prefix in _prefixes(state, _wanted(name)):
             with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""What turns a branch's pooled features into its outputs: a linear layer, or cosines to one vector per output."""
+"""Classifiers map a branch's pooled features to its outputs: a linear layer, or cosines to one vector per output."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ from torch.nn.functional import linear, normalize
 
 @dataclass(frozen=True)
 class Classifier:
-    """Which classifier the branches have.
+    """The kind of classifier of the branches.
 
     Attributes:
-        kind: "linear", with bias, the original's; or "cosine".
-        scale: what cosines are multiplied by; a linear classifier has none.
+        kind: "linear", with bias, as in the original; or "cosine".
+        scale: factor of the cosines; not used by a linear classifier.
     """
 
     kind: str = "linear"
     scale: float = 20.0
 
     def build(self, width: int, outputs: int) -> nn.Module:
-        """Return a new classifier of (N, width) features; what is random in it comes from torch's generator."""
+        """Return a new classifier of (N, width) features, initialised with torch's global generator."""
         return Cosine(width, outputs, self.scale) if self.kind == "cosine" else nn.Linear(width, outputs)
 
 
@@ -35,8 +35,8 @@ class Cosine(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.scale = width, outputs, scale
         self.weight = nn.Parameter(torch.empty(outputs, width))
-        # Directions are uniform on the sphere. The lengths, about a quarter, say how fast they turn: Adam moves each
-        # weight by about the learning rate, however long the vector is.
+        # Directions are uniform on the sphere. The lengths, about a quarter, determine how fast they turn: Adam moves
+        # each weight by about the learning rate, whatever the length of the vector.
         nn.init.normal_(self.weight, std=width**-0.5 / 4)
 
     def forward(self, features: Tensor) -> Tensor:

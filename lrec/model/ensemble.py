@@ -26,15 +26,15 @@ class Ensemble(nn.Module):
     Args:
         backbone: a key of `lrec.model.backbones.BACKBONES`.
         ensemble_size: M, branches.
-        outputs: of each branch: D logits, or the numbers of an embedding that a loss learns.
-        weights: see `lrec.model.weights.load`. From a file or ImageNet every branch starts alike; without
-            weights every branch starts at random on its own. Classifiers always differ.
-        seed: of everything random in the start; the same seed gives the same bytes.
-        share: how far the stem reaches, one of `lrec.model.backbones.SHARES`; "none" gives M networks of
-            their own, as in DREML, "layer4" M classifiers on one network.
-        own: the branches to hold, of several processes' each; by default all. The others are empty, and
-            every branch starts with the same bytes whoever holds it.
-        classifier: of the branches.
+        outputs: outputs per branch: D logits, or the dimensions of an embedding that a loss learns.
+        weights: see `lrec.model.weights.load`. With weights from a file or ImageNet, all branches start with the same
+            weights; without weights, each starts at random. Classifiers always differ.
+        seed: seed of the random initialisation; the same seed gives the same bytes.
+        share: how far the stem reaches, one of `lrec.model.backbones.SHARES`; "none" gives M separate networks,
+            as in DREML, "layer4" M classifiers on one network.
+        own: the branches that this process holds; all by default. The others are empty. The initial weights of a
+            branch do not depend on which process holds it.
+        classifier: classifier of the branches.
 
     Raises:
         ValueError: unknown backbone or share, or weights that do not fit.
@@ -78,21 +78,21 @@ class Ensemble(nn.Module):
                 self.branches.append(nn.Sequential(parts) if number in self.own else nn.Identity())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (N, 3, H, W) float images, normalised, to (N, M, D) logits."""
+        """Map (N, 3, H, W) normalised float images to (N, M, D) logits."""
         maps = self.stem(images)
         return torch.stack([branch(maps) for branch in self.branches], dim=1)
 
     def embed(self, images: Tensor, kind: str = "logits") -> Tensor:
-        """Map (N, 3, H, W) float images, normalised, to (N, d) embeddings of unit norm.
+        """Map (N, 3, H, W) normalised float images to (N, d) embeddings of unit norm.
 
-        Each branch's output is L2-normalised, concatenated and divided by sqrt(M), so that the dot
-        product of two embeddings is the mean over branches of the cosine.
+        The branches' outputs are L2-normalised, concatenated and divided by sqrt(M), so that the dot
+        product of two embeddings is the mean of the branches' cosines.
 
         Args:
-            images: as above.
+            images: as for `forward`.
             kind: one of `lrec.model.kinds.KINDS`; d is M times its width.
 
-        A part of an ensemble gives the columns of the branches that it holds.
+        If only some branches are held, only their columns are returned.
         """
         maps = self.stem(images)
         branches = [self.branches[number] for number in self.own]
@@ -100,11 +100,11 @@ class Ensemble(nn.Module):
         return normalize(torch.stack(outputs, dim=1).float(), dim=2).flatten(1) / self.ensemble_size**0.5
 
     def width(self, kind: str = "logits") -> int:
-        """Return d, the numbers in an embedding of this kind."""
+        """Return d, the dimensions of an embedding of this kind."""
         return self.ensemble_size * KINDS[kind].width(self.branches[self.own.start])
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """Return submodules by torchvision's names, but for the classifier: one each of the stem, M of the branches."""
+        """Return submodules by torchvision's names, without the classifier: one each in the stem, M in the branches."""
         cut = BACKBONES[self.backbone]
         stem, branch = cut.split(self.share)
         found = {name: [self.stem.get_submodule(_flat(name))] for name in stem}
@@ -113,25 +113,25 @@ class Ensemble(nn.Module):
 
 
 def _flat(name: str) -> str:
-    """Return a name that a Sequential takes, which has no dot."""
+    """Return a name without dots, which a Sequential accepts."""
     return name.replace(".", "_")
 
 
 def _named(network: nn.Module, names: tuple[str, ...]) -> OrderedDict[str, nn.Module]:
-    """Return submodules by names that a Sequential takes."""
+    """Return submodules by names that a Sequential accepts."""
     return OrderedDict((_flat(name), network.get_submodule(name)) for name in names)
 
 
 def _build(
     backbone: str, outputs: int, classifier: Classifier, state: dict[str, Tensor] | None, what: str
 ) -> nn.Module:
-    """Build one whole network with a classifier of so many outputs; `state` gives all but the classifier."""
+    """Build one whole network with a new classifier; `state` gives all other weights."""
     cut = BACKBONES[backbone]
     network = backbones.network(backbone)
     if state is not None:
         wanted = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(cut.classifier)}
         found = {k: v.shape for k, v in state.items() if not k.startswith(cut.classifier)}
-        # Files from before batch norm counted its batches lack that entry, which nothing here reads.
+        # Files from before PyTorch counted batches in batch norms lack that entry, which is not used here.
         strange = [
             k for k in sorted(wanted | found) if wanted.get(k) != found.get(k) and "num_batches_tracked" not in k
         ]
@@ -149,7 +149,7 @@ def _build(
 
 
 def _restart(backbone: str, network: nn.Module, classifier: Classifier, state: dict[str, Tensor] | None) -> nn.Module:
-    """Return the start of the next branch: the same weights and a new classifier, or all of it new."""
+    """Return the next branch's network: with the same weights and a new classifier, or entirely new."""
     cut = BACKBONES[backbone]
     last = network.get_submodule(cut.classifier)
     if state is None:
@@ -160,9 +160,9 @@ def _restart(backbone: str, network: nn.Module, classifier: Classifier, state: d
 
 
 def memory_format(backbone: str, device: str) -> torch.memory_format:
-    """Return how images and weights lie in memory where a backbone is fastest.
+    """Return the memory format of images and weights with which a backbone is fastest.
 
-    A GPU likes channels last; so do depthwise convolutions on a CPU, and its others do not.
+    That is channels last on a GPU and, on a CPU, for depthwise convolutions only.
 
     Source: measured in benchmarks/training.py and benchmarks/extraction.py.
     """

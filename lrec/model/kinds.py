@@ -1,4 +1,4 @@
-"""Which outputs of a branch can be its part of the embedding; a new kind is one entry of `KINDS`."""
+"""Kinds of embedding: which output of a branch is its part of the embedding. A new kind is one entry of `KINDS`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Kind:
     """A kind of embedding.
 
-    output: from a branch and the (N, C, H, W) output of the stem to (N, w). width: w of a branch.
+    output: maps a branch and the (N, C, H, W) output of the stem to (N, w). width: maps a branch to w.
     """
 
     output: Callable[[nn.Sequential, Tensor], Tensor]
@@ -22,8 +22,8 @@ class Kind:
 
 
 KINDS = {
-    # The original's.
+    # As in the original implementation.
     "logits": Kind(lambda branch, maps: branch(maps), lambda branch: branch.classifier.out_features),
-    # What the classifier sees, the pooled features: w is 512 for resnet18 and resnet34, 2048 for resnet50.
+    # The pooled features, the classifier's input: w is 512 for resnet18 and resnet34, 2048 for resnet50.
     "features": Kind(lambda branch, maps: branch[:-1](maps), lambda branch: branch.classifier.in_features),
 }

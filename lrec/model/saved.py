@@ -21,14 +21,14 @@ Size = Annotated[int, Field(ge=1, le=10**6)]
 
 
 class Normalization(TypedDict):
-    """Per channel, of pixels scaled to 0-1."""
+    """Per channel, for pixels scaled to 0-1."""
 
     mean: Annotated[list[float], Field(min_length=3, max_length=3)]
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
 class _Config(TypedDict):
-    """What config.json must say for a trained network to be used; the rest is a record of its training."""
+    """The keys of config.json that are needed to use a trained network; the other keys record its training."""
 
     backbone: Annotated[str, Field(pattern=f"^({'|'.join(BACKBONES)})$")]
     ensemble_size: Size
@@ -63,17 +63,17 @@ def save(model: Ensemble, folder: Path, settings: dict) -> dict:
 
 
 def read_config(folder: Path) -> dict:
-    """Read the config of a saved ensemble: at least what `Config` says."""
+    """Read the config of a saved ensemble: at least the keys of `Config`."""
     return reading.read_json(folder / CONFIG, "train", Config)
 
 
 def classifier(config: dict) -> Classifier:
-    """Return the classifier that a config names; one from before there was a choice is linear."""
+    """Return the classifier that a config names; in configs of earlier versions, which name none, it is linear."""
     return Classifier(*(config[key] for key in ("classifier", "scale") if key in config))
 
 
 def outputs(config: dict) -> int:
-    """Return the outputs of each branch that a config names; one of an earlier version calls them D."""
+    """Return the number of outputs per branch; configs of earlier versions call it meta_class_size."""
     return config["outputs" if "outputs" in config else "meta_class_size"]
 
 
@@ -81,7 +81,7 @@ def load(folder: Path) -> tuple[Ensemble, dict]:
     """Read a saved ensemble on the CPU, and its config.
 
     Raises:
-        FileNotFoundError: a file is not there.
+        FileNotFoundError: a file is missing.
         ValueError: a file is damaged, or the weights do not fit the config.
     """
     config = read_config(folder)
@@ -89,7 +89,7 @@ def load(folder: Path) -> tuple[Ensemble, dict]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run `dvc repro` (stage train) first")
     try:
-        # Before a network is built by the config, which may ask for any size.
+        # Checked before the network is built, since a config may ask for any size.
         with safe_open(path, "pt") as stream:
             branches = {key.split(".")[1] for key in stream.keys() if key.startswith("branches.")}  # noqa: SIM118
             found = len(branches), stream.get_slice("branches.0.classifier.weight").get_shape()[0] if branches else 0

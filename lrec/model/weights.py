@@ -1,6 +1,6 @@
-"""Starting weights of a backbone: ImageNet's, a local file's, or none.
+"""Starting weights of a backbone: from ImageNet, from a local file, or none.
 
-How a checkpoint of another trainer is turned into a state dict: `lrec.model.checkpoints`.
+`lrec.model.checkpoints` finds the state dict in a checkpoint of another trainer.
 """
 
 import argparse
@@ -20,13 +20,13 @@ PARAMETER = "train.weights"
 
 
 def describe(backbone: str, weights: str) -> str:
-    """Return what to record of a choice of weights: its name, and for a file the start of its SHA-256."""
+    """Return a record of the choice of weights: its name, and for a file the start of its SHA-256."""
     path = _path(backbone, weights)
     return f"{path.name} {hashing.of_file(path)[:16]}" if path.is_file() else weights
 
 
 def _path(backbone: str, weights: str) -> Path:
-    """The file of a choice of weights; a leading ~ is the home folder, where the system knows one."""
+    """Return the path that `weights` stands for; a leading ~ is expanded if possible."""
     path = Path(weights.replace("{backbone}", backbone))
     try:
         return path.expanduser()
@@ -40,12 +40,12 @@ def load(backbone: str, weights: str | None) -> dict[str, torch.Tensor] | None:
     Args:
         backbone: torchvision's name of the network.
         weights: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once), "none" or None, or the path
-            of a .pth or .safetensors file, in which `{backbone}` stands for the name. A state dict that lies
-            deeper in the file, or whose keys have a prefix, is used, and a line says so.
+            of a .pth or .safetensors file, in which `{backbone}` stands for the name. The state dict may be nested in
+            the file, and its keys may have a prefix; a printed line then says so.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the download failed, or the file holds something else; nothing in it is ever run.
+        ValueError: the download failed, or the file holds something else. Code in the file is never run.
     """
     if weights is None or weights == "none":
         return None
@@ -65,12 +65,12 @@ def load(backbone: str, weights: str | None) -> dict[str, torch.Tensor] | None:
 
 
 def _read(path: Path) -> Any:
-    """What a file holds, without running what it says."""
+    """Return a file's content without running code in it."""
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         _refuse_compressed(path)
-        # Trainers keep their command line beside the weights.
+        # Trainers store their command line with the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise nearly anything inside torch
@@ -80,7 +80,7 @@ def _read(path: Path) -> Any:
 
 
 def _cause(path: Path, reason: str) -> str:
-    """What a file that does not load safely holds instead, if it can be told."""
+    """Return what a file that does not load safely holds instead, if known."""
     with path.open("rb") as stream:
         start = stream.read(9)
     if "TorchScript" in reason:
@@ -98,17 +98,17 @@ def _cause(path: Path, reason: str) -> str:
 
 
 def require_usable(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Refuse what no network can be made of.
+    """Refuse tensors that cannot be weights of a network.
 
     Raises:
-        ValueError: a tensor is sparse, quantised, complex or elsewhere, larger than what is stored of it, or
+        ValueError: a tensor is sparse, quantised, complex or not on the CPU, is larger than its storage, or
             holds a value that is not finite.
     """
     for key, value in state.items():
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
             found = f"a tensor of {value.dtype}, {value.layout}, on {value.device}"
             raise ValueError(f"{path}: found {found} as {key}, expected plain numbers; use another file")
-        # Strides can make a tensor of any size out of a few numbers.
+        # With strides, a few stored numbers can pass for a tensor of any size.
         if value.nbytes > value.untyped_storage().nbytes():
             found = f"{tuple(value.shape)} in {value.untyped_storage().nbytes():,} bytes"
             raise ValueError(
@@ -119,7 +119,7 @@ def require_usable(state: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Torch stores what is in its archives as it is; a compressed entry could unfold to any size."""
+    """Refuse compressed archives, which could unpack to any size; torch does not compress."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
@@ -130,7 +130,7 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _download(backbone: str) -> dict[str, torch.Tensor]:
-    """Fetch torchvision's first ImageNet weights, which the original implementation starts from."""
+    """Download torchvision's first ImageNet weights, from which the original implementation starts."""
     from torchvision.models import get_model_weights
 
     entry = get_model_weights(backbone)["IMAGENET1K_V1"]
