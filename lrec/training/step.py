@@ -68,10 +68,6 @@ class Trainer:
         in_order = recipe.compile or (recipe.parallel == "data" and collective.count() > 1)
         one_by_one = in_order or torch.device(device).type != "cpu"
         self.threads = 1 if one_by_one else min(branches_at_once, torch.get_num_threads(), len(model.own))
-        import os
-
-        if os.environ.get("TRIAL_DIFF") == "push":
-            self.threads = 1
         self.waiting = self.steps = self.sent = 0
         self._forward: Callable[[nn.Module, Tensor], Tensor] = torch.compile(_call) if recipe.compile else _call
 
@@ -97,10 +93,6 @@ class Trainer:
         factor = self.recipe.loss_learning_rate / self.recipe.learning_rate
         for name, optimizer in self.optimizers.items():
             rate = learning_rate * (factor if name.startswith("loss.") else 1)
-            import os
-
-            if os.environ.get("TRIAL_DIFF") == "rates" and name.split(".")[-1].isdigit():
-                rate *= (0.5, 0.8, 1.25, 2.0)[int(name.split(".")[-1]) % 4]
             for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):
                     group["lr"].fill_(rate)
@@ -131,7 +123,6 @@ class Trainer:
         recipe = self.recipe
         self.waiting += 1
         due = last or self.waiting == recipe.accumulate
-        self._images = images
         with autocast(self.device, recipe.precision):
             maps = self._forward(self.model.stem, images.contiguous(memory_format=self.format))
         record = self.recorder.find(maps, lambda: self._recorded(maps, targets)) if self.recorder else None
@@ -174,47 +165,14 @@ class Trainer:
         """Train a branch; put its figures into (M,) tensors, and return the gradient of the stem's output."""
         leaf = maps.detach().requires_grad_(self._stem_learns)
         with autocast(self.device, self.recipe.precision, cached=self.recorder is None):
-            import os
-
-            if os.environ.get("TRIAL_DIFF") == "dropout":
-                leaf_in = torch.nn.functional.dropout2d(leaf, 0.2)
-            else:
-                leaf_in = leaf
-            logits = self._forward(self.model.branches[number], leaf_in)
-            loss = self._trial(number, maps, logits, targets[number]) * part
+            logits = self._forward(self.model.branches[number], leaf)
+            loss = self.losses[str(number)](logits, targets[number]) * part
         (loss / len(targets) / self.recipe.accumulate).backward()
         self._update(str(number), due)
         self._update(f"loss.{number}", due)
         losses[number] = loss.detach()
         right[number] = right_ones(logits.detach(), targets[number], LOSSES[self.recipe.loss].is_metric)
         return leaf.grad
-
-    def _trial(self, number, maps, logits, labels):
-        import os
-
-        mode = os.environ.get("TRIAL_DIFF", "")
-        loss = self.losses[str(number)]
-        if mode == "images":
-            keys = (self._images.float().mean(dim=(1, 2, 3)).double() * 1e4).floor().long()
-            keep = ((keys * 2654435761 + number * 40503 * 977) >> 7) % 100 < 70
-            return loss(logits[keep], labels[keep])
-        if mode == "classes":
-            keep = ((labels * 2654435761 + (number + 1) * 40503 * 977) >> 7) % 100 < 70
-            return loss(logits[keep], labels[keep])
-        if mode == "push" and number:
-            with torch.no_grad():
-                base = torch.nn.functional.normalize(self._last[number - 1].float(), dim=1)
-                theirs = base @ base.T
-            mine = torch.nn.functional.normalize(logits.float(), dim=1)
-            mine = mine @ mine.T
-            apart = labels[:, None] != labels[None]
-            a, b = mine[apart], theirs[apart]
-            a, b = a - a.mean(), b - b.mean()
-            self._last[number] = logits.detach()
-            return loss(logits, labels) + 1.0 * (a @ b) / (a.norm() * b.norm() + 1e-8)
-        if mode == "push":
-            self._last = {number: logits.detach()}
-        return loss(logits, labels)
 
     def _recorded(self, maps: Tensor, targets: Tensor) -> Record:
         """Record the branches' steps for batches of this shape."""
