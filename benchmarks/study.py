@@ -36,9 +36,9 @@ AXES = ("train_tmacs", "embed_mmacs")
 PANELS = {
     "train_tmacs": ("training, 10¹² multiply-accumulates", (5, 10, 20, 40, 80)),
     "embed_mmacs": ("an image, 10⁶ multiply-accumulates", (100, 200, 400, 800)),
-    "bytes": ("bytes of an embedding", (2048, 5120, 20480, 81920)),
+    "bytes": ("bytes of an embedding", (64, 512, 2048, 20480)),
 }
-MARKERS = {"one network": "o", "ensemble": "D", "original recipe": "s"}
+MARKERS = {"one network": "o", "ensemble": "D", "shipped": "^", "original recipe": "s"}
 
 
 def runs_of(study: dict[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -156,14 +156,16 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
 
 
 def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataFrame:
-    """Return label, family, cost and recall at 1 on the test classes: of finalists, and of the original's recipe.
+    """Return label, family, costs, recall at 1 on the test classes, and the code where the ledger names one.
 
-    The recall of a finalist that was trained with several seeds is their mean.
+    Finalists are drawn whole and whitened, with the mean recall of their seeds. From the ledger come the runs of the
+    original's recipe and what is shipped: codes of whitened embeddings, and the average of the branches, whose training
+    compute is that of another run and therefore missing.
 
     Args:
         table: of the study.
-        variant: whose runs are meant.
-        known: the ledger's entries of its variant; those that the original's recipe trained to embed features count.
+        variant: whose runs are drawn.
+        known: the ledger's entries of the variant.
     """
     shown = []
     finalists = table[(table["kind"] == "finalist") & (table["on"] == variant)]
@@ -176,16 +178,22 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
         point = {"label": f"{who}, {loss}, {run['budget']:g}x"} | {key: run[key] for key in ("family", *AXES)}
         shown += [point | code for code in (full, whitened)]
     for entry in known.values():
-        used = entry["settings"]
-        if entry["kind"] != "features" or not ledger.learns_as_original(entry):
+        used, codes = entry["settings"], ("float32", f"pca {WHITENED} whitened")
+        family, label = "original recipe", f"original, M={used['ensemble_size']}"
+        if entry["embedding"].get("reduce") == "whitened":
+            family, codes = "shipped", ("float32", "int8", "binary")
+            label = f"M={used['ensemble_size']}, whitened" if used["epochs"] else "average of the branches"
+        elif not ledger.learns_as_original(entry):
+            continue
+        if entry["kind"] != "features":
             continue
         image, training = model_size.compute(entry)
-        costs = {"embed_mmacs": image / 1e6, "train_tmacs": training / 1e12}
-        codes = {code["code"]: code for code in entry["analysis"]["compression"]}
+        costs = {"embed_mmacs": image / 1e6, "train_tmacs": training / 1e12 if used["epochs"] else float("nan")}
+        found = {code["code"]: code for code in entry["analysis"]["compression"]}
         shown += [
-            {"label": f"original, M={used['ensemble_size']}", "family": "original recipe", **costs}
-            | {"bytes": codes[code]["bytes"], "recall": codes[code]["recall_at_1"]}
-            for code in ("float32", f"pca {WHITENED} whitened")
+            {"label": label, "family": family, **costs}
+            | {"bytes": found[code]["bytes"], "recall": found[code]["recall_at_1"], "code": code}
+            for code in codes
         ]
     return pd.DataFrame(shown)
 
@@ -202,6 +210,7 @@ def draw(path: Path, shown: pd.DataFrame) -> None:
         figure = Figure(figsize=(12, 4.2), layout="constrained")
         for axes, (column, (label, ticks)) in zip(figure.subplots(1, 3, sharey=True), PANELS.items(), strict=True):
             drawn = ordered.drop_duplicates(["label", "bytes"], keep="last") if column == "bytes" else best
+            drawn = drawn.dropna(subset=column)
             for family, marker in MARKERS.items():
                 rows = drawn[drawn["family"] == family]
                 axes.plot(rows[column], rows["recall"], marker, label=family, markersize=5)
@@ -216,7 +225,9 @@ def draw(path: Path, shown: pd.DataFrame) -> None:
                 left = row[column] < (drawn[column].min() * drawn[column].max()) ** 0.5
                 offset, side = ((7, -3), "left") if left else ((-6, 3), "right")
                 place = (row[column], row["recall"])
-                axes.annotate(row["label"], place, offset, textcoords="offset points", ha=side, fontsize=7)
+                is_code = column == "bytes" and row["code"] in ("int8", "binary")
+                text = f"{row['label']}, {row['code']}" if is_code else row["label"]
+                axes.annotate(text, place, offset, textcoords="offset points", ha=side, fontsize=7)
             axes.set(xscale="log", xlabel=label)
             axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
             axes.set_xticks([], minor=True)

@@ -119,8 +119,12 @@ def test_the_figure_names_what_no_other_run_beats(root: Path, tmp_path: Path):
     }
     shown = study.points(pd.DataFrame(runs, columns=columns).assign(**same), "car_cropped", entries(root))
     labels = {"one network, proxy anchor, 1x", "M=4, cosine, 3x", "M=8, proxy anchor, 6x"}
-    assert set(shown[shown["family"] != "original recipe"]["label"]) == labels
-    assert set(shown["family"]) == {"one network", "ensemble", "original recipe"}
+    assert set(shown[shown["family"].isin(["one network", "ensemble"])]["label"]) == labels
+    assert set(shown["family"]) == {"one network", "ensemble", "shipped", "original recipe"}
+    average = shown[shown["label"] == "average of the branches"]
+    assert {64, 512, 2048} == set(average["bytes"])
+    assert average["train_tmacs"].isna().all()
+    assert set(shown[shown["label"] == "M=4, whitened"]["bytes"]) == {64, 512, 2048}
     alone = shown[shown["family"] == "one network"]
     assert alone[["bytes", "recall"]].values.tolist() == [[5120, 40.0], [2048, 41.0]]
     assert len(shown[shown["label"] == "original, M=4"]) == 2
