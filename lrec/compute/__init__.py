@@ -1,1 +1,1 @@
-"""What the machine brings: devices, threads, memory, processes."""
+"""The machine: devices, threads, memory, processes."""

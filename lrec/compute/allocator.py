@@ -9,9 +9,9 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # M_TRIM_THRESHOLD and so o
 def keep_freed_memory() -> None:
     """Keep freed memory in this process for its next tensors instead of returning it to the system.
 
-    A training step, or a batch of an extraction, allocates and frees tensors of the same sizes over and over. By
-    default glibc returns large blocks at once, and the kernel has to clear every page again. A thread's own arena
-    cannot hold a block of more than 64 MB and returns such blocks in any case, so all threads use one arena. With
+    Training steps and batches of an extraction repeatedly allocate and free tensors of the same sizes. By default,
+    glibc returns large blocks immediately, and the kernel has to clear every page again. A thread's own arena
+    cannot hold blocks of more than 64 MB and always returns them, so all threads use one arena. With
     other C libraries this does nothing.
 
     Source: mallopt(3); measured in benchmarks/training.py and benchmarks/extraction.py.

@@ -1,7 +1,7 @@
-"""The processes that torchrun starts for one job: their ranks, their shards of the work, and what they exchange.
+"""The processes that torchrun starts for one job: their ranks, their shards of the work, and their communication.
 
-A process that torchrun has not started is rank 0 of 1 and exchanges nothing. RANK, WORLD_SIZE and the like alone, which
-schedulers and notebooks set too, do not make it one of several.
+A process that torchrun has not started is rank 0 of 1 and does not communicate. RANK, WORLD_SIZE and the like are not
+sufficient evidence of torchrun, since schedulers and notebooks set them too.
 """
 
 import contextlib
@@ -19,23 +19,23 @@ GONE = ("connection", "closed", "closure", "timed out", "timeout", "by peer", "b
 
 
 def rank() -> int:
-    """Return which of the processes this is, from 0."""
+    """Return the rank of this process, from 0."""
     return int(os.environ["RANK"]) if started() else 0
 
 
 def count() -> int:
-    """Return how many processes there are."""
+    """Return the number of processes."""
     return int(os.environ["WORLD_SIZE"]) if started() else 1
 
 
 def started() -> bool:
-    """Say whether torchrun has started this process: it sets all of these, where a shell may have kept one."""
+    """Return whether torchrun has started this process; it sets all of these variables, a shell perhaps only one."""
     numbers = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
     return bool(os.environ.get("TORCHELASTIC_RUN_ID")) and all(number.isdecimal() for number in numbers)
 
 
 def device(name: str) -> str:
-    """Return this process's device: when several processes run on a machine, each takes a GPU of its own.
+    """Return this process's device: if several processes run on a machine, each uses its own GPU.
 
     Raises:
         ValueError: there are fewer GPUs than processes.
@@ -53,12 +53,12 @@ def device(name: str) -> str:
 
 
 def shard(size: int, of: int | None = None) -> range:
-    """Return a process's shard of `size` items in a row.
+    """Return a process's shard of `size` items, a range.
 
     The sizes of shards differ by at most one.
 
     Args:
-        size: how many items there are.
+        size: number of items.
         of: rank of the process; None for this one.
 
     >>> shard(5)
@@ -70,16 +70,16 @@ def shard(size: int, of: int | None = None) -> range:
 
 @contextlib.contextmanager
 def together(device: str = "cpu") -> Iterator[None]:
-    """Connect the processes while the block runs, with gloo for tensors on CPUs and NCCL for those on GPUs.
+    """Connect the processes while the block runs, with gloo for tensors on CPUs and NCCL for tensors on GPUs.
 
-    After an error the connection is left open: to close it, NCCL would wait for processes that may themselves be
-    waiting for this one. The error ends this process, and with it the connection.
+    After an error the connection is left open: closing it, NCCL would wait for processes that may be waiting for this
+    one. The connection ends with the process.
     """
     if count() == 1:
         yield
         return
     if torch.device(device).type == "cuda":
-        # Without these NCCL guesses the GPU from the rank, and its barriers take memory on another process's.
+        # Otherwise NCCL guesses the GPU from the rank, and its barriers use memory on another process's GPU.
         torch.cuda.set_device(device)
         with _explained():
             torch.distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=torch.device(device))
@@ -89,16 +89,16 @@ def together(device: str = "cpu") -> Iterator[None]:
     yield
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-    wait()  # for what others are still receiving from this one
+    wait()  # until the others have received everything from this process
     torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Turn an error of the connection into one that says what happened.
+    """Turn an error of the connection into one that explains it.
 
     Raises:
-        ConnectionError: another process is gone, or the processes cannot reach each other at all.
+        ConnectionError: another process has ended, or the processes cannot reach each other at all.
     """
     try:
         yield
@@ -119,7 +119,7 @@ def _explained() -> Iterator[None]:
 
 
 def wait() -> None:
-    """Return when every process has called this function."""
+    """Wait until all processes have called this function."""
     if count() > 1:
         with _explained():
             torch.distributed.barrier()
@@ -136,7 +136,7 @@ def agree(value: bool) -> bool:
 
 
 def add_up(tensors: Sequence[Tensor]) -> int:
-    """Replace tensors of one dtype by their sums over all processes, in place and in one message.
+    """Replace tensors of one dtype with their sums over all processes, in place and in one message.
 
     All processes get the same bits.
 

@@ -1,4 +1,4 @@
-"""Choice of the device, of the arithmetic that runs on it, and of the memory that work on it may take."""
+"""Choice of the device, its arithmetic, and the memory that work on it may use."""
 
 import contextlib
 import os
@@ -8,21 +8,21 @@ from collections.abc import Iterator
 import torch
 import torch.utils.deterministic
 
-# Other types hold no numbers (meta), have no float64 (mps), or were never tested.
+# Other types store no values (meta), have no float64 (mps), or are untested.
 TYPES = ("cpu", "cuda")
 _GPUS = {"cuda"}
 
 
 def is_gpu(device: str | torch.device) -> bool:
-    """Say whether a device works beside the CPU, in its own memory; a test's stand-in for a GPU does as well."""
+    """Return whether a device is a GPU, asynchronous and with its own memory; tests may add a stand-in."""
     return torch.device(device).type in _GPUS
 
 
 def choose(name: str) -> str:
-    """Return the device for a parameter: "auto" takes a CUDA GPU where there is one that runs a kernel.
+    """Return the device for a parameter: "auto" is a CUDA GPU if there is one that can run a kernel, else the CPU.
 
     Raises:
-        ValueError: no such device here.
+        ValueError: the device is not available.
     """
     if name == "auto":
         if not torch.cuda.is_available():
@@ -45,13 +45,13 @@ def choose(name: str) -> str:
 
 
 def _run_kernel(name: str) -> None:
-    """Compute something on a device: torch finds a card that it has no kernels for, and fails only when it is used."""
+    """Run a kernel on a device: torch may find a GPU for which it has no kernels, and fails only when it is used."""
     if float(torch.ones(2, device=name).sum()) != 2:
         raise RuntimeError("it adds 1 and 1 to another number than 2")
 
 
 def describe(device: str) -> str:
-    """Return one line on the device, for logs and run records."""
+    """Return a one-line description of the device, for logs and run records."""
     if is_gpu(device):
         return f"{torch.get_device_module(device).get_device_name(device)}, torch {torch.__version__}"
     return f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
@@ -61,9 +61,9 @@ def autocast(device: str, precision: str, cached: bool = True) -> contextlib.Abs
     """Return the context of a forward pass: bfloat16 autocast, or plain float32.
 
     Args:
-        device: where.
+        device: device of the forward pass.
         precision: "float32" or "bfloat16".
-        cached: keep rounded weights until the block ends; not in a CUDA graph, whose replay would not round them.
+        cached: keep rounded weights until the block ends; False for CUDA graphs, whose replay must round them again.
     """
     if precision == "bfloat16":
         return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, cache_enabled=cached)
@@ -71,7 +71,7 @@ def autocast(device: str, precision: str, cached: bool = True) -> contextlib.Abs
 
 
 def bfloat16_instructions() -> set[str]:
-    """Return the CPU's instructions for bfloat16, by torch's names; none if this version of torch does not say."""
+    """Return the CPU's bfloat16 instructions, by torch's names; empty if this version of torch does not report them."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return {name for name in ("avx512_bf16", "amx_bf16", "bf16") if capabilities.get(name)}
 
@@ -83,7 +83,7 @@ def _has_bfloat16(device: str) -> bool:
 
 
 def choose_precision(device: str, precision: str) -> str:
-    """Return the precision of a forward pass for a parameter: "auto" is bfloat16 on a GPU that has it, else float32.
+    """Return the precision for a parameter: "auto" is bfloat16 on a GPU that supports it, else float32.
 
     Raises:
         ValueError: bfloat16 would be emulated here, several times slower than float32.
@@ -96,9 +96,9 @@ def choose_precision(device: str, precision: str) -> str:
 
 
 def working_memory(device: str | torch.device, on_cpu: int) -> int:
-    """Return the bytes that work may take: `on_cpu` on a CPU, half of what is free on a GPU.
+    """Return the bytes that work may use: `on_cpu` on a CPU, half of the free memory on a GPU.
 
-    Memory that torch holds and does not use counts as free. The other half is for the libraries' workspace.
+    Memory that torch has reserved but does not use counts as free. The other half is for the libraries' workspaces.
     """
     if not is_gpu(device):
         return on_cpu
@@ -113,21 +113,21 @@ def arithmetic(device: str, tf32: bool, deterministic: bool, tuned: bool = True)
 
     Args:
         device: where the block computes.
-        tf32: round the factors of float32 products to 10 bits of mantissa: several times faster.
-        deterministic: the same bytes for the same seed, at some cost in speed; an operation that has no
-            deterministic form is an error.
-        tuned: let cuDNN time its algorithms for every new shape; not if deterministic.
+        tf32: round the factors of float32 products to 10 bits of mantissa, which is several times faster.
+        deterministic: the same bytes for the same seed, at some cost in speed; an operation without a
+            deterministic implementation is an error.
+        tuned: let cuDNN time its algorithms for every new shape; ignored if deterministic.
     """
     if not is_gpu(device):
         yield
         return
     tuned_before, deterministic_before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
     if deterministic:
-        if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):  # those that repeat their bytes
+        if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):  # the deterministic settings
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when cuBLAS starts
     torch.backends.cudnn.benchmark = tuned and not deterministic
     torch.use_deterministic_algorithms(deterministic or deterministic_before)
-    # Deterministic mode would write NaN into all new memory first; nothing here reads what it has not written.
+    # Deterministic mode would fill all new memory with NaN first; here, no uninitialised memory is read.
     filled_before = torch.utils.deterministic.fill_uninitialized_memory
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
@@ -143,8 +143,8 @@ def arithmetic(device: str, tf32: bool, deterministic: bool, tuned: bool = True)
 def _tf32(allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32 in products and convolutions while the block runs.
 
-    torch has two sets of switches. The general ones are set here, because torch.compile reads them. The ones of the
-    single backends are saved, because reading a general one is an error where they differ from it.
+    torch has general switches and one per backend. The general ones are set, because torch.compile reads them. Those of
+    the backends are saved, because reading a general switch is an error if a backend differs from it.
     """
     backends = torch.backends
     switches = (backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn)

@@ -1,4 +1,4 @@
-"""Starting the processes of one training, through torchrun's own launcher."""
+"""Starts the processes of one training run with torchrun's launcher."""
 
 import logging
 import os
@@ -14,18 +14,18 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
 def number(processes: int | str) -> int:
-    """Return how many processes a parameter stands for: itself, or one per GPU for "gpu" (one without any)."""
+    """Return the number of processes for a parameter: itself, or for "gpu" one per GPU (one without GPUs)."""
     return max(1, torch.cuda.device_count()) if processes == "gpu" else int(processes)
 
 
 def run(module: str, arguments: Sequence[str], processes: int) -> None:
-    """Run `python -m module arguments` in so many processes on this machine and wait for all of them.
+    """Run `python -m module arguments` in several processes on this machine and wait for them.
 
-    The CPU cores are divided among them. When one fails, the launcher terminates the others.
+    The CPU cores are divided among them. If one fails, the launcher terminates the others.
 
     Raises:
         ChildProcessError: one failed; the message says which, and how.
-        KeyboardInterrupt: interrupted. Any other signal that ends a program ends the processes, then this one.
+        KeyboardInterrupt: interrupted. Any other terminating signal ends the processes, then this one.
     """
     if not os.environ.get("OMP_NUM_THREADS"):
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
@@ -45,9 +45,9 @@ def run(module: str, arguments: Sequence[str], processes: int) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
-        # A terminated process may have left its progress bar without a line end.
+        # A terminated process may have left a progress bar without a newline.
         print(file=sys.stderr)
-        # The first cause: not a process that lost its connection to it, nor one that the launcher terminated.
+        # Report the root cause, not a process that lost its connection or that the launcher terminated.
         rank, failure = min(error.failures.items(), key=lambda item: _lateness(item[1].exitcode))
         how = f"was lost ({failure.signal_name()})" if failure.exitcode < 0 else "failed, as its own line says"
         raise ChildProcessError(

@@ -1,6 +1,6 @@
-"""CPU threads that each do work of their own: images of a batch, blocks of a matrix, branches of an ensemble.
+"""CPU threads that each process their own items: images of a batch, blocks of a matrix, branches of an ensemble.
 
-By default torch divides every single operation among its threads, which then synchronise after each operation.
+By default, torch divides every single operation among its threads, which synchronise after each operation.
 """
 
 import contextlib
@@ -17,28 +17,28 @@ Item = TypeVar("Item")
 
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Give an executor with so many threads until the block ends; torch's own threads are divided among them."""
+    """Yield an executor with `workers` threads; torch's own threads are divided among them."""
     total = torch.get_num_threads()
     try:
         each = max(1, total // workers)
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,)) as executor:
             yield executor
     finally:
-        # In some of torch's libraries the number set last, by whichever thread, holds for all.
+        # In some of torch's libraries, the number that any thread set last applies to all threads.
         torch.set_num_threads(total)
 
 
 def distribute(work: Callable[[Iterator[Item]], None], items: Iterable[Item], workers: int) -> None:
-    """Distribute items among threads: each takes the next one when it is free. After an error none takes another.
+    """Distribute items among threads: each takes the next item when it is free. After an error, none takes another.
 
     Args:
-        work: iterates over the items that it is given; called once in each thread. It sets what torch keeps
-            per thread, such as `torch.no_grad`, itself.
-        items: in any number; an iterator may produce them as they are taken.
-        workers: threads; with one the work is done in the calling thread.
+        work: iterates over its items; called once in each thread. It must set torch's per-thread state, such as
+            `torch.no_grad`, itself.
+        items: any number of items; an iterator may produce them on demand.
+        workers: threads; with one, the work is done in the calling thread.
 
     Raises:
-        Whatever `work` raises first.
+        Exception: the first one that `work` raises.
     """
     if workers == 1:
         work(iter(items))
@@ -71,15 +71,15 @@ def distribute(work: Callable[[Iterator[Item]], None], items: Iterable[Item], wo
 
 @contextlib.contextmanager
 def by_image(forward: Callable[[Tensor], Tensor], device: str) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Give a forward pass that divides its batch among as many threads as torch would use for each operation.
+    """Yield a forward pass that divides its batch among as many threads as torch would use for each operation.
 
-    Threads synchronise once per batch. No more memory is needed, since the parts are together as large as
-    the batch. A batch of fewer images than threads, or on a GPU, is not divided.
+    Threads synchronise once per batch. No additional memory is needed, since the parts together are as large as
+    the batch. A batch with fewer images than threads, or on a GPU, is not divided.
 
     Args:
-        forward: maps (B, ...) to (B, ...), each image by itself. It sets what torch keeps per thread, such as
+        forward: maps (B, ...) to (B, ...), image by image. It must set torch's per-thread state, such as
             inference mode, itself.
-        device: where it computes.
+        device: device of the forward pass.
 
     Source: measured in benchmarks/extraction.py.
     """

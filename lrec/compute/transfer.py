@@ -1,4 +1,4 @@
-"""Copies between the CPU and a GPU for which neither waits, as far as that is possible."""
+"""Asynchronous copies between the CPU and a GPU."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from lrec.compute.device import is_gpu
 
 
 def to_device(values: np.ndarray | Tensor, device: str | torch.device) -> Tensor:
-    """Return values of the CPU on a device; a GPU copies them when its turn comes, and the CPU goes on."""
+    """Return values on a device; a copy to a GPU is asynchronous."""
     found = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if is_gpu(device) and found.device.type == "cpu":
         return found.pin_memory().to(device, non_blocking=True)
@@ -16,10 +16,10 @@ def to_device(values: np.ndarray | Tensor, device: str | torch.device) -> Tensor
 
 
 class Reading:
-    """Values on their way to the CPU. The work that is queued behind them is not waited for.
+    """An asynchronous copy to the CPU, which can be read without waiting for work queued after it.
 
     Args:
-        values: on any device. On a CPU they are not copied.
+        values: values on any device; on a CPU they are not copied.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -31,7 +31,7 @@ class Reading:
             self._event.record()
 
     def get(self) -> Tensor:
-        """Return the values on the CPU, once they are there."""
+        """Wait for the copy and return the values on the CPU."""
         if self._event is not None:
             self._event.synchronize()
             self._event = None

@@ -1,4 +1,4 @@
-"""Batches from a memory-mapped store: gathered ahead on threads, normalised on the device."""
+"""Batches from a memory-mapped store, read ahead by threads and normalised on the device."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ class Images:
 
     Attributes:
         pixels: (N, S, S, 3) uint8 of the whole store, a memory map.
-        rows: (R,) int64, which of those images.
-        mean: per channel (red, green, blue), of pixels scaled to 0-1.
+        rows: (R,) int64, the rows of these images.
+        mean: per channel (red, green, blue), for pixels scaled to 0-1.
         std: likewise.
     """
 
@@ -46,7 +46,7 @@ def gather(images: np.ndarray, selections: Sequence[np.ndarray], device: str, wo
         images: (N, S, S, 3) uint8, a memory map.
         selections: row numbers of each batch.
         device: where the batches go.
-        workers: threads that read ahead, 0 = none; the batches do not depend on it.
+        workers: threads that read ahead, 0 for none; the batches do not depend on it.
 
     Yields:
         (B, S, S, 3) uint8 on the device.
@@ -75,7 +75,7 @@ def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float], flipp
 
     Args:
         pixels: (B, S, S, 3) uint8.
-        mean: per channel, of values scaled to 0-1.
+        mean: per channel, for values scaled to 0-1.
         std: likewise.
         flipped: (F,) int64, positions in the batch of the images to flip horizontally.
 
@@ -90,7 +90,7 @@ def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float], flipp
 
 @lru_cache(maxsize=8)
 def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the factor and the subtrahend of each channel. They stay on the device: to send them makes a GPU wait."""
+    """Return the factor and the offset of each channel, cached on the device, since copying them stalls a GPU."""
     with torch.inference_mode(False):
         scale = torch.tensor([1 / (255 * value) for value in std], device=device)
         shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)

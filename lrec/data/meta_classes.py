@@ -1,7 +1,7 @@
-"""Meta classes: every branch's own random, balanced grouping of the training classes.
+"""Meta classes: a random, balanced grouping of the training classes for each branch.
 
-The M-tuple of a class over the branches is its code; codes are unique, so that the ensemble can tell
-all classes apart although each branch sees only D of them.
+The code of a class is the M-tuple of its meta classes in all branches. Codes are unique, so the ensemble can
+distinguish all classes although each branch distinguishes only D meta classes.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ _DRAWS = 100
 
 
 def size(choice: int | float | str, num_classes: int) -> int:
-    """Return D, given as a number, as a fraction of the C classes between 0 and 1, or as "all" of them.
+    """Return D, which may be given as a number, as a fraction of the C classes between 0 and 1, or as "all".
 
     >>> [size(choice, 98) for choice in (12, 0.125, 0.5, "all")]
     [12, 12, 49, 98]
@@ -26,7 +26,7 @@ def size(choice: int | float | str, num_classes: int) -> int:
 
 
 def require(num_classes: int, meta_class_size: int, ensemble_size: int, where: str = "") -> None:
-    """Refuse sizes for which there are no groups, see `assign`; `where` comes before the parameters' names."""
+    """Refuse sizes for which no grouping exists, see `assign`; `where` is a prefix of the parameters' names."""
     if num_classes < 2:
         raise ValueError(f"found {num_classes} training class, expected at least 2, which branches can tell apart")
     if not 2 <= meta_class_size <= num_classes:
@@ -34,7 +34,7 @@ def require(num_classes: int, meta_class_size: int, ensemble_size: int, where: s
             f"{where}meta_class_size: found {meta_class_size}, expected 2 to {num_classes}, the number of training "
             "classes; lower meta_class_size"
         )
-    # 64 branches of two meta classes tell more classes apart than there can be.
+    # 64 branches of two meta classes can distinguish more classes than any data set has.
     if ensemble_size < 1 or meta_class_size ** min(ensemble_size, 64) < num_classes:
         raise ValueError(
             f"{where}ensemble_size {ensemble_size} with meta_class_size {meta_class_size} gives "
@@ -53,7 +53,7 @@ def assign(num_classes: int, meta_class_size: int, ensemble_size: int, seed: int
         seed: the same seed gives the same grouping.
 
     Returns:
-        (M, C) int64 with values 0 to D-1. In each row the sizes of the meta classes differ by at most
+        (M, C) int64 with values 0 to D-1. In each row, the sizes of the meta classes differ by at most
         1; no two columns are equal.
 
     Raises:
@@ -76,8 +76,8 @@ def _assign_tight(
 ) -> np.ndarray:
     """Build unique balanced codes where nearly all of the D^M codes are needed.
 
-    Adding 1 modulo D to every entry of a code runs through D codes that are all different in every
-    entry: a ring. Whole rings, and a part of one more, are balanced in every branch and unique.
+    Repeatedly adding 1 modulo D to all entries of a code gives a ring of D codes that differ in every
+    entry. The codes of whole rings, and of part of one more, are balanced in every branch and unique.
     """
     size = meta_class_size
     rings = generator.choice(size ** (ensemble_size - 1), -(-num_classes // size), replace=False)
@@ -101,8 +101,8 @@ def read(
     """Read groups back and check them against what this run needs.
 
     Args:
-        path: of the CSV.
-        class_names: of the C training classes.
+        path: the CSV file.
+        class_names: names of the C training classes.
         meta_class_size: D.
         ensemble_size: M.
         made_by: the origin of the file, for errors, see `lrec.io.reading`.
@@ -111,8 +111,8 @@ def read(
         (M, C) int64, columns in the order of `class_names`.
 
     Raises:
-        ValueError: other classes, another number of branches, an entry outside 0..D-1, or two classes
-        with one code; the message names the file.
+        ValueError: the file has other classes, another number of branches, an entry outside 0..D-1, or two classes
+            with the same code; the message names the file.
     """
     branches = [f"branch_{m}" for m in range(ensemble_size)]
     table = reading.read_table(path, ["class"], made_by, integers=branches)

@@ -45,7 +45,7 @@ class Packed(TypedDict):
 
 
 class Facts(Packed):
-    """The keys of dataset.json as the stage preprocess writes it; (images, classes) per split."""
+    """The keys of dataset.json that the stage preprocess writes; counts are (images, classes) per split."""
 
     crop: str
     resize: str
@@ -88,7 +88,7 @@ def train_classes(index: pd.DataFrame) -> list[str]:
 
 
 def measured(pixels: Pixels) -> dict[str, list[float]]:
-    """Return mean and standard deviation per channel, of values scaled to 0-1, from exact integer sums.
+    """Return mean and standard deviation per channel, for values scaled to 0-1, from exact integer sums.
 
     Raises:
         ValueError: there are no training images, or the sums are impossible.
@@ -97,7 +97,7 @@ def measured(pixels: Pixels) -> dict[str, list[float]]:
     if not count:
         raise ValueError(f"{DATASET}: found no training images, expected some to measure; set normalize to imagenet")
     pairs = list(zip(pixels["sum"], pixels["sum_of_squares"], strict=True))
-    # Python's integers keep the difference exact; only the last division and root round.
+    # With Python's integers the difference is exact; only the last division and the root round.
     if not all(total * total <= count * square <= count * 255 * total for total, square in pairs):
         raise ValueError(f"{DATASET}: train_pixels: found sums that no images have; run `dvc repro` (stage preprocess)")
     variances = [(count * square - total * total) / (count * count) for total, square in pairs]
@@ -118,15 +118,15 @@ def pack(
     """Write a store; `folder` appears complete or not at all.
 
     Args:
-        folder: to write.
+        folder: the folder to write.
         images: N functions, each returning one (S, S, 3) uint8 image; called from several threads.
         index: N rows with the columns path, class and split.
         image_size: S.
         dataset: facts for dataset.json, to which the pixel sums of the training split are added.
-        workers: decoding threads, 0 = one per core. Memory does not grow with N.
+        workers: decoding threads, 0 for one per core. Memory does not grow with N.
 
     Raises:
-        ValueError: raised by one of the functions; nothing is written then.
+        ValueError: raised by one of the functions; then nothing is written.
     """
     training = (index["split"] == TRAIN).to_numpy()
     sums = np.zeros((2, 3), dtype=object)
@@ -204,7 +204,7 @@ def read_facts(folder: Path) -> Facts:
 
 
 def digest(folder: Path) -> str:
-    """Return a hash of which images a store has, and of the sums of their pixels, the same on every machine."""
+    """Return a hash of a store's index and the sums of its pixels, the same on every machine."""
     return hashing.of_files([folder / INDEX, folder / DATASET])
 
 
@@ -212,7 +212,7 @@ def open_store(folder: Path) -> Store:
     """Open a store read-only.
 
     Raises:
-        FileNotFoundError: a file is not there.
+        FileNotFoundError: a file is missing.
         ValueError: a file is damaged, or index and images disagree.
     """
     index = read_index(folder / INDEX)

@@ -1,1 +1,1 @@
-"""The results of a run, computed from its embeddings: retrieval metrics and analyses of the ensemble."""
+"""Results computed from a run's embeddings: retrieval metrics and analyses of the ensemble."""

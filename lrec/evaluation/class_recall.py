@@ -1,4 +1,4 @@
-"""Recall of each class, and the classes that were returned instead."""
+"""Recall per class, and confusions between classes."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ def per_class(best_rank: np.ndarray, labels: np.ndarray, names: dict[int, str], 
     """Return one row per class of the queries, in the order of labels.
 
     Args:
-        best_rank: (Q,) rank of each query's best positive from 1, 0 without a positive.
+        best_rank: (Q,) rank of each query's best positive, from 1; 0 without a positive.
         labels: (Q,) the queries' classes.
-        names: of the labels.
+        names: class names by label.
         ks: cutoffs.
 
     Returns:
@@ -31,9 +31,9 @@ def per_class(best_rank: np.ndarray, labels: np.ndarray, names: dict[int, str], 
 
 
 def extremes(table: pd.DataFrame, count: int = 5) -> dict[str, list[list[str | float]]]:
-    """Return the classes with the lowest and the highest recall at the first cutoff, [class, percent] each.
+    """Return the classes with the lowest and the highest recall at the first cutoff, each as [class, percent].
 
-    Classes with the same recall come in the order of labels, and no class is in both lists.
+    Classes with the same recall are in the order of labels, and no class is in both lists.
     """
     column = next(name for name in table.columns if name.startswith("recall_at_"))
     count = min(count, len(table) // 2)
@@ -47,12 +47,12 @@ def extremes(table: pd.DataFrame, count: int = 5) -> dict[str, list[list[str | f
 
 
 def confusions(task: Task, best_rank: np.ndarray, names: dict[int, str], device: str = "cpu") -> pd.DataFrame:
-    """Return which class was returned first for queries whose first result is wrong.
+    """Return which classes were ranked first for queries whose first result is wrong.
 
     Args:
         task: the queries and the gallery.
         best_rank: (Q,) as for `per_class`; a query whose rank is not 1 is a miss.
-        names: of the labels.
+        names: class names by label.
         device: where similarities are computed.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Storage formats of the embedding: quantised, binary and reduced ones, their bytes per image and their recall.
+"""Quantised, binary and reduced storage formats of the embedding, with their bytes per image and their recall.
 
-Whatever a format needs in addition to the embeddings (a factor, means, directions) is fitted on training images.
+The parameters of a format (a factor, means, directions) are fitted to training images.
 The similarity of two stored embeddings is the dot product of the restored vectors.
 """
 
@@ -21,9 +21,9 @@ class Format:
     """A storage format of embeddings.
 
     Attributes:
-        name: in results.
+        name: name in results.
         size: bytes per image.
-        restored: maps (n, d) embeddings to the vectors that are restored from storage, (n, e).
+        restored: maps (n, d) embeddings to the vectors restored from storage, (n, e).
     """
 
     name: str
@@ -49,14 +49,14 @@ def compare(task: Task, train: np.ndarray, dimensions: Sequence[int], *, device:
 def formats(train: np.ndarray, dimensions: Sequence[int], *, device: str = "cpu") -> Iterator[Format]:
     """Yield the storage formats of embeddings with d dimensions.
 
-    float32 and float16: the numbers. int8 and binary: codes, see `lrec.embedding.codes.Codes`.
-    pca k: the first k principal components, as float32, scaled to unit norm; whitened: each component is divided by
-    its standard deviation first (`lrec.embedding.reduction`). Ties, which short binary embeddings have many of, count
+    float32 and float16: plain numbers. int8 and binary: codes, see `lrec.embedding.codes.Codes`.
+    pca k: the first k principal components, as float32, scaled to unit norm; whitened: each component is first divided
+    by its standard deviation (`lrec.embedding.reduction`). Ties, which are frequent with short binary embeddings, count
     against the query, see `lrec.metrics.recall`.
 
     Args:
         train: (n, d) training embeddings.
-        dimensions: the k of the principal components; those below both d and n are used.
+        dimensions: numbers k of principal components; only those below both d and n are used.
         device: where principal components are computed.
     """
     width = train.shape[1]

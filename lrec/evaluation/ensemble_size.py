@@ -1,7 +1,7 @@
-"""Retrieval by the number of branches, computed from the stored embeddings.
+"""Retrieval as a function of the number of branches, computed from the stored embeddings.
 
-An embedding is its branches' parts side by side, each of the same length, so some of its columns are the
-embedding of a smaller ensemble.
+An embedding is the concatenation of its branches' parts, all of the same length, so the columns of some branches are
+the embedding of a smaller ensemble.
 """
 
 import math
@@ -19,15 +19,15 @@ def evaluate(task: Task, branches: int, subsets: int, *, device: str = "cpu", se
     """Evaluate sets of 1, 2, 4, ... and all branches.
 
     Args:
-        task: with embeddings of d columns, d / M for each branch.
+        task: task with embeddings of d columns, d / M per branch.
         branches: M.
-        subsets: how many sets of branches are drawn for each size between 1 and M; for one branch all M
-            are evaluated, and where there are fewer different sets, all of those.
+        subsets: number of sets of branches to draw for each size between 1 and M, or all if there are fewer; all M
+            single branches are evaluated.
         device: where similarities are computed.
-        seed: of the drawing.
+        seed: seed of the drawing.
 
     Returns:
-        One row per set: branches (how many), members (their numbers from 0), recall_at_1 and map_at_r in
+        One row per set: branches (their number), members (their indices from 0), recall_at_1 and map_at_r in
         percent.
     """
     generator = np.random.default_rng(seed)
@@ -44,8 +44,8 @@ def curve(sets: pd.DataFrame) -> pd.DataFrame:
     """Summarise the table of `evaluate`: one row per number of branches.
 
     Returns:
-        branches, subsets (how many were evaluated), and for recall_at_1 and map_at_r the mean over them and,
-        as <name>_spread, their standard deviation (with n, not n - 1), in percent.
+        branches, subsets (the number evaluated), and for recall_at_1 and map_at_r the mean over the subsets and,
+        as <name>_spread, the standard deviation (with n, not n - 1), in percent.
     """
     rows = []
     for size, some in sets.groupby("branches"):
@@ -59,8 +59,8 @@ def curve(sets: pd.DataFrame) -> pd.DataFrame:
 def agreement(task: Task, branches: int, *, device: str = "cpu") -> float:
     """Return how often two branches agree, from 0 to 1; 1 for a single branch.
 
-    Two branches agree on a query if the items most similar to it, each by the branch's own part of the
-    embedding, are of one class, right or wrong. The mean over queries and all pairs of branches is returned.
+    Two branches agree on a query if the items that they rank first, each by its own part of the
+    embedding, have the same class, right or wrong. The result is the mean over queries and all pairs of branches.
     """
     if branches == 1:
         return 1.0
@@ -69,7 +69,7 @@ def agreement(task: Task, branches: int, *, device: str = "cpu") -> float:
         [labels[nearest(task.columns(_columns([branch], task, branches)), device=device)] for branch in range(branches)]
     )
     votes.sort(axis=0)
-    # Of a query's M sorted votes, every run of n equal ones holds n (n - 1) / 2 pairs that agree.
+    # In a query's M sorted votes, every run of n equal votes has n (n - 1) / 2 pairs that agree.
     pairs = np.zeros(votes.shape[1], np.int64)
     run = np.zeros(votes.shape[1], np.int64)
     for vote, before in zip(votes[1:], votes, strict=False):
@@ -88,7 +88,7 @@ def sizes(branches: int) -> list[int]:
 
 
 def _draw(branches: int, size: int, subsets: int, generator: np.random.Generator) -> Iterator[list[int]]:
-    """Yield different random sets of `size` branches; all sets in order if there are no more than `subsets`."""
+    """Yield distinct random sets of `size` branches; all sets, in order, if there are at most `subsets`."""
     if math.comb(branches, size) <= subsets:
         yield from map(list, combinations(range(branches), size))
         return

@@ -16,21 +16,21 @@ from lrec.metrics import search
 
 QUERIES, RESULTS = 6, 8
 _SEED = 0
-_SIDE = 128  # of a stored image, pixels; smaller ones keep their size and are stored losslessly
+_SIDE = 128  # pixels of a stored image; smaller images keep their size and are stored losslessly
 
 
 def choose(best_rank: np.ndarray, labels: np.ndarray, count: int, seed: int = _SEED) -> dict[str, np.ndarray]:
     """Choose queries to show.
 
     Args:
-        best_rank: (Q,) rank of each query's best positive from 1, 0 for a query without one.
+        best_rank: (Q,) rank of each query's best positive, from 1; 0 without a positive.
         labels: (Q,) classes.
         count: queries per section.
-        seed: of the typical ones.
+        seed: seed of the typical queries.
 
     Returns:
-        {"hardest", "typical"}: query numbers. Hardest are those whose best positive ranks lowest, one per class,
-        without the queries that have no positive; typical ones are drawn at random from all queries.
+        {"hardest", "typical"}: query numbers. The hardest queries are those whose best positive ranks lowest, one per
+        class, excluding queries without positives; typical queries are drawn at random from all queries.
     """
     order = np.lexsort((np.arange(len(best_rank)), -best_rank))
     _, first = np.unique(labels[order], return_index=True)
@@ -46,7 +46,7 @@ def write(task: Task, packed: Store, target: Path, device: str = "cpu") -> None:
         task: embeddings of all tested images of the store.
         packed: the store.
         target: the folder, which appears complete or not at all.
-        device: of the search.
+        device: device of the search.
     """
     with files.atomic_folder(target) as folder:
         make(task, packed, folder, QUERIES, RESULTS, device)
@@ -58,10 +58,10 @@ def make(task: Task, packed: Store, folder: Path, count: int, results: int, devi
     Args:
         task: Q queries and their gallery, all tested images of the store.
         packed: the store.
-        folder: to fill.
+        folder: the folder to fill.
         count: queries per section.
-        results: per query, or as many as there are.
-        device: of the search.
+        results: results per query; all if there are fewer.
+        device: device of the search.
     """
     splits = tested(packed.index["split"])
     queries, searched = (packed.index[packed.index["split"] == split] for split in (splits[0], splits[-1]))
@@ -111,6 +111,6 @@ def _encoded(image: Image.Image, small: bool) -> bytes:
             image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
             image.save(buffer, "JPEG", quality=85)
     except OSError as error:
-        # No disk is involved: a codec that runs out of memory reports a wrong configuration.
+        # The buffer is in memory: an OSError here means that a codec ran out of memory.
         raise MemoryError(f"while an image was encoded: {error}") from error
     return buffer.getvalue()

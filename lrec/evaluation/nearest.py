@@ -1,6 +1,6 @@
-"""The most similar gallery item of every query, other than the query itself or than its whole class.
+"""The gallery item most similar to each query, excluding the query itself or its whole class.
 
-It is accurate enough for confusions and the agreement of branches. Ranks and recalls must be exact; they are counted
+This is accurate enough for confusions and the agreement of branches. Ranks and recalls must be exact; they are counted
 in `lrec.metrics.ranking`.
 """
 
@@ -17,12 +17,12 @@ def nearest(task: Task, *, others_only: bool = False, device: str = "cpu") -> np
     """Find the gallery item most similar to each query, by float32 products.
 
     Args:
-        task: Q queries and G gallery items; where they are the same, the query itself is left out by its index.
-        others_only: leave out the items of the query's own class as well.
+        task: Q queries and G gallery items; if they are the same, the query itself is excluded by its index.
+        others_only: also exclude the items of the query's own class.
         device: where products are computed.
 
     Returns:
-        (Q,) int64 gallery rows; of equally similar ones the lowest, -1 where no item is left. It takes the
+        (Q,) int64 gallery rows; among equally similar items the lowest row, -1 if no item is left. This takes the
         memory of two blocks of rows and one block of products.
     """
     labels = torch.tensor(task.item_labels, device=device)

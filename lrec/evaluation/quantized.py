@@ -1,4 +1,4 @@
-"""The R@1 that a network keeps in 8 bits."""
+"""R@1 of a network after 8-bit quantisation."""
 
 from importlib import metadata
 from pathlib import Path
@@ -13,19 +13,20 @@ from lrec.evaluation.task import Task
 from lrec.io import files
 
 FILE = "quantization.json"
-MEASURED = 2000  # tested images, for R@1
+MEASURED = 2000  # test images for R@1
 
 
 def measure(folder: Path, packed: store.Store, reduced: bool) -> dict[str, Any]:
-    """Quantise a model.onnx, and measure exact R@1 before and after, with ONNX Runtime on the files themselves.
+    """Quantise model.onnx, and measure exact R@1 before and after by running both files with ONNX Runtime.
 
     Args:
-        folder: of the graph; quantization.json is written beside it.
-        packed: whose training images calibrate, and whose tested images are embedded, at most 2,000 of whole classes.
+        folder: folder of the graph, to which quantization.json is written.
+        packed: the store; its training images are used for calibration, and at most 2,000 of its test images, in whole
+            classes, are embedded.
         reduced: see `lrec.embedding.quantization.quantize`.
 
     Returns:
-        What quantization.json says: {"recall_at_1": {"float32", "int8"}, "queries", ...}.
+        The content of quantization.json: {"recall_at_1": {"float32", "int8"}, "queries", ...}.
     """
     task, path = tested(packed), folder / graph.FILE
     recall = {"float32": recall_at_1(runtimes.Exported(path, "onnxruntime"), packed, task)}
@@ -38,17 +39,17 @@ def measure(folder: Path, packed: store.Store, reduced: bool) -> dict[str, Any]:
 
 
 def tested(packed: store.Store) -> Task:
-    """Return a task of tested images, which has the rows of the store, (n, 1), in the place of embeddings."""
+    """Return a task of test images, with rows of the store, (n, 1), in place of embeddings."""
     splits = [packed.rows(split) for split in store.tested(packed.index["split"])]
     return Task(*(part for rows in splits for part in (rows[:, None], packed.labels(rows)))).sample(MEASURED)
 
 
 def recall_at_1(network: runtimes.Exported, packed: store.Store, task: Task) -> float:
-    """Return the exact R@1 (0-1) of a task of `tested` as a network embeds its images."""
+    """Return the exact R@1 (0-1) of a network on a task of `tested`."""
 
     def embed(rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), network.width("")), np.float32)
-        images = Images(packed.images, rows[:, 0], **store.IMAGENET)  # the graph normalises by itself
+        images = Images(packed.images, rows[:, 0], **store.IMAGENET)  # the graph includes normalisation
         extract.extract(network, images, out, extract.Options(), description="measure")
         return out
 

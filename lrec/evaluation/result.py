@@ -14,8 +14,8 @@ from lrec.metrics.recall import Retrieval
 class Metric(NamedTuple):
     """A metric of result.json.
 
-    value: computed from a retrieval. title: of a fraction that tables, page and `dvc metrics` show in percent; "" for
-    a metric that only result.json holds.
+    value: a function of a retrieval. title: title of a fraction that tables, page and `dvc metrics` show in percent; ""
+    for a metric that is only in result.json.
     """
 
     value: Callable[[Retrieval], float | None | dict[str, float] | list[float]]
@@ -34,12 +34,12 @@ METRICS = {
 
 
 def titles() -> dict[str, str]:
-    """Return the titles of the metrics that are shown, by key in result.json."""
+    """Return the titles of the displayed metrics, by key in result.json."""
     return {name: metric.title for name, metric in METRICS.items() if metric.title}
 
 
 def figures(task: Task, retrieval: Retrieval) -> dict[str, Any]:
-    """Return all metrics of a retrieval, and how many queries and gallery items it has, as result.json holds them."""
+    """Return all metrics of a retrieval, and its numbers of queries and gallery items, for result.json."""
     return {
         **{name: metric.value(retrieval) for name, metric in METRICS.items()},
         "queries": len(task.query),
@@ -62,21 +62,21 @@ def analyse(
     """Evaluate smaller ensembles, the agreement of branches, and storage formats of the embedding.
 
     Args:
-        task: the whole task; if it is large, whole classes are drawn from it at random.
-        train: (n, d) embeddings of training images, on which formats are fitted.
+        task: the whole task; if it is large, whole classes are sampled at random.
+        train: (n, d) embeddings of training images, to which formats are fitted.
         branches: M.
-        analysis_images: how many queries and gallery items to use at most; 0 = analyse nothing.
+        analysis_images: maximum number of queries and gallery items; 0 for no analysis.
         subsets: sets of branches per ensemble size, see `ensemble_size.evaluate`.
-        pca_dimensions: of principal components, see `compression.formats`.
-        reduced: whether the embeddings are principal components already: no columns belong to a branch then, and
-            they are not reduced once more.
+        pca_dimensions: see `compression.formats`.
+        reduced: whether the embeddings are already reduced: then no columns belong to a branch, and they are not
+            reduced again.
         device: where similarities are computed.
 
     Returns:
-        {"images", "classes", "agreement", "ensemble_size", "compression"}: how many images and classes were used,
-        and the figures, of reduced embeddings without agreement and ensemble_size; and the table of
-        `ensemble_size.evaluate`, which has one row, for all branches, where smaller ensembles are not evaluated.
-        Without analyses the dictionary is empty.
+        {"images", "classes", "agreement", "ensemble_size", "compression"}: the numbers of images and classes used, and
+        the results, for reduced embeddings without agreement and ensemble_size; and the table of
+        `ensemble_size.evaluate`, with only one row, for all branches, if smaller ensembles are not evaluated.
+        Without analysis the dictionary is empty.
     """
     some = task.sample(analysis_images) if analysis_images else task
     if reduced or not analysis_images:

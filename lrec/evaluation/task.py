@@ -19,8 +19,8 @@ class Task:
     Attributes:
         query: (Q, d) float32 or float16, often a memory map.
         query_labels: (Q,) int64.
-        gallery: (G, d), or None: every query is searched in the other queries (leave-one-out).
-        gallery_labels: (G,) int64, None exactly if `gallery` is.
+        gallery: (G, d), or None: every query searches the other queries (leave-one-out).
+        gallery_labels: (G,) int64, None if and only if `gallery` is.
     """
 
     query: np.ndarray
@@ -54,19 +54,19 @@ class Task:
         return replace(self, query=change(self.query), gallery=None if self.gallery is None else change(self.gallery))
 
     def columns(self, chosen: Sequence[int] | np.ndarray) -> "Task":
-        """Return the task with some of the embeddings' columns only, in memory."""
+        """Return the task with only some of the embeddings' columns, in memory."""
         return self.changed(lambda embeddings: np.asarray(embeddings[:, chosen]))
 
     def sample(self, images: int, seed: int = 0) -> "Task":
-        """Return a task of whole classes drawn at random that together have at most `images` queries and items.
+        """Return a task of randomly drawn whole classes with at most `images` queries and items in total.
 
         It has all classes if they fit, and at least two with queries. The embeddings are copied into memory. Fewer
-        classes make an easier task, so figures of samples are comparable with one another only.
+        classes make an easier task, so results on samples are comparable only with each other.
         """
         labels = self.query_labels if self.gallery is None else np.concatenate([self.query_labels, self.gallery_labels])
         classes, counts = np.unique(labels, return_counts=True)
         order = np.random.default_rng(seed).permutation(len(classes))
-        # Classes with queries first where it matters: a gallery may hold others, and large ones.
+        # Start with classes that have queries: a gallery may have large classes without queries.
         searched = np.isin(classes[order], self.query_labels)
         first = order[searched][:2]
         chosen, total = list(classes[first]), int(counts[first].sum())
@@ -84,11 +84,11 @@ class Task:
 def read(folder: Path, index: pd.DataFrame, prefix: str = "") -> Task:
     """Open the embeddings of a run as memory maps.
 
-    Query images are searched in the gallery where the data set has one, else every test image in all others.
+    Query images search the gallery if the data set has one; otherwise every test image searches all others.
 
     Args:
-        folder: the embeddings, `<prefix><split>.npy`.
-        index: of the packed store that was embedded.
+        folder: folder of the embeddings, `<prefix><split>.npy`.
+        index: index of the packed store that was embedded.
         prefix: "" for the trained network, "untrained_" for the network before training.
 
     Raises:
@@ -105,13 +105,13 @@ def read(folder: Path, index: pd.DataFrame, prefix: str = "") -> Task:
 
 
 def find(folder: Path, index: pd.DataFrame, prefix: str) -> Task | None:
-    """Open embeddings as `read` does, or return None where there are none with this prefix."""
+    """Open embeddings as `read` does, or return None if there are none with this prefix."""
     there = all((folder / f"{prefix}{split}.npy").exists() for split in tested(index["split"]))
     return read(folder, index, prefix) if there else None
 
 
 def read_split(path: Path, index: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a split's embeddings, a memory map, and its labels; errors as of `read`."""
+    """Return a split's embeddings, a memory map, and its labels; errors are those of `read`."""
     embeddings = reading.read_array(path, "embed", 2, np.float32, np.float16, finite=True)
     labels = index.loc[index["split"] == split, "label"].to_numpy()
     if len(embeddings) != len(labels):

@@ -1,1 +1,1 @@
-"""Training: the recipe, random changes of images, one step, the loop, checkpoints, validation."""
+"""Training: the recipe, augmentation, one step, the loop, checkpoints, validation."""

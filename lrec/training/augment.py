@@ -1,4 +1,4 @@
-"""Random changes of training images: drawn on the CPU from a generator, applied on the device."""
+"""Augmentation: random changes of training images, drawn on the CPU from a generator and applied on the device."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ from torch.nn.functional import affine_grid, grid_sample
 
 @dataclass(frozen=True)
 class Changes:
-    """What happens to a batch of B images.
+    """The changes of a batch of B images.
 
-    flipped: (F,) int64, positions of those flipped horizontally. windows: (B, 3) float32, fraction of the
-    side that is kept and where its centre lies (x, y, from -1 to 1), or None to keep all.
+    flipped: (F,) int64, positions of the images to flip horizontally. windows: (B, 3) float32, the fraction of the
+    side to keep and the centre of the window (x, y, from -1 to 1), or None to keep whole images.
     """
 
     flipped: Tensor | None
     windows: Tensor | None
 
     def part(self, chosen: range) -> "Changes":
-        """Return the changes of some of the images in a row."""
+        """Return the changes of a range of the images."""
         flipped, windows = self.flipped, self.windows
         if flipped is not None:
             flipped = flipped[(flipped >= chosen.start) & (flipped < chosen.stop)] - chosen.start
@@ -33,8 +33,8 @@ def draw(generator: np.random.Generator, count: int, flip: bool, random_crop: fl
     Args:
         generator: source of the randomness.
         count: B.
-        flip: flip every second image horizontally, on average.
-        random_crop: smallest fraction of the area that is cut out and scaled up again, 1 for none.
+        flip: flip each image horizontally with probability 1/2.
+        random_crop: smallest fraction of the area that is cropped and scaled up again; 1 for no cropping.
     """
     flipped = torch.from_numpy(np.flatnonzero(generator.random(count) < 0.5)) if flip else None
     if random_crop >= 1:
@@ -45,11 +45,11 @@ def draw(generator: np.random.Generator, count: int, flip: bool, random_crop: fl
 
 
 def crop(images: Tensor, windows: Tensor) -> Tensor:
-    """Cut a window out of each image and scale it up to the whole side, bilinearly.
+    """Crop a window from each image and scale it up to the full size, bilinearly.
 
     Args:
         images: (B, 3, S, S) float32.
-        windows: (B, 3) float32 on their device, see `Changes`.
+        windows: (B, 3) float32 on the same device, see `Changes`.
 
     Returns:
         (B, 3, S, S) float32 in channels_last memory format.

@@ -1,9 +1,9 @@
-"""Checkpoints of a training run: a folder that is whole or not there, from which it resumes bit by bit.
+"""Checkpoints, from which an interrupted training run resumes with byte-identical results.
 
-The folder's name is a hash of everything that the run depends on, so that a run with other
-parameters, data or code never resumes from it. Inside, each state has a folder of its own: one file of
-tensors per process, and a progress.json that is written last. What a process needs it finds whoever
-wrote it, so a run may resume with another number of processes.
+A run has a folder whose name is a hash of everything that the run depends on, so that a run with other parameters,
+data or code never resumes from it. Each state is a subfolder with one file of tensors per process, and a
+progress.json that is written last. A process can read the tensors written by any other, so a run may resume with a
+different number of processes.
 """
 
 import errno
@@ -33,23 +33,23 @@ class _Spent(TypedDict):
     seconds: float
 
 
-_SHARE = 0.1  # of a training's time, that checkpoints after epochs may take
-_FIELDS = ("step", "exp_avg", "exp_avg_sq")  # of Adam, per parameter
+_SHARE = 0.1  # fraction of the training time that checkpoints after epochs may take
+_FIELDS = ("step", "exp_avg", "exp_avg_sq")  # Adam's state per parameter
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 class Checkpoint:
-    """The checkpoint of one training.
+    """The checkpoint of one training run.
 
     Args:
-        folder: of its own. Of the checkpoints of other trainings beside it, the one with the most work in it stays,
-            so that trying other settings does not cost it.
-        minutes: how often, beside the ends of epochs, one is due.
+        folder: the folder of this run. Of the checkpoints of other runs in its parent folder, the one with the longest
+            training time is kept, so that it is not lost when other settings are tried.
+        minutes: interval between checkpoints, in addition to those at the ends of epochs.
 
     Attributes:
-        other: the folder of the other training that stays, None if there is none.
-        earlier: seconds that earlier runs have spent on what was loaded.
-        cost: seconds that writing the last one took.
+        other: the folder of the other run that is kept, None if there is none.
+        earlier: seconds of training before the loaded state.
+        cost: seconds that the last save took.
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
@@ -67,16 +67,16 @@ class Checkpoint:
         collective.wait()
 
     def due(self) -> bool:
-        """Whether the time since the last one is up, by rank 0's clock."""
+        """Return whether the interval since the last checkpoint has passed, by rank 0's clock."""
         return collective.agree(time.monotonic() - self.last >= self.seconds)
 
     def due_after_epoch(self) -> bool:
-        """Whether one is due at the end of an epoch: also before the time is up, unless epochs are that short."""
+        """Return whether a checkpoint is due at the end of an epoch: always, unless epochs are very short."""
         since = time.monotonic() - self.last
         return collective.agree(since >= min(self.seconds, self.cost / _SHARE))
 
     def spent(self) -> float:
-        """Return the seconds spent on the training so far, those of earlier runs that count among them."""
+        """Return the seconds spent on the training so far, including earlier runs."""
         return self.earlier + time.monotonic() - self.start
 
     def save(
@@ -87,17 +87,17 @@ class Checkpoint:
         best: Mapping[str, Tensor] | None = None,
         shared: bool = True,
     ) -> None:
-        """Write the state of a training run; an earlier one goes once this one is whole.
+        """Write the state of a training run; the earlier state is deleted once this one is complete.
 
         Args:
             learned: stem, branches and losses, see `lrec.training.step.Trainer`.
-            optimizers: one for each part of it that has parameters.
-            progress: how far it is.
-            best: tensors of the model at an earlier epoch, kept as well.
-            shared: whether other processes hold other branches; if not, rank 0 writes all there is.
+            optimizers: one for each part of `learned` that has parameters.
+            progress: the progress of the run.
+            best: tensors of the model at its best epoch, saved as well.
+            shared: whether other processes hold other branches; if not, rank 0 writes everything.
 
         Raises:
-            OSError: no room on the disk, among others; an earlier state stays.
+            OSError: the disk is full, or another error; the earlier state is kept.
         """
         start = time.monotonic()
         state = self.folder / f"{progress.epoch:05d}-{progress.step:07d}"
@@ -124,10 +124,10 @@ class Checkpoint:
         self.cost = self.last - start
 
     def load(self, learned: nn.Module, optimizers: Optimizers) -> tuple[State, dict[str, Tensor]] | None:
-        """Put the newest state into modules and optimisers; None if there is none.
+        """Load the newest state into modules and optimisers.
 
         Returns:
-            The progress, and the tensors of this process's part of the best model, if any were kept.
+            The progress, and the tensors of this process's part of the best model, if any; None without a state.
 
         Raises:
             ValueError: a file is damaged.
@@ -161,12 +161,12 @@ class Checkpoint:
             raise ValueError(f"{states[-1]}: damaged checkpoint ({reason}); delete it and run again") from error
 
     def remove(self) -> None:
-        """Delete the folder, once the training's results are written."""
+        """Delete the folder, after the results of the training are written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _work(folder: Path) -> float:
-    """Return the seconds of training in a folder of checkpoints; 0 if it has none that is whole."""
+    """Return the seconds of training in a folder of checkpoints; 0 if none is complete."""
     found = 0.0
     for path in folder.glob(f"*/{PROGRESS}"):
         with suppress(ValueError):
@@ -180,7 +180,7 @@ def _clear(paths: Iterator[Path]) -> None:
 
 
 def _tensors(learned: nn.Module, optimizers: Optimizers, best: Mapping[str, Tensor], stem: bool) -> dict[str, Tensor]:
-    """Return what one process writes; the stem, which all of them have, only if asked for."""
+    """Return the tensors that one process writes; the stem, which all processes have, only if requested."""
     tensors = {f"model.{key}": value for key, value in learned.state_dict().items()}
     tensors |= {f"best.{key}": value for key, value in best.items()}
     for name, optimizer in optimizers.items():
@@ -193,7 +193,7 @@ def _tensors(learned: nn.Module, optimizers: Optimizers, best: Mapping[str, Tens
 
 
 def _restore(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Load an optimiser's state, in the memory format of its parameters, which fused steps rely on."""
+    """Load an optimiser's state, in the memory format of its parameters, which fused steps require."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -1,7 +1,7 @@
-"""CUDA graphs of the branches' steps: recorded once, then started by the CPU with one call for each branch.
+"""CUDA graphs of the branches' steps: recorded once, then launched with one call per branch.
 
-At the original's batch size a GPU waits for the CPU, which starts thousands of kernels per step. A graph keeps the
-addresses that its kernels work on, so what it reads and writes lies at fixed places; see `Record`.
+With the original's batch size, a GPU waits for the CPU, which launches thousands of kernels per step. The kernels of a
+graph use fixed addresses, so its inputs and outputs are in fixed tensors; see `Record`.
 """
 
 from collections import Counter
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # steps before one is recorded: libraries choose their kernels, and optimisers make their state
+WARM_UP = 3  # steps before recording, in which libraries choose kernels and optimisers create their state
 
 
 def record(work: Callable[[], None], pool: object, device: str) -> Callable[[], None]:
-    """Record what `work` starts on a GPU, without doing it; return a function that does it.
+    """Record the kernels that `work` launches on a GPU, without running them; return a function that runs them.
 
     Args:
-        work: starts the same kernels on the same memory each time, and reads nothing back.
-        pool: of the graphs' memory. Graphs that share one must be replayed in the order of their recording.
+        work: launches the same kernels on the same memory each time, and copies nothing to the CPU.
+        pool: memory pool of the graph. Graphs that share a pool must be replayed in the order of recording.
         device: a GPU.
     """
     module = torch.get_device_module(device)
     graph = module.CUDAGraph()
-    # Other threads may go on: they pin memory for the next batches.
+    # Other threads may continue to pin memory for the next batches.
     with module.graph(graph, pool=pool, capture_error_mode="thread_local"):
         work()
     return graph.replay
@@ -32,7 +32,7 @@ def record(work: Callable[[], None], pool: object, device: str) -> Callable[[], 
 
 @dataclass(frozen=True)
 class Figures:
-    """What the branches' steps give: (M,) losses, (M,) right meta classes, the gradient of the stem's output."""
+    """Results of the branches' steps: (M,) losses, (M,) right meta classes, the gradient of the stem's output."""
 
     losses: Tensor
     right: Tensor
@@ -43,11 +43,11 @@ class Record:
     """The steps of all branches on batches of one shape.
 
     Args:
-        steps: for each branch, maps the stem's output, (M, B) targets, and where (M,) losses and (M,) right meta
-            classes go to the gradient of the stem's output, None if it has no use.
+        steps: for each branch, a function of the stem's output, (M, B) targets, and the tensors for (M,) losses and
+            (M,) right meta classes; it returns the gradient of the stem's output, None if not needed.
         maps: the stem's output.
         targets: (M, B) int64.
-        wanted: whether the gradient is.
+        wanted: whether the gradient is needed.
         device: a GPU.
     """
 
@@ -85,14 +85,14 @@ class Record:
 
 
 class Recorder:
-    """Decides which steps are recorded: those of the shape that comes first so often, that of all but odd batches."""
+    """Records the steps of one batch shape: the first that occurs more than `WARM_UP` times, that of full batches."""
 
     def __init__(self) -> None:
         self._seen: Counter[tuple[torch.Size, torch.dtype]] = Counter()
         self._record: tuple[tuple[torch.Size, torch.dtype], Record] | None = None
 
     def find(self, maps: Tensor, make: Callable[[], Record]) -> Record | None:
-        """Return the record for this output of the stem, made if it is time; None if the step is not recorded."""
+        """Return the record for this output of the stem, created if it is due; None if the step is not recorded."""
         key = (maps.shape, maps.dtype)
         if self._record is None:
             self._seen[key] += 1

@@ -25,11 +25,11 @@ from lrec.training.validation import Held
 
 @dataclass(frozen=True)
 class Machine:
-    """What the result of training does not depend on, floating-point noise apart.
+    """Settings that do not affect the result of training, except for floating-point noise.
 
     Attributes:
         device: where to train.
-        workers: threads that fetch batches ahead, 0 for none.
+        workers: threads that read batches ahead, 0 for none.
         branches_at_once: see `lrec.training.step.Trainer`.
     """
 
@@ -42,12 +42,12 @@ ALONE = Machine()
 
 
 def balanced(rows: np.ndarray, classes: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Put rows into a random order in which runs of `count` are of one class; what is left of a class comes together.
+    """Put rows into a random order of runs of `count` images of one class; the last run of a class may be shorter.
 
     Args:
         rows: (R,).
-        classes: (R,) int64, theirs.
-        count: images of a class that follow one another.
+        classes: (R,) int64, the classes of the rows.
+        count: images per run.
         generator: source of the randomness.
     """
     order = generator.permutation(len(rows))
@@ -60,14 +60,14 @@ def balanced(rows: np.ndarray, classes: np.ndarray, count: int, generator: np.ra
 def shuffled(rows: np.ndarray, batch_size: int, generator: np.random.Generator, smallest: int = 2) -> list[np.ndarray]:
     """Split rows at random into batches; every row is in one of them.
 
-    A last batch of fewer than `smallest` images joins the batch before: one image gives batch norm nothing
-    to average, and data-parallel processes need two each.
+    A last batch of fewer than `smallest` images is merged into the batch before: batch norm cannot average over one
+    image, and data-parallel processes need two images each.
     """
     return cut(generator.permutation(rows), batch_size, smallest)
 
 
 def cut(order: np.ndarray, batch_size: int, smallest: int) -> list[np.ndarray]:
-    """Cut rows into batches as they come, see `shuffled`."""
+    """Cut rows into batches without shuffling, see `shuffled`."""
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     if len(parts) > 1 and len(parts[-1]) < smallest:
         parts[-2:] = [np.concatenate(parts[-2:])]
@@ -84,20 +84,20 @@ def fit(
     machine: Machine = ALONE,
     checkpoint: Checkpoint | None = None,
 ) -> pd.DataFrame:
-    """Train an ensemble in place, alone or together with the other processes that torchrun has started.
+    """Train an ensemble in place, in this process or together with the others that torchrun has started.
 
-    Everything random in an epoch comes from a generator seeded with the recipe's seed and the epoch, so
-    a training run that resumes from a checkpoint ends with the same bytes as one that was never stopped.
+    All random numbers of an epoch come from a generator seeded with the recipe's seed and the epoch, so
+    a resumed training run ends with the same bytes as one that was never interrupted.
 
     Args:
-        model: the ensemble at its start; of several processes in ensemble parallel each has its part.
+        model: the initial ensemble; in ensemble parallel, this process's part of it.
         images: the R training images.
         targets: (M, R) int64, meta class of each training image, per branch.
         recipe: how to train.
-        held: images of other classes to validate on after each epoch. The model ends as it was at the best
-            of these epochs, and the training once there was none better for `patience` epochs.
-        machine: where and with how many threads; the result does not depend on the threads.
-        checkpoint: where to resume from, and to write to at the ends of epochs and when one is due.
+        held: images of held-out classes to validate on after each epoch. Training stops after `patience` epochs
+            without improvement, and the model of the best epoch is kept.
+        machine: device and threads; the result does not depend on the threads.
+        checkpoint: the checkpoint to resume from, written at the ends of epochs and when due.
 
     Returns:
         One row per epoch: epoch (from 1), learning_rate of its last step, loss (mean over branches and
@@ -106,9 +106,9 @@ def fit(
 
     Raises:
         ValueError: the loss is no longer finite; the message names epoch, step and branch. Or the batches
-            are too small for so many data-parallel processes.
+            are too small for the number of data-parallel processes.
         MemoryError: out of memory; the message says what to lower.
-        ConnectionError: another of the processes is gone.
+        ConnectionError: another process has ended.
     """
     device = machine.device
     trainer = Trainer(model, recipe, device, machine.branches_at_once, int(targets.max()) + 1)
@@ -164,7 +164,7 @@ def fit(
 
 
 def _validated(model: Ensemble, held: Held, recipe: Recipe, device: str) -> float:
-    """Return the recall at 1 of the images held out, percent."""
+    """Return the recall at 1 of the held-out images, in percent."""
     recall = validation.measure(model, held, recipe, device)
     if collective.rank() == 0:
         print(f"validation: R@1 {100 * recall:.2f} on {len(held.images):,} images of held-out training classes")
@@ -173,7 +173,7 @@ def _validated(model: Ensemble, held: Held, recipe: Recipe, device: str) -> floa
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step needs: the process's rows of the store and their input; of the whole batch its size."""
+    """The input of one step: this process's rows of the store and their images, and the size of the whole batch."""
 
     rows: np.ndarray
     images: Tensor
@@ -185,7 +185,7 @@ class Batch:
 def _batches(
     images: Images, classes: np.ndarray, recipe: Recipe, state: State, smallest: int, machine: Machine
 ) -> Iterator[Batch]:
-    """Yield the rest of an epoch; `classes` are the R images' own."""
+    """Yield the remaining batches of an epoch; `classes` are those of the R images."""
     generator = np.random.default_rng([recipe.seed, state.epoch])
     if recipe.images_per_class:
         order = balanced(images.rows, classes, recipe.images_per_class, generator)
@@ -207,7 +207,7 @@ def _batches(
 
 
 def _step(trainer: Trainer, batch: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Take a step; say what to change when memory runs out."""
+    """Take a step; if memory runs out, raise an error that says what to change."""
     try:
         return trainer.step(batch.images, targets, batch.last, len(batch.rows) / batch.size)
     except RuntimeError as error:

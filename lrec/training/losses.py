@@ -1,7 +1,7 @@
 """The losses of a branch; a new one is one entry of `LOSSES`.
 
-Cross entropy takes one logit per meta class. The others learn an embedding and are
-pytorch-metric-learning's; that library is imported for them alone.
+Cross entropy takes one logit per meta class. The other losses learn an embedding; they come from
+pytorch-metric-learning, which is imported only for them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-# torch is imported where a loss is made: the schema of params.yaml reads the names, and needs no torch.
+# torch is imported where a loss is created, since the schema of params.yaml needs only the names.
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -20,9 +20,9 @@ class Loss:
     """A loss.
 
     Attributes:
-        make: from D meta classes, the outputs of a branch and the amount of label smoothing to a module that maps
+        make: maps D, the number of outputs of a branch and the label smoothing to a module, which maps
             (B, outputs) and (B,) int64 meta classes to a scalar.
-        is_metric: whether the outputs are an embedding and not one logit per meta class.
+        is_metric: whether the outputs are an embedding rather than one logit per meta class.
         learns: whether it has parameters of its own, such as proxies.
     """
 
@@ -38,12 +38,12 @@ def _cross_entropy(classes: int, outputs: int, label_smoothing: float) -> nn.Mod
 
 
 def _proxy_anchor(classes: int, outputs: int, label_smoothing: float) -> nn.Module:
-    """Kim et al., Proxy Anchor Loss for Deep Metric Learning, CVPR 2020; margin and scale are theirs."""
+    """Kim et al., Proxy Anchor Loss for Deep Metric Learning, CVPR 2020; with their margin and scale."""
     return _library().ProxyAnchorLoss(classes, outputs, margin=0.1, alpha=32)
 
 
 def _norm_softmax(classes: int, outputs: int, label_smoothing: float) -> nn.Module:
-    """Zhai and Wu, Classification is a Strong Baseline for Deep Metric Learning, BMVC 2019; temperature theirs."""
+    """Zhai and Wu, Classification is a Strong Baseline for Deep Metric Learning, BMVC 2019; with their temperature."""
     return _library().NormalizedSoftmaxLoss(classes, outputs, temperature=0.05)
 
 
@@ -69,12 +69,12 @@ LOSSES = {
 
 
 def right_ones(outputs: Tensor, targets: Tensor, is_metric: bool) -> Tensor:
-    """Count the images of a batch that are classified right.
+    """Count the images of a batch that are classified correctly.
 
     Args:
         outputs: (B, D) logits, or (B, n) embeddings.
         targets: (B,) int64 meta classes.
-        is_metric: of an embedding, an image counts when the most similar other image of the batch is of its class.
+        is_metric: for embeddings, an image counts if the most similar other image of the batch has its class.
     """
     if not is_metric:
         return (outputs.argmax(1) == targets).sum()

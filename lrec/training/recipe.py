@@ -1,4 +1,4 @@
-"""How an ensemble is trained, the schedule of its learning rate included."""
+"""The recipe: how an ensemble is trained, including the learning-rate schedule."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train; the fields are keys of the section `train` in params.yaml, where each is explained, and epochs."""
+    """How to train: epochs, and keys of the section `train` in params.yaml, which explains them."""
 
     epochs: int
     batch_size: int = 10
@@ -36,20 +36,20 @@ class Recipe:
 
     @classmethod
     def of(cls, section: Mapping[str, Any], epochs: int) -> Self:
-        """Return the recipe that a section `train` describes; keys that act before training begins are left out."""
+        """Return the recipe of a section `train`; keys that take effect before training are ignored."""
         known = {field.name for field in fields(cls)}
         return cls(epochs=epochs, **{key: value for key, value in section.items() if key in known})
 
     def rate(self, epoch: int, done: float) -> float:
         """Return the learning rate of one step.
 
-        "multistep" multiplies by `gamma` at each milestone, a fraction of the epochs rounded down, but not in the
-        first epoch; "cosine" falls from the end of the warm-up to 0. During the warm-up the rate grows linearly
+        "multistep" multiplies the rate by `gamma` at each milestone, a fraction of the epochs rounded down, but not
+        in the first epoch; "cosine" decreases to 0 after the warm-up. During the warm-up the rate grows linearly
         from 0.
 
         Args:
             epoch: from 0.
-            done: fraction of the epoch that is done once the step is, above 0 and at most 1.
+            done: fraction of the epoch that is done after the step, above 0 and at most 1.
 
         >>> recipe = Recipe(epochs=10, learning_rate=1.0, milestones=[0.5, 0.7], gamma=0.5)
         >>> [recipe.rate(epoch, 1) for epoch in (0, 4, 5, 6, 7)]

@@ -1,4 +1,4 @@
-"""How far a training run is, and its figures so far."""
+"""The progress of a training run: epoch, step, and loss and accuracy so far."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ VALIDATION = "validation_recall_at_1"
 
 @dataclass
 class State:
-    """How far a training run is: plain values that a checkpoint keeps."""
+    """The progress of a training run, as plain values that a checkpoint saves."""
 
     epoch: int = 0
     step: int = 0
@@ -26,12 +26,12 @@ class State:
     history: list[list[float]] = field(default_factory=list)
 
     def stopped_early(self, patience: int) -> bool:
-        """Whether validation has found nothing better for so many epochs."""
+        """Return whether validation has not improved for `patience` epochs."""
         return 0 < kept_epoch(self.history) <= self.epoch - patience
 
 
 def kept_epoch(history: Sequence[Sequence[float]]) -> int:
-    """Return the epoch, from 1, with the best validation, the first of equals; 0 without validation.
+    """Return the epoch, from 1, with the best validation recall, the first if tied; 0 without validation.
 
     >>> kept_epoch([[1, 0.1, 2.0, 0.3, 40.0], [2, 0.1, 1.0, 0.4, 45.0], [3, 0.1, 0.5, 0.5, 45.0]])
     2
@@ -41,12 +41,12 @@ def kept_epoch(history: Sequence[Sequence[float]]) -> int:
 
 
 class Tally:
-    """Adds the figures of an epoch's steps to its state, and shows them.
+    """Adds the losses and accuracies of an epoch's steps to its state, and shows them.
 
     Args:
-        state: to count in.
-        bar: to show them on.
-        late: how many steps the figures may stay unread: the CPU then prepares a step while a GPU does the one before.
+        state: the state to update.
+        bar: the progress bar.
+        late: steps by which reading lags behind, so that the CPU prepares a step while a GPU computes the one before.
     """
 
     def __init__(self, state: State, bar: tqdm, late: int) -> None:
@@ -55,12 +55,12 @@ class Tally:
         bar.update(state.seen)
 
     def add(self, images: int, losses: Tensor, right: Tensor) -> None:
-        """Take the figures of a step: how many images, (M,) cross entropies, (M,) right meta classes."""
+        """Add a step: its number of images, (M,) losses, (M,) right meta classes."""
         self.unread.append((images, Reading(torch.stack([losses, right]))))
         self.read(self.late)
 
     def read(self, left: int = 0) -> None:
-        """Read all but the last few.
+        """Read all steps but the last `left`.
 
         Raises:
             ValueError: a loss is not finite; the message names epoch, step and branch.

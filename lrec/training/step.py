@@ -1,14 +1,14 @@
 """One optimisation step by branch-wise backpropagation, in the memory of one branch, in one process or several.
 
-The loss is a mean over branches, so each branch runs forward, backward and its optimiser step alone, against the
-detached output of the stem. The gradient of that output adds up, and one backward pass through the stem follows. The
-numbers are those of the baseline loop over all branches, up to the order of floating-point sums. Activations and
-gradients of one branch exist at a time; on a CPU of as many branches as have a thread, and threads synchronise once
-per step, not after every operation.
+The loss is a mean over branches, so each branch runs its forward pass, backward pass and optimiser step separately, on
+the detached output of the stem. The gradients of that output are summed, and one backward pass through the stem
+follows. The results are those of the baseline loop over all branches, up to the order of floating-point sums. Only one
+branch's activations and gradients are in memory at a time; on a CPU, one per thread, and threads synchronise once per
+step, not after every operation.
 
 Several processes share the work in one of two ways. Branch parallel: each holds some of the branches and sees all
-images; only the stem's gradients are added up. Data parallel: each holds all branches and sees some of the images;
-all gradients are added up, a branch at a time, and batch norm sees a process's own images only.
+images; only the stem's gradients are summed. Data parallel: each holds all branches and sees some of the images;
+all gradients are summed, one branch at a time, and batch norm sees only the images of its own process.
 """
 
 import threading
@@ -30,22 +30,22 @@ from lrec.training.recipe import Recipe
 class Trainer:
     """An ensemble with one Adam optimiser per branch and one for the stem.
 
-    Adam works on each number by itself, so this equals a single optimiser over all parameters.
+    Adam is element-wise, so this equals a single optimiser over all parameters.
 
     Args:
-        model: the ensemble, or this process's part of one; it is moved to the device.
+        model: the ensemble, or this process's part of it; it is moved to the device.
         recipe: how to train. With `accumulate` above 1 the gradients of all branches are kept. `compile`
-            generates kernels for stem and branch with torch.compile, once for all branches.
+            compiles stem and branch with torch.compile, once for all branches.
         device: where to train.
-        classes: D, meta classes per branch, where the outputs of a branch are others than D logits.
-        branches_at_once: on a CPU, at most so many threads have a branch each, and torch's threads are divided
-            among them. Compiled branches, and those of data-parallel processes, whose messages must come in
-            order, are taken one by one. The sums do not depend on which thread is first.
+        classes: D, meta classes per branch, if a branch's outputs are not D logits.
+        branches_at_once: on a CPU, at most this many threads train one branch each, and torch's threads are divided
+            among them. Branches are trained one by one if they are compiled, or if processes are data-parallel, since
+            their messages must be in order. The sums do not depend on which thread is first.
 
     Attributes:
-        learned: all that has parameters: the stem, the branches, and the losses that learn.
+        learned: all modules with parameters: the stem, the branches, and the losses that learn.
         steps: optimiser steps so far.
-        sent: bytes of gradients that this process has given to be added up in them.
+        sent: bytes of gradients that this process has sent to be summed.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class Trainer:
         self._forward: Callable[[nn.Module, Tensor], Tensor] = torch.compile(_call) if recipe.compile else _call
 
     def _can_record(self) -> bool:
-        """Whether the branches' steps are the same work every time: nothing sent, no gradients kept, no value read."""
+        """Return whether the branches' steps can be recorded: they send and keep no gradients and read no values."""
         recipe = self.recipe
         alone = recipe.parallel != "data" or collective.count() == 1
         fixed = recipe.accumulate == 1 and not LOSSES[recipe.loss].is_metric
         return recipe.cuda_graphs == "auto" and is_gpu(self.device) and alone and fixed
 
     def _optimizer(self, part: nn.Module) -> torch.optim.AdamW:
-        """Return a part's Adam; in a graph the learning rate lies on the GPU, where the next steps read it."""
+        """Return the Adam optimiser of a part; for a graph, the learning rate is a tensor on the GPU."""
         options = {"weight_decay": self.recipe.weight_decay, "fused": True}
         if self.recorder is None:
             return torch.optim.AdamW(part.parameters(), lr=0.0, **options)
@@ -89,7 +89,7 @@ class Trainer:
         return made
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Change the learning rate of the next steps."""
+        """Set the learning rate of the next steps."""
         factor = self.recipe.loss_learning_rate / self.recipe.learning_rate
         for name, optimizer in self.optimizers.items():
             rate = learning_rate * (factor if name.startswith("loss.") else 1)
@@ -100,7 +100,7 @@ class Trainer:
                     group["lr"] = rate
 
     def start_epoch(self) -> None:
-        """Put the model into training mode, batch norms apart where they are frozen."""
+        """Put the model into training mode, except for batch norms if they are frozen."""
         self.model.train()
         if self.recipe.freeze_batch_norm:
             for module in self.model.modules():
@@ -108,17 +108,16 @@ class Trainer:
                     module.eval()
 
     def step(self, images: Tensor, targets: Tensor, last: bool = False, part: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Run one batch, and the optimisers once `accumulate` batches are together.
+        """Process one batch, and step the optimisers after every `accumulate` batches.
 
         Args:
             images: (B, 3, S, S) float32, normalised: the batch, or this process's part of it.
             targets: (M, B) int64 meta classes.
-            last: run the optimisers whatever is together, at the end of an epoch.
-            part: share of the batch that these images are.
+            last: step the optimisers in any case, at the end of an epoch.
+            part: these images' share of the batch.
 
         Returns:
-            (M,) cross entropies of the batch, and (M,) counts of right meta classes in it; of all
-            processes, but for the branches' gradients.
+            (M,) losses of the batch, and (M,) counts of right meta classes in it, summed over all processes.
         """
         recipe = self.recipe
         self.waiting += 1
@@ -162,7 +161,7 @@ class Trainer:
         part: float = 1.0,
         due: bool = True,
     ) -> Tensor | None:
-        """Train a branch; put its figures into (M,) tensors, and return the gradient of the stem's output."""
+        """Train a branch; write its loss and count into (M,) tensors, and return the gradient of the stem's output."""
         leaf = maps.detach().requires_grad_(self._stem_learns)
         with autocast(self.device, self.recipe.precision, cached=self.recorder is None):
             logits = self._forward(self.model.branches[number], leaf)
@@ -180,7 +179,7 @@ class Trainer:
         return Record(steps, maps.detach(), targets, maps.requires_grad, self.device)
 
     def _update(self, part: str, due: bool) -> None:
-        """Step a part's optimiser and let its gradients go."""
+        """Step a part's optimiser and free its gradients."""
         if due and part in self.optimizers:
             if part == "stem" or self.recipe.parallel == "data":
                 held = [value for group in self.optimizers[part].param_groups for value in group["params"]]
@@ -190,7 +189,7 @@ class Trainer:
 
 
 def _losses(model: Ensemble, recipe: Recipe, classes: int) -> nn.ModuleDict:
-    """Return the loss of each branch that this process holds; what one learns starts from the seed and its number."""
+    """Return the losses of this process's branches; their parameters are initialised by the seed and the branch."""
     made = nn.ModuleDict()
     for number in model.own:
         with torch.random.fork_rng(devices=[]):
@@ -200,13 +199,13 @@ def _losses(model: Ensemble, recipe: Recipe, classes: int) -> nn.ModuleDict:
 
 
 class _OrderedSum:
-    """Adds tensors up in the order of their numbers, whichever comes first, so that the sum has the same bits.
+    """Sums tensors in the order of their numbers, not of their arrival, so that the sum has the same bits.
 
     Args:
-        first: the lowest number; every later one must come.
+        first: the lowest number; no later number may be missing.
 
     Attributes:
-        total: the sum so far, None at first.
+        total: the sum so far, initially None.
     """
 
     def __init__(self, first: int) -> None:
@@ -214,18 +213,18 @@ class _OrderedSum:
         self._next, self._early, self._lock = first, {}, threading.Lock()
 
     def add(self, number: int, value: Tensor) -> None:
-        """Take a tensor over: the sum may be made in it."""
+        """Add a tensor, which may be overwritten with the sum."""
         with self._lock:
             self._early[number] = value
             while (value := self._early.pop(self._next, None)) is not None:
-                # Of many bfloat16 gradients the sum would lose what float32 keeps.
+                # Summing many gradients in bfloat16 would lose precision.
                 value = value.to(torch.promote_types(value.dtype, torch.float32))
                 self.total = value if self.total is None else self.total.add_(value)
                 self._next += 1
 
 
 def collect(model: Ensemble) -> None:
-    """Bring all branches into rank 0's part of an ensemble, once the processes have trained theirs."""
+    """Collect all branches in rank 0's ensemble, after each process has trained its own."""
     owners = [rank for rank in range(collective.count()) for _ in collective.shard(model.ensemble_size, rank)]
     for number, owner in enumerate(owners):
         if collective.rank() == 0 and owner > 0:

@@ -1,4 +1,4 @@
-"""Validation without test data: some training classes are held out, and recall among their images is watched."""
+"""Validation without test data: recall among the images of held-out training classes."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Held:
-    """R images of held-out training classes, and (R,) int64 their classes."""
+    """R images of held-out training classes, and their (R,) int64 classes."""
 
     images: batches.Images
     labels: np.ndarray
@@ -28,7 +28,7 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
     Args:
         labels: (R,) int64 class of each training image.
-        fraction: of the classes, between 0 and 1; at least two are held out, or none for 0.
+        fraction: fraction of the classes, between 0 and 1; at least two are held out, or none for 0.
         seed: the same seed chooses the same classes.
 
     Returns:
@@ -56,10 +56,10 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 def recall_at_1(embeddings: Tensor, labels: Tensor) -> float:
-    """Return the fraction of images whose most similar other image is of their class.
+    """Return the fraction of images whose most similar other image has the same class.
 
-    The policy is that of `lrec.metrics.recall`: the image itself is left out by its index, ties count against it, and
-    an image alone in its class is a miss.
+    The policy is that of `lrec.metrics.recall`: the image itself is excluded by its index, ties count against it, and
+    the only image of a class is a miss.
 
     Args:
         embeddings: (R, d) floats.
@@ -82,16 +82,16 @@ def recall_at_1(embeddings: Tensor, labels: Tensor) -> float:
 
 
 def measure(model: Ensemble, held: Held, recipe: Recipe, device: str) -> float:
-    """Embed held-out images with the model as it is and return their recall at 1, the same in every process.
+    """Embed held-out images with the current model and return their recall at 1, the same in every process.
 
-    In branch parallel every process embeds with its own branches; in data parallel rank 0 alone embeds, whose
-    batch-norm statistics are the ones that are kept.
+    In branch parallel, every process embeds with its own branches; in data parallel, only rank 0 embeds, since its
+    batch-norm statistics are kept.
 
     Args:
         model: this process's part of the ensemble; it is left in evaluation mode.
-        held: the images, and their classes.
-        recipe: of the training, for its batch size, precision, parallelism and the kind of embedding to validate.
-        device: where.
+        held: the images and their classes.
+        recipe: batch size, precision, parallelism and the kind of embedding to validate.
+        device: device of the forward pass.
     """
     model.eval()
     kind, count = recipe.validation_kind, len(held.images)
