@@ -1,4 +1,4 @@
-"""Strict reading of text annotations: every row has its columns, every number is one, nothing is skipped.
+"""Strict reader of text annotations: a missing column or a malformed number is an error, and nothing is skipped.
 
 An error is one line: file, line number, what was found, what was expected, what to do.
 """
@@ -18,7 +18,7 @@ MAX_NUMBER = 2**31 - 1
 
 @dataclass(frozen=True)
 class Row:
-    """One line of an annotation file, split at white space. number: of the line, from 1."""
+    """One line of an annotation file, split at white space. number: line number, from 1."""
 
     file: Path
     number: int
@@ -31,7 +31,7 @@ class Row:
     def integer(self, column: int, meaning: str, low: int, high: int = MAX_NUMBER) -> int:
         """Return a cell as an integer from `low` to `high`."""
         text = self.cells[column]
-        # int() alone takes 1_000, +1 and digits of other scripts.
+        # int() also accepts 1_000, +1 and digits of other scripts.
         if not (text.isascii() and text.removeprefix("-").isdigit() and low <= int(text[:20]) <= high):
             bound = f"from {low}" + (f" to {high}" if high != MAX_NUMBER else "")
             self.fail(repr(text[:80]), f"{meaning}, an integer {bound}")
@@ -49,14 +49,14 @@ class Row:
         return value
 
     def box(self, left: int, top: int, right: int, bottom: int) -> Box:
-        """Return a box after checking that it holds a pixel; `decoding.clip` checks that it fits the image."""
+        """Return a box after checking that it is not empty; `decoding.clip` checks that it fits the image."""
         if right <= left or bottom <= top:
             self.fail(f"a box from ({left}, {top}) to ({right}, {bottom})", "its right and bottom beyond left and top")
         return left, top, right, bottom
 
 
 def lines(file: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file; blank lines are dropped at the end of the file only.
+    """Return the lines of a UTF-8 text file; only blank lines at its end are dropped.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -73,17 +73,17 @@ def lines(file: Path) -> list[str]:
 
 
 def rows(file: Path, columns: Sequence[str], header: bool = False, count: bool = False) -> list[Row]:
-    """Read the rows of a table separated by white space.
+    """Read the rows of a table whose columns are separated by white space.
 
     Args:
         file: the table.
-        columns: their names; each row must have as many cells.
+        columns: names of the columns; each row must have one cell for each.
         header: whether a line with the columns' names precedes the rows.
-        count: whether the first line, before the header, holds the number of rows.
+        count: whether the first line, before the header, gives the number of rows.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a row is short, long or blank, or the header or the count is wrong.
+        ValueError: a row is blank or has the wrong number of cells, or the header or the count is wrong.
     """
     table = [Row(file, number, tuple(line.split())) for number, line in enumerate(lines(file), start=1)]
     body = table[int(header) + int(count) :]
@@ -101,14 +101,14 @@ def rows(file: Path, columns: Sequence[str], header: bool = False, count: bool =
 
 
 def unique(keys: Iterable[tuple[Row, str | int]], meaning: str) -> None:
-    """Check that no key is given twice.
+    """Check that no key occurs twice.
 
     Args:
-        keys: each key with the row it stands in.
+        keys: each key with its row.
         meaning: what the key is, for the error.
 
     Raises:
-        ValueError: a key is given twice; both lines are named.
+        ValueError: a key occurs twice; both lines are named.
     """
     seen: dict[str | int, Row] = {}
     for row, key in keys:

@@ -1,7 +1,7 @@
 """CARS196: classes 1-98 for training, 99-196 for testing; the official train/test field is not used.
 
-Two layouts are read: cars_annos.mat, whose paths begin with car_ims/ (or cars_train/ and cars_test/),
-and cars_train/ with cars_test/, whose annotations come in the development kit.
+Two layouts are read: cars_annos.mat, with paths that begin with car_ims/ (or cars_train/ and cars_test/),
+and the folders cars_train/ and cars_test/, with the annotations of the development kit.
 
 Source: Krause et al., 3D Object Representations for Fine-Grained Categorization, 3dRR 2013.
 """
@@ -20,7 +20,7 @@ OFFICIAL = {splits.TRAIN: (8054, 98), splits.TEST: (8131, 98)}
 CLASSES, TRAIN_CLASSES = 196, 98
 ALL = "cars_annos.mat"
 TRAIN = ("cars_train_annos.mat",)
-# The second name is the one that browsers give a second download; some mirrors have it.
+# Browsers give a second download the second name; some mirrors have it.
 TEST = ("cars_test_annos_withlabels.mat", "cars_test_annos_withlabels (1).mat")
 HALVES = (("cars_train", TRAIN), ("cars_test", TEST))
 META = "cars_meta.mat"
@@ -31,7 +31,7 @@ REMEDY = "fetch the file again (docs/datasets.md has its md5)"
 
 @dataclass(frozen=True)
 class Annotation:
-    """One entry of a .mat file. number: from 1. corners: x1, y1, x2, y2, from 1, inclusive."""
+    """One entry of a .mat file. number: from 1. corners: x1, y1, x2, y2, counted from 1, inclusive."""
 
     file: Path
     number: int
@@ -47,9 +47,9 @@ class Annotation:
 def read(root: Path, list_missing: bool = False) -> Dataset:
     """Read the set from the folder that holds its annotations, or one nested in it.
 
-    cars_annos.mat is preferred when the folders that its paths begin with are there; otherwise the annotations of
-    cars_train and cars_test are read, or of one of them if the other is absent. Corners count from 1 and are
-    inclusive; a sample's box counts from 0, and its right and bottom are outside.
+    cars_annos.mat is preferred if the image folders in its paths exist; otherwise the annotations of cars_train and
+    cars_test are read, or those of only one if the other is missing. Corners are counted from 1 and inclusive; a
+    sample's box is counted from 0, and its right and bottom are exclusive.
 
     Args:
         root: the data set's folder.
@@ -57,7 +57,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
 
     Raises:
         FileNotFoundError: annotations or images are missing.
-        ValueError: a .mat file is malformed; it is named, with the number of the annotation.
+        ValueError: a .mat file is malformed; the message names the file and the number of the annotation.
     """
     root = disk.descend_to(root, [ALL, *(place + name for place in PLACES for name in TRAIN + TEST)])
     train, test = _find(root, TRAIN), _find(root, TEST)
@@ -82,7 +82,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
 
 
 def _require_its_images(root: Path, tops: list[str]) -> None:
-    """Refuse the folders of the other layout beside cars_annos.mat: their images have other numbers."""
+    """Refuse cars_annos.mat with the image folders of the other layout, whose images are numbered differently."""
     others = [half for half, _ in HALVES if half not in tops and (root / half).is_dir()]
     if others and not any((root / top).is_dir() for top in tops):
         needed = " and ".join(names[0] for half, names in HALVES if half in others)
@@ -99,7 +99,7 @@ def _find(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _load(file: Path, path_field: str, prefix: str = "") -> tuple[list[Annotation], list[str] | None]:
-    """Return the annotations of a .mat file, and the class names where it has them."""
+    """Return the annotations of a .mat file, and its class names if it has any."""
     content = mat.read(file)
     table = content.get("annotations")
     fields = (path_field, "class", *CORNERS)

@@ -1,8 +1,8 @@
-"""The check of a raw data set before it is used: counts, archives, every image. It writes nothing.
+"""The check of a raw data set before use: counts, archives and every image. It writes nothing.
 
-Problems, with which the check fails: counts that differ from the official ones, missing or unreadable images,
-boxes outside their image. Notes, with which it passes: archives whose md5 is not the known one, images with the
-same bytes, images smaller than `SMALL` pixels; the official sets have some of these.
+Problems make the check fail: counts that differ from the official ones, missing or unreadable images, boxes outside
+their image. Notes do not: archives with an unknown md5, images with the same bytes, images smaller than `SMALL` pixels;
+the official sets contain some of these.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ MD5 = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What the check found of one image. fault: why it cannot be used, or None. small: below `SMALL` pixels."""
+    """Result of checking one image. fault: why it cannot be used, or None. small: smaller than `SMALL` pixels."""
 
     sample: Sample
     sha256: str
@@ -42,7 +42,7 @@ class Finding:
 
 
 def examine(dataset: Dataset, sample: Sample) -> Finding:
-    """Decode one image, and check that its box fits into it."""
+    """Decode one image and check that its box is inside it."""
     path = dataset.root / sample.path
     try:
         width, height = dataset.load(sample).size
@@ -55,7 +55,7 @@ def examine(dataset: Dataset, sample: Sample) -> Finding:
 
 
 def examine_all(dataset: Dataset, workers: int) -> list[Finding]:
-    """Examine every image that is there, in parallel threads (0 = one per core), in the samples' order."""
+    """Examine all existing images in parallel threads (0 for one per core); the order is that of the samples."""
     absent = set(dataset.missing)
     there = [sample for sample in dataset.samples if sample.path not in absent]
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
@@ -76,7 +76,7 @@ def duplicates(images: list[Finding]) -> tuple[list[list[str]], list[list[str]]]
 
 
 def archives(folders: list[Path]) -> Iterator[str]:
-    """Yield one line per known file in these folders: whether its md5 is the known one."""
+    """Yield one line per known file in these folders, which says whether its md5 matches."""
     for folder in dict.fromkeys(folders):
         for name, known in MD5.items():
             if (folder / name).is_file():
@@ -99,20 +99,20 @@ def run(
     allow_partial: bool = False,
     workers: int = 0,
 ) -> None:
-    """Check a data set and print what was found.
+    """Check a data set and print the results.
 
     Args:
-        name: of the variant.
-        layout: see `reader.read`, as are raw_root, folder and image_size.
+        name: name of the variant.
+        layout: one of `reader.LAYOUTS`.
         raw_root: folder of the raw data sets.
         folder: the set's folder inside it.
-        image_size: side of generated images, pixels.
-        allow_partial: counts that differ from the official ones are a note, not a problem.
-        workers: threads, 0 = one per core.
+        image_size: side of generated images in pixels.
+        allow_partial: report counts that differ from the official ones as a note, not as a problem.
+        workers: threads, 0 for one per core.
 
     Raises:
         FileNotFoundError: the data set or its annotations are missing.
-        ValueError: the annotations are malformed, or problems were found; they are printed before.
+        ValueError: the annotations are malformed, or problems were found, which are printed first.
     """
     dataset = reader.read(layout, raw_root, folder, image_size, list_missing=True)
     print(escaped(f"{name}: {dataset.found}"))
@@ -130,7 +130,7 @@ def run(
         raise ValueError(f"{name}: {problems:,} problem(s), listed above; docs/datasets.md")
     try:
         warnings = reader.require_enough(dataset, name)
-    except ValueError as error:  # there is nothing wrong with the images
+    except ValueError as error:  # the images themselves are fine
         warnings = [str(error)]
     for warning in warnings:
         command.warn(warning)
@@ -148,7 +148,7 @@ def _check_counts(dataset: Dataset, allow_partial: bool) -> int:
 
 
 def _check_images(dataset: Dataset, workers: int) -> int:
-    """Print what was found of the images; return the number of problems."""
+    """Check and report the images; return the number of problems."""
     images = examine_all(dataset, workers)
     faults = [image.fault for image in images if image.fault]
     within, across = duplicates(images)

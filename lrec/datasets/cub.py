@@ -19,8 +19,8 @@ CLASSES, TRAIN_CLASSES = 200, 100
 def read(root: Path, list_missing: bool = False) -> Dataset:
     """Read the set from the folder that holds images.txt, or one nested in it.
 
-    A box is x, y, width, height in pixels from the image's corner, as decimals; it becomes the
-    smallest box of whole pixels that contains it.
+    A box is x, y, width and height in pixels, as decimals, from the image's top left corner; it is enlarged to
+    whole pixels.
 
     Args:
         root: the data set's folder, with or without the outer CUB_200_2011.
@@ -60,7 +60,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
 
 
 def _by_id(file: Path, columns: tuple[str, ...], high: int = annotations.MAX_NUMBER) -> dict[int, Row]:
-    """Return the rows of a file by the id in their first column."""
+    """Return the rows of a file, keyed by the id in the first column."""
     rows = [(row, row.integer(0, columns[0], 1, high)) for row in annotations.rows(file, columns)]
     annotations.unique(rows, columns[0])
     return {number: row for row, number in rows}

@@ -1,4 +1,4 @@
-"""The value that every reader of a raw data set returns: a list of samples, and where they were found."""
+"""The return value of every reader of a raw data set: a list of samples, and the folder that holds them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Sample:
     """One image of a data set.
 
     path: relative to the data set's root, with forward slashes.
-    class_name: unique over the data set.
+    class_name: unique within the data set.
     split: one of `lrec.io.splits.SPLITS`: train and test, or train, query and gallery.
-    box: annotated box as left, top, right, bottom in pixels; right and bottom are outside.
+    box: annotated box as left, top, right, bottom in pixels; right and bottom are exclusive.
     """
 
     path: str
@@ -27,12 +27,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as it was found on disk.
+    """A data set, on disk or generated.
 
-    root: folder that sample paths start from. found: one line on the layout that was recognised.
-    samples: in a fixed order. official: (images, classes) per split where they are known.
+    root: folder that sample paths are relative to. found: one line on the layout that was recognised.
+    samples: in a fixed order. official: (images, classes) per split, None if not known.
     load: returns the decoded image of a sample (RGB), not yet cropped; ValueError names an unreadable file.
-    missing: paths of samples whose file is not there; empty unless a reader was asked to list them.
+    missing: paths of samples whose file is missing; empty unless the reader was asked to list them.
     """
 
     root: Path
@@ -43,7 +43,7 @@ class Dataset:
     missing: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """Return (images, classes) of each split that is there."""
+        """Return (images, classes) of each split."""
         splits = dict.fromkeys(sample.split for sample in self.samples)
         return {
             split: (

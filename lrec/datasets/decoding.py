@@ -1,4 +1,4 @@
-"""From an image to pixels: one rule for decoding files and opened images, one for cropping and resizing."""
+"""Decoding of image files and opened images, cropping and resizing."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from lrec.datasets.dataset import Box
 from lrec.io import missing
 
-# Only raster formats: others can start programs (EPS) or are not photos.
+# Only raster formats: other formats can start programs (EPS) or are not photos.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 MAX_PIXELS = 80_000_000
@@ -22,16 +22,16 @@ Resize = Literal["squash", "crop"]
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file of this name is read as an image."""
+    """Return whether a file with this name is read as an image."""
     return name.lower().endswith(SUFFIXES)
 
 
 def decode(path: Path) -> Image.Image:
     """Open an image file as 8-bit RGB.
 
-    The rule: the first frame; turned upright by its EXIF orientation; transparent parts over white;
-    16-bit grey scaled to 8 bits (65535 becomes 255; of 16-bit colour Pillow keeps the high byte);
-    palette, grey, CMYK, YCbCr and Lab converted by Pillow; colour profiles are ignored.
+    The first frame is used, rotated by its EXIF orientation, with transparent parts over white. 16-bit grey is scaled
+    to 8 bits (65535 becomes 255); of 16-bit colour, Pillow keeps the high byte. Palette, grey, CMYK, YCbCr and Lab
+    are converted by Pillow. Colour profiles are ignored.
 
     Args:
         path: a JPEG, PNG, BMP, GIF, WebP, TIFF or PPM file of at most `MAX_PIXELS` pixels.
@@ -41,7 +41,7 @@ def decode(path: Path) -> Image.Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: truncated, not an image, too large, or with floating-point pixels; names the file.
+        ValueError: the file is truncated, not an image, too large, or has floating-point pixels; the message names it.
     """
     if not path.is_file():
         found = f"image not found{missing.hint(path)}"
@@ -49,22 +49,22 @@ def decode(path: Path) -> Image.Image:
     with _naming(str(path)), Image.open(path, formats=FORMATS) as image:
         _require_size(image)
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)  # a copy of a large one would take as much memory again
+        ImageOps.exif_transpose(image, in_place=True)  # a copy would double the memory
         return _to_rgb(image)
 
 
 def convert(image: Image.Image) -> Image.Image:
-    """Convert an image that a caller has opened with Pillow by the rule of `decode`, so to the same pixels.
+    """Convert an image opened with Pillow as `decode` does, to the same pixels.
 
     Args:
-        image: of any mode; it is not changed. If it has an EXIF orientation, it is turned. `ImageOps.exif_transpose`
-            removes the orientation; other ways to turn an image do not.
+        image: an image of any mode; it is not changed. The result is rotated if the image has an EXIF orientation;
+            `ImageOps.exif_transpose` removes the orientation, other ways to rotate an image do not.
 
     Returns:
         The image, mode RGB.
 
     Raises:
-        ValueError: as for `decode`, or a frame other than the first is selected; names the file it was opened from.
+        ValueError: as for `decode`, or a frame other than the first is selected; the message names the image's file.
     """
     with _naming(str(getattr(image, "filename", "") or "opened image")):
         if frame := image.tell():
@@ -72,14 +72,14 @@ def convert(image: Image.Image) -> Image.Image:
         _require_size(image)
         try:
             upright = ImageOps.exif_transpose(image)
-        except AssertionError as error:  # all that Pillow says of it
+        except AssertionError as error:  # Pillow raises nothing more specific
             raise ValueError("its file was closed before its pixels were read; call image.load() first") from error
         return _to_rgb(upright)
 
 
 @contextlib.contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Turn any error of the block into one line with the image's name."""
+    """Turn any error in the block into a one-line error with the image's name."""
     try:
         yield
     except (MemoryError, PermissionError):
@@ -107,7 +107,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scale_to_bytes(grey: np.ndarray) -> np.ndarray:
-    """Return 16-bit grey, which Pillow keeps in 16 or 32 bits, as uint8, rounded to the nearest."""
+    """Scale 16-bit grey, which Pillow stores in 16 or 32 bits, to uint8, rounding to nearest."""
     if grey.size and not 0 <= grey.min() <= grey.max() <= 65535:
         raise ValueError(f"grey values from {grey.min()} to {grey.max()}, expected 16 bits; convert the image")
     values = grey.astype(np.uint32)
@@ -120,11 +120,11 @@ def _scale_to_bytes(grey: np.ndarray) -> np.ndarray:
 def clip(box: Box, width: int, height: int) -> Box:
     """Fit an annotated box into its image.
 
-    Annotations overshoot the edge by a pixel or two in places: a box is clipped when it leaves the
-    image by at most `BOX_TOLERANCE` pixels on every side.
+    Some annotations extend a pixel or two beyond the edge: a box is clipped if it extends at most
+    `BOX_TOLERANCE` pixels beyond the image on every side.
 
     Raises:
-        ValueError: the box is empty or leaves the image by more.
+        ValueError: the box extends further, or is empty.
     """
     left, top, right, bottom = box
     excess = max(-left, -top, right - width, bottom - height)
@@ -139,20 +139,20 @@ def clip(box: Box, width: int, height: int) -> Box:
 
 
 def crop_and_resize(image: Image.Image, box: Box | None, image_size: int, resize: Resize) -> np.ndarray:
-    """Cut out the box and bring it to a square, as torchvision's transforms do with a PIL image.
+    """Crop the box and resize it to a square, as torchvision's transforms do with a PIL image.
 
     Args:
         image: RGB.
-        box: left, top, right, bottom in pixels, right and bottom outside; None takes the whole image.
+        box: left, top, right, bottom in pixels, right and bottom exclusive; None for the whole image.
         image_size: side S in pixels.
-        resize: "squash" (Resize((S, S)): the aspect ratio is lost) or "crop" (Resize(S), the short
-            side to S, then CenterCrop(S)); bilinear, with antialiasing. Nothing larger than `MAX_PIXELS` is made.
+        resize: "squash" (Resize((S, S)), which does not keep the aspect ratio) or "crop" (Resize(S), the short side
+            to S, then CenterCrop(S)); bilinear, with antialiasing. No intermediate image exceeds `MAX_PIXELS`.
 
     Returns:
         (S, S, 3) uint8.
 
     Raises:
-        ValueError: the box leaves the image, see `clip`, or `resize` is neither of the two.
+        ValueError: the box does not fit the image, see `clip`, or `resize` is unknown.
     """
     if box is not None:
         image = image.crop(clip(box, *image.size))
@@ -164,7 +164,7 @@ def crop_and_resize(image: Image.Image, box: Box | None, image_size: int, resize
     width, height = (int(image_size * side / short) for side in image.size)
     left, top = round((width - image_size) / 2), round((height - image_size) / 2)
     if width * height > MAX_PIXELS:
-        # A strip, whose ends nobody will see: only the middle is enlarged.
+        # A narrow strip: only the middle, which the crop keeps, is resized.
         across, down = image.width / width, image.height / height
         middle = (left * across, top * down, (left + image_size) * across, (top + image_size) * down)
         return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR, middle))

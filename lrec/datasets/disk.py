@@ -1,4 +1,4 @@
-"""Data sets as folders on disk: finding one, listing folders, refusing paths that lead out, finding missing files."""
+"""Data sets on disk: finding their folders, listing files, refusing paths that lead outside, finding missing files."""
 
 import os
 import re
@@ -14,11 +14,11 @@ from lrec.io.text import HIDDEN
 
 DEPTH = 2  # levels of nesting that archives and mirrors add
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-MANY_FOLDERS = 200  # on a level; no more are looked into for what is missing
+MANY_FOLDERS = 200  # per level, searched for missing files
 
 
 def locations(raw_root: Path, folder: str, aliases: Sequence[str]) -> list[Path]:
-    """Return the folders of a data set that exist: `folder` inside the raw root, then those with other names.
+    """Return the existing folders of a data set: `folder` inside the raw root, then its aliases.
 
     Raises:
         ValueError: `folder` is absolute or leaves the raw root.
@@ -46,7 +46,7 @@ def locate(raw_root: Path, folder: str, aliases: Sequence[str]) -> Path:
 
 
 def listed(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of a folder's subfolders and of its other entries, sorted, without leftovers."""
+    """Return the sorted names of a folder's subfolders and of its other entries, without leftovers."""
     with os.scandir(folder) as scan:
         entries = sorted((entry.name, entry.is_dir()) for entry in scan if not names.is_leftover(entry.name))
     return [name for name, is_dir in entries if is_dir], [name for name, is_dir in entries if not is_dir]
@@ -72,7 +72,7 @@ def descend(root: Path, is_set: Callable[[Path], bool]) -> Path | None:
 
     Args:
         root: where to begin.
-        is_set: tells whether a folder is the data set's.
+        is_set: returns whether a folder is the data set's.
 
     Returns:
         The folder, the first by name if a level has several; None if there is none.
@@ -100,7 +100,7 @@ def descend_to(root: Path, markers: Sequence[str]) -> Path:
         markers: paths relative to the data set's folder.
 
     Raises:
-        FileNotFoundError: no marker down to `DEPTH` levels.
+        FileNotFoundError: no marker was found down to `DEPTH` levels.
     """
     found = descend(root, lambda folder: any((folder / marker).is_file() for marker in markers))
     if found is None:
@@ -112,7 +112,7 @@ def descend_to(root: Path, markers: Sequence[str]) -> Path:
 
 
 def _instead(root: Path, markers: Sequence[str]) -> str:
-    """A clause on what is there in the place of marker files: deeper, under another name, or not unpacked."""
+    """Return a clause on what was found instead of the markers: one elsewhere, a misspelt one, or an archive."""
     wanted = sorted({marker.rpartition("/")[2] for marker in markers})
     level, archive = [root], ""
     for depth in range(DEPTH + 3):
@@ -135,14 +135,14 @@ def not_unpacked(folder: Path) -> str:
 
 
 def inside(path: str, where: str) -> str:
-    """Return a path of an annotation in normal form (forward slashes, no "." parts).
+    """Return a path from an annotation in normal form (forward slashes, no "." parts).
 
     Args:
-        path: as the annotation has it.
+        path: path in the annotation.
         where: file and line, for the error.
 
     Raises:
-        ValueError: empty, absolute, with "..", a backslash or a hidden character.
+        ValueError: the path is empty or absolute, or has "..", a backslash or a hidden character.
     """
     parts = PurePosixPath(path).parts
     hostile = (
@@ -157,14 +157,14 @@ def inside(path: str, where: str) -> str:
 
 
 def present(root: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Return the paths that are files, each with its spelling on disk; each folder is listed once.
+    """Return those paths that are files, each with its spelling on disk; each folder is listed once.
 
     Args:
         root: the data set's folder (it may itself be a symbolic link).
-        paths: relative to it, as `inside` returns them. Accents may be encoded in another way than on disk.
+        paths: relative to the root, as `inside` returns them. Accents may be encoded differently from those on disk.
 
     Raises:
-        ValueError: a symbolic link on the way leads out of the folder.
+        ValueError: a symbolic link in a path leads outside the folder.
     """
     home = os.path.realpath(root)
     folders: dict[str, dict[str, str]] = {}
@@ -180,7 +180,7 @@ def present(root: Path, paths: Iterable[str]) -> dict[str, str]:
 
 
 def _files(root: Path, home: str, parent: str) -> dict[str, str]:
-    """Return the paths of a folder's files by name, as on disk and composed; links inside the data set count."""
+    """Return the paths of a folder's files by name, as on disk and composed; includes links inside the data set."""
     folder = _on_disk(root, parent)
     if folder is None:
         return {}
@@ -196,7 +196,7 @@ def _files(root: Path, home: str, parent: str) -> dict[str, str]:
 
 
 def _on_disk(root: Path, path: str) -> str | None:
-    """Return a folder's path with its spelling on disk; None where there is no such folder."""
+    """Return a folder's path with its spelling on disk; None if there is no such folder."""
     # Unlike Path.is_dir, this raises no error for a name that is too long for the system.
     if os.path.isdir(root / path):
         return path
@@ -222,15 +222,15 @@ def assemble(
     """Check a reader's samples against the disk and return them as a `Dataset`.
 
     Args:
-        root: folder that sample paths start from.
+        root: folder that sample paths are relative to.
         found: one line on the layout.
         samples: all images of the annotations.
-        official: (images, classes) per split, where known.
+        official: (images, classes) per split, None if not known.
         list_missing: return missing files in `Dataset.missing` instead of raising.
 
     Raises:
         FileNotFoundError: files are missing.
-        ValueError: a class is in the training split and in another, a link leads out of the folder, or a name breaks
+        ValueError: a class is in the training split and in another, a link leads outside the folder, or a name breaks
             the rules of `names`.
     """
     names.require_classes(dict.fromkeys((sample.class_name for sample in samples), str(root)))
@@ -257,7 +257,7 @@ def assemble(
 
 
 def _cause(root: Path, path: str) -> str:
-    """A clause on what is there in the place of an image."""
+    """Return a clause on what was found instead of a missing image."""
     whole = (root / path.partition("/")[0]).exists()
     return missing.hint(root / path) if whole else not_unpacked(root) or missing.hint(root / path)
 

@@ -17,21 +17,20 @@ from lrec.io.splits import SPLITS, are_whole
 TABLE = "images.csv"
 COLUMNS = ("path", "class", "split")
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
-# What may lie beside the splits.
+# Files that may be next to the splits.
 DOCUMENTS = ("readme", "license", "licence", "copying", "citation", "notice")
 DOCUMENT_SUFFIXES = ("", ".txt", ".md", ".cff", ".pdf")
 
 
 def read(root: Path, list_missing: bool = False) -> Dataset:
-    """Read the set; classes of train must not be in the other splits.
+    """Read the set; the training classes must not be in other splits.
 
-    images.csv is read if there is one, otherwise the folders, otherwise the only CSV at the root. Boxes count
-    from 0; x2 and y2 are the first column and row outside. Hidden files, Thumbs.db, desktop.ini and __MACOSX
-    are ignored, as are README, LICENSE and the like at the root; any other file that is not an image is an
-    error.
+    images.csv is read if it exists, otherwise the folders, otherwise the only CSV at the root. Boxes are counted from
+    0; x2 and y2 are exclusive. Hidden files, Thumbs.db, desktop.ini and __MACOSX are ignored, as are README, LICENSE
+    and similar files at the root; any other file that is not an image is an error.
 
     Args:
-        root: the data set's folder, or one that holds nothing but the data set's folder.
+        root: the data set's folder, or one that contains only the data set's folder.
         list_missing: return missing images of a table in `Dataset.missing` instead of raising.
 
     Raises:
@@ -52,7 +51,7 @@ def read(root: Path, list_missing: bool = False) -> Dataset:
 
 
 def _descend(root: Path) -> Path:
-    """Return the data set's folder: `root`, or one nested in it with no other data beside it."""
+    """Return the data set's folder: `root`, or one nested in it with no other data next to it."""
     found = disk.descend(root, _is_set) or root
     for outer in list(found.parents)[: len(found.parts) - len(root.parts)]:
         folders, files = disk.listed(outer)
@@ -67,7 +66,7 @@ def _is_set(folder: Path) -> bool:
 
 
 def _table(folders: list[str], files: list[str]) -> str | None:
-    """Return the name of the table that lists the images; None where folders do."""
+    """Return the name of the table that lists the images; None if the set is read from folders."""
     tables = [name for name in files if name.lower().endswith(".csv")]
     only = tables[0] if len(tables) == 1 and not set(SPLITS).intersection(folders) else None
     return TABLE if TABLE in files else only

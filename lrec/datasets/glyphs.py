@@ -1,9 +1,8 @@
 """The built-in set: characters drawn with the fonts that ship inside matplotlib.
 
-Nothing is downloaded. Each class is one character (Latin, Greek, Cyrillic, digits, symbols), drawn in
-16 typefaces and `COPIES` times each, with random place, size, rotation, colours, clutter and noise.
-Train and test characters are disjoint, as in the benchmarks. The same seed gives the same pixels
-for the same versions of Pillow and matplotlib.
+Nothing is downloaded. Each class is one character (Latin, Greek, Cyrillic, digits, symbols), drawn `COPIES` times in
+each of 16 typefaces, with random position, size, rotation, colours, clutter and noise. Train and test characters are
+disjoint, as in the benchmarks. The same seed gives the same pixels with the same versions of Pillow and matplotlib.
 """
 
 import importlib.util
@@ -16,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lrec.datasets.dataset import Dataset, Sample
 from lrec.io.splits import TEST, TRAIN
 
-# No two of them look alike: A also stands for the Greek and the Cyrillic A.
+# No two look alike: A also represents the Greek and the Cyrillic A.
 CHARACTERS = "ABDEFGHJKLMNPQRTUWXYZabdefghknqrty23456789&@#$%?!€£§ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπρσφχψωБДЖЗИЛЦЧШЩЭЮЯбджзлцэюя"
 FACES = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
@@ -48,10 +47,10 @@ def draw(character: str, face: str, image_size: int, generator: np.random.Genera
     """Draw one image of a character.
 
     Args:
-        character: what to draw.
+        character: the character.
         face: name of one of `FACES`.
         image_size: side S in pixels.
-        generator: source of everything random in the image.
+        generator: source of the randomness.
 
     Returns:
         (S, S, 3) uint8, RGB.
@@ -74,7 +73,7 @@ def draw(character: str, face: str, image_size: int, generator: np.random.Genera
 
 
 def read(image_size: int) -> Dataset:
-    """Return the set with images of `image_size` pixels a side; two of every three characters are for training."""
+    """Return the set, with images of `image_size` pixels per side; two of every three characters are for training."""
 
     def load(sample: Sample) -> Image.Image:
         _, class_name, face, copy = sample.path.split("/")
@@ -94,5 +93,5 @@ def read(image_size: int) -> Dataset:
 
 
 def _class_name(character: str) -> str:
-    """Return a name that every file system and table accepts: the code point."""
+    """Return the code point, a name that every file system and table accepts."""
     return f"U+{ord(character):04X}"

@@ -1,4 +1,4 @@
-"""DeepFashion In-shop Clothes Retrieval: splits train, query and gallery of list_eval_partition.txt.
+"""DeepFashion In-shop Clothes Retrieval: splits train, query and gallery from list_eval_partition.txt.
 
 Source: Liu et al., DeepFashion: Powering Robust Clothes Recognition and Retrieval with Rich
 Annotations, CVPR 2016.
@@ -29,9 +29,9 @@ BOXES, BOX_COLUMNS = "list_bbox_inshop.txt", ("image_name", "clothes_type", "pos
 def read(root: Path, list_missing: bool = False, images: str = "img") -> Dataset:
     """Read the set from the folder that holds Eval/list_eval_partition.txt, or one nested in it.
 
-    Boxes come from Anno/list_bbox_inshop.txt if it exists. The release does not say how corners count; they
-    are used unchanged: x_1, y_1 is the first pixel, counted from 0, and x_2, y_2 the first one outside. They
-    are pixels of `img`: samples of `img_highres` have no box.
+    Boxes are read from Anno/list_bbox_inshop.txt if it exists. The release does not say how corners are counted; they
+    are used unchanged: x_1, y_1 are counted from 0, and x_2, y_2 are exclusive. Boxes are in pixels of `img`, so
+    samples of `img_highres` have none.
 
     Args:
         root: the data set's folder.
@@ -40,7 +40,7 @@ def read(root: Path, list_missing: bool = False, images: str = "img") -> Dataset
 
     Raises:
         FileNotFoundError: an annotation file or an image is missing.
-        ValueError: an annotation is malformed, file and line are named; or `images` is neither of the two.
+        ValueError: an annotation is malformed; file and line are named. Or `images` is unknown.
     """
     if images not in IMAGES:
         raise ValueError(f"images: found {images!r}, expected one of {', '.join(IMAGES)}")
@@ -86,7 +86,7 @@ def _sample(row: Row, folder: str, box: Box | None) -> Sample:
 
 
 def _boxes(root: Path, images: list[Row]) -> dict[str, Box]:
-    """Return the box of each image name; none where there is no file of boxes."""
+    """Return the boxes by image name; empty if there is no file of boxes."""
     file = _either(root, "Anno", BOXES)
     if not file.is_file():
         return {}

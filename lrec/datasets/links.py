@@ -1,4 +1,4 @@
-"""Symbolic links in a data set: they may lead to its own files and into the project's DVC cache, and nowhere else."""
+"""Symbolic links in a data set, which may lead only to its own files or into the project's DVC cache."""
 
 import functools
 import os
@@ -10,14 +10,14 @@ from lrec.io import environment
 
 
 def require_inside(path: Path, home: str) -> None:
-    """Refuse a link that leads out of a data set.
+    """Refuse a link that leads outside a data set.
 
     Args:
-        path: that exists.
-        home: the data set's folder, without links in it.
+        path: an existing path.
+        home: the data set's folder, with links resolved.
 
     Raises:
-        ValueError: it leads out, and not into the project's DVC cache.
+        ValueError: the link leads outside, and not into the project's DVC cache.
     """
     real = os.path.realpath(path)
     if os.path.commonpath([real, home]) != home and not _is_cached(real):
@@ -28,14 +28,14 @@ def require_inside(path: Path, home: str) -> None:
 
 
 def _is_cached(real: str) -> bool:
-    """Whether a file lies in this project's DVC cache, into which `dvc checkout` may link the files of a data set."""
+    """Return whether a file is in this project's DVC cache, to which `dvc checkout` may link a data set's files."""
     cache = _cache(os.getcwd())
     return bool(cache) and os.path.commonpath([real, cache]) == cache
 
 
 @functools.cache
 def _cache(project: str) -> str:
-    """The folder of a project's DVC cache, as DVC itself says; empty where there is none."""
+    """Return the folder of a project's DVC cache, as reported by DVC; empty if there is none."""
     if not os.path.isdir(os.path.join(project, ".dvc")):
         return ""
     asked = [sys.executable, "-m", "dvc", "cache", "dir"]

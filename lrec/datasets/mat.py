@@ -1,7 +1,7 @@
-"""A strict reader of MATLAB 5 files, as far as CARS196 needs it: structs, cells, text and numbers.
+"""A strict reader of MATLAB 5 files, limited to what CARS196 needs: structs, cells, text and numbers.
 
-scipy.io.loadmat reads more, but a damaged file can crash its compiled code, and with it the process. Here every
-length is checked first, and a bad file is a ValueError. Nothing in a file is executed.
+scipy.io.loadmat reads more, but a damaged file can crash its compiled code and so the process. Here every length is
+checked first, and a bad file raises a ValueError. Nothing in a file is executed.
 
 Source: MathWorks, MAT-File Format, "Level 5 MAT-File Format".
 """
@@ -16,7 +16,7 @@ from typing import Any
 HEADER = 128
 MAX_BYTES = 2**28
 MAX_DEPTH = 8
-# Data types of the format: code to struct letter; 16-18 are UTF-8, UTF-16 and UTF-32 text.
+# Data types of the format: from code to struct letter or encoding.
 NUMBERS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q"}
 TEXT = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 MATRIX, COMPRESSED = 14, 15
@@ -28,10 +28,10 @@ def read(file: Path) -> dict[str, Any]:
     """Return the variables of a file by name.
 
     A struct array becomes a dict of lists, one per field; a cell array a list; text a str; a single
-    number an int or float, several a list, in MATLAB's column order.
+    number an int or float, several numbers a list, in MATLAB's column order.
 
     Raises:
-        ValueError: not such a file, damaged, or with other kinds of variables; names the file.
+        ValueError: the file is of another format, is damaged, or has other kinds of variables; the message names it.
     """
     try:
         return _variables(file.read_bytes())
@@ -63,7 +63,7 @@ def _inflate(data: bytes) -> bytes:
 
 
 def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Yield type and content of the elements that follow one another in `data`."""
+    """Yield the type and content of each element in `data`."""
     at = 0
     while at < len(data):
         kind, size = struct.unpack_from(order + "II", data, at)
@@ -74,12 +74,12 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
         if start + size > len(data) or (small and size > 4):
             raise ValueError(f"an element of {size} bytes, {max(len(data) - start, 0)} are left")
         yield kind, data[start : start + size]
-        # Elements are padded to 8 bytes, except compressed ones; the last one's padding may be cut off.
+        # Elements are padded to 8 bytes, except compressed ones; the last element may lack its padding.
         at = at + 8 if small else start + size + (0 if kind == COMPRESSED else -size % 8)
 
 
 def _matrix(data: bytes, order: str, depth: int) -> tuple[str, Any]:
-    """Return name and value of an array; an element without content is an empty array."""
+    """Return the name and value of an array; an element without content is an empty array."""
     if not data:
         return "", []
     if depth > MAX_DEPTH:

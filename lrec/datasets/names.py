@@ -1,8 +1,8 @@
-"""The rules for names, however they come in: folders, tables, annotations, queries and classes given in Python.
+"""The rules for names of classes and images, whether from folders, tables, annotations, queries or Python.
 
-Names go into tables, pages and terminals, so characters that would act there are refused. Two names are the same if
-Unicode treats them as equivalent, whichever way their accents are encoded. Names that a reader could not tell apart
-are never two classes.
+Names are written to tables, pages and terminals, so control characters and other hidden characters are refused. Two
+names are the same if they are equivalent in Unicode, however their accents are encoded. Two class names that a reader
+could easily confuse are refused.
 """
 
 import re
@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping
 from lrec.io.text import HIDDEN, escaped
 
 MAX_NAME = 1000
-# Files and folders that systems leave anywhere: Windows, macOS, Linux, and the network storage of several makers.
+# Files and folders that Windows, macOS, Linux and network storage devices create in any folder.
 LEFTOVERS = (
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information", "found.000"),
     *("__macosx", "icon\r", "network trash folder", "temporary items", "lost+found"),
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "@sharebin"),
 )
 
-POINTER = ".dvc"  # the end of the name of a file that `dvc add` writes beside data
+POINTER = ".dvc"  # suffix of the file that `dvc add` writes next to data
 
 
 def is_leftover(name: str) -> bool:
-    """Return whether a file or folder is hidden, half-written, or left by a system or DVC, so that no listing shows it.
+    """Return whether a file or folder is left out of listings: hidden, incomplete, or created by a system or DVC.
 
     >>> some = "a.png", ".a.png", "._a.png", "Thumbs.db", "__MACOSX", "@eaDir", "lost+found"
     >>> [name for name in some if not is_leftover(name)]
@@ -33,7 +33,7 @@ def is_leftover(name: str) -> bool:
 
 
 def composed(name: str) -> str:
-    r"""Return a name in Unicode's form NFC, in which names are compared: macOS stores accents as separate characters.
+    r"""Return a name in Unicode's form NFC, used to compare names, since macOS stores accents as separate characters.
 
     >>> composed("cafe\u0301") == "caf\u00e9"
     True
@@ -42,7 +42,7 @@ def composed(name: str) -> str:
 
 
 def fault(name: str) -> str | None:
-    """Return what is wrong with the name of a class or an image, as found, expected and remedy; None if nothing."""
+    """Return what is wrong with the name of a class or an image, as found, expected and remedy; None if it is valid."""
     if found := HIDDEN.search(name):
         return (
             f"found the character {escaped(found[0])} in the name {name!r:.120}, expected visible ones; rename the "
@@ -54,13 +54,13 @@ def fault(name: str) -> str | None:
 
 
 def require_classes(places: Mapping[str, str]) -> None:
-    """Check the names of classes: each by itself, and that no two look alike.
+    """Check that each class name is valid and that no two look alike.
 
     Args:
-        places: each name with the place where it was found, for the error.
+        places: for each name, where it was found, for the error.
 
     Raises:
-        ValueError: a name is empty, too long, holds hidden characters or has blanks at its ends, or it differs from
+        ValueError: a name is empty, too long, contains hidden characters, begins or ends with a blank, or differs from
             another only in case, in blanks, or in the width of letters.
     """
     for name, place in places.items():
@@ -85,7 +85,7 @@ def require_classes(places: Mapping[str, str]) -> None:
 
 
 def _narrow(name: str) -> str:
-    """Return a name with letters of the usual width in place of full-width and half-width ones."""
+    """Return a name with full-width and half-width letters replaced by those of normal width."""
     parts = (unicodedata.decomposition(letter).split() for letter in name)
     return "".join(
         chr(int(part[1], 16)) if part and part[0] in ("<wide>", "<narrow>") else letter
@@ -93,7 +93,7 @@ def _narrow(name: str) -> str:
     )
 
 
-# What a reader overlooks, and how it is taken out of a name.
+# Differences that a reader overlooks, each with a function that removes it from a name.
 _OVERLOOKED: dict[str, Callable[[str], str]] = {
     "case": str.lower,
     "blanks at its ends": str.strip,
@@ -104,7 +104,7 @@ _OVERLOOKED: dict[str, Callable[[str], str]] = {
 
 
 def _plain(name: str, kept: str = "") -> str:
-    """Return a name without the differences that a reader overlooks, one of them excepted."""
+    """Return a name without the differences that a reader overlooks, except for `kept`."""
     name = composed(name)
     for what, without in _OVERLOOKED.items():
         name = name if what == kept else without(name)
@@ -112,5 +112,5 @@ def _plain(name: str, kept: str = "") -> str:
 
 
 def _difference(name: str, other: str) -> str:
-    """Say in what two names with the same plain form differ."""
+    """Return how two names with the same plain form differ."""
     return " and ".join(what for what in _OVERLOOKED if _plain(name, what) != _plain(other, what))

@@ -1,6 +1,6 @@
-"""The entry point to all raw data sets: the registry of layouts, `read`, and `verify`, which compares the counts.
+"""The entry point to all raw data sets: the registry of layouts, `read`, and `verify`, which checks the counts.
 
-A new layout is one entry of `LAYOUTS` and the module that reads it.
+A new layout is one entry in `LAYOUTS` and the module that reads it.
 """
 
 from collections import Counter
@@ -16,13 +16,13 @@ from lrec.io import splits
 
 @dataclass(frozen=True)
 class Layout:
-    """How the raw data of a layout are read.
+    """How raw data of a layout are read.
 
     Attributes:
-        read: for a set on disk, takes its folder, and whether to list missing images instead of raising; for a
-            generated one, takes the side of its images in pixels.
-        folders: names that the set's folder usually has; they are tried after the one in params.yaml.
-        on_disk: whether there are files to find and check; otherwise the images are generated.
+        read: for a set on disk, takes its folder and whether to list missing images instead of raising; for a
+            generated set, takes the side of its images in pixels.
+        folders: usual names of the set's folder, tried after the one in params.yaml.
+        on_disk: whether the images are files; otherwise they are generated.
     """
 
     read: Callable[..., Dataset]
@@ -54,8 +54,8 @@ def read(
     Args:
         layout: one of `LAYOUTS`.
         raw_root: folder of the raw data sets.
-        folder: the set's folder inside it; the usual names of a benchmark are tried after it.
-        image_size: side in pixels of generated images; the others are not resized here.
+        folder: the set's folder inside `raw_root`; a benchmark's usual names are tried after it.
+        image_size: side of generated images in pixels; images on disk are not resized here.
         list_missing: return missing images in `Dataset.missing` instead of raising.
 
     Raises:
@@ -76,15 +76,15 @@ def verify(dataset: Dataset, name: str, allow_partial: bool) -> bool:
     """Compare a data set's images and classes with the official counts.
 
     Args:
-        dataset: as a reader returned it.
-        name: of the variant, for the error.
-        allow_partial: accept a difference.
+        dataset: the data set.
+        name: name of the variant, for the error.
+        allow_partial: accept differences.
 
     Returns:
-        Whether the set is partial: it differs, and was accepted. Say so wherever its results appear.
+        Whether the set is partial: its counts differ and `allow_partial` is true. Results must then say so.
 
     Raises:
-        ValueError: it differs and `allow_partial` is false; the message has found and expected counts.
+        ValueError: the counts differ and `allow_partial` is false; the message gives found and expected counts.
     """
     found = dataset.counts()
     if dataset.official is None or found == dataset.official:
@@ -98,17 +98,17 @@ def verify(dataset: Dataset, name: str, allow_partial: bool) -> bool:
 
 
 def require_enough(dataset: Dataset, name: str) -> list[str]:
-    """Refuse a data set that is too small to train on or to test with.
+    """Refuse a data set that is too small for training or testing.
 
     Args:
-        dataset: as a reader returned it.
-        name: of the variant, for the error.
+        dataset: the data set.
+        name: name of the variant, for the error.
 
     Returns:
-        A line if its recall will mean nothing.
+        One line if the set's recall would be meaningless, otherwise none.
 
     Raises:
-        ValueError: there is one training class, or one test image; what was found, and what to add.
+        ValueError: there are fewer than two training classes or test images; the message says what to add.
     """
     counts = dataset.counts()
     for split, place, needed, why in (
@@ -130,7 +130,7 @@ def require_enough(dataset: Dataset, name: str) -> list[str]:
 
 
 def differences(dataset: Dataset) -> str:
-    """Return found and expected counts, one clause per split that differs; empty when none does."""
+    """Return found and expected counts, one clause per split that differs; empty if none does."""
     found, official = dataset.counts(), dataset.official or {}
     clauses = []
     for split in dict.fromkeys([*official, *found]) if official else ():
