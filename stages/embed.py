@@ -157,7 +157,7 @@ def fit_reduction(
 ) -> extract.Options:
     """Return the options with a reduction that is fitted on training images as this network embeds them.
 
-    After a kill, their embeddings are resumed, and the fit starts anew.
+    After a kill, their embeddings are resumed, and the fit starts again.
     """
     path, whole = work / f"{prefix}{reduction.FILE}", work / WHOLE / f"{prefix}{store.TRAIN}.npy"
     whole.parent.mkdir(exist_ok=True)
@@ -193,7 +193,7 @@ def require_start(folder: Path, config: dict[str, Any], backbone: str, choice: s
     found, expected = weights.describe(backbone, choice), config.get("weights")
     if found != expected:
         raise ValueError(
-            f"{weights.PARAMETER}: found {found}, but {folder} was trained from {expected}; train it anew "
+            f"{weights.PARAMETER}: found {found}, but {folder} was trained from {expected}; train it again "
             "(`dvc repro --force -s train@...`), bring that file back, or set embed.untrained to false"
         )
     return found

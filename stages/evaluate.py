@@ -89,7 +89,7 @@ def require_width(dimensions: int, branches: int, folder: Path, *embeddings: np.
     if len(widths) > 1 or dimensions % branches:
         raise ValueError(
             f"{folder}: found embeddings of {' and '.join(map(str, widths))} dimensions for {branches} branches, "
-            "expected one number, a multiple of the branches, as embedding.json says; embed anew"
+            "expected one number, a multiple of the branches, as embedding.json says; embed again"
         )
 
 

@@ -108,8 +108,8 @@ def _explained() -> Iterator[None]:
             raise
         if any(sign in text.lower() for sign in GONE):
             raise ConnectionError(
-                f"another of the {count()} processes is gone ({text[:120]}); what was saved stays: run again, with as "
-                "many processes as you like"
+                f"another of the {count()} processes has ended ({text[:120]}); the last checkpoint is kept: run "
+                "again, with any number of processes"
             ) from error
         named = [f"{name}={os.environ[name]}" for name in NETWORK if os.environ.get(name)]
         check = f"unset {', '.join(named)}" if named else "NCCL_DEBUG=INFO shows why"

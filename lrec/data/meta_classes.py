@@ -131,5 +131,5 @@ def read(
     if groups.min() < 0 or groups.max() >= meta_class_size:
         raise ValueError(f"{path}: found meta classes {groups.min()}-{groups.max()}, expected 0-{meta_class_size - 1}")
     if len(np.unique(groups, axis=1).T) != len(class_names):
-        raise ValueError(f"{path}: two classes have the same code; draw anew (meta_classes.load_ids: null)")
+        raise ValueError(f"{path}: two classes have the same code; draw again (meta_classes.load_ids: null)")
     return np.ascontiguousarray(groups)

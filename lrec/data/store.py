@@ -220,10 +220,10 @@ def open_store(folder: Path) -> Store:
     dataset = reading.read_json(folder / DATASET, "preprocess", Packed)
     if len(images) != len(index):
         raise ValueError(
-            f"{folder}: found {len(images)} images and {len(index)} index rows, expected equal numbers; preprocess anew"
+            f"{folder}: found {len(images)} images and {len(index)} index rows, expected as many; preprocess again"
         )
     if images.shape[1:] != (dataset["image_size"], dataset["image_size"], 3):
         found = f"images of {' x '.join(map(str, images.shape[1:]))}"
         expected = f"{dataset['image_size']} x {dataset['image_size']} x 3, as {DATASET} says"
-        raise ValueError(f"{folder / IMAGES}: found {found}, expected {expected}; preprocess anew")
+        raise ValueError(f"{folder / IMAGES}: found {found}, expected {expected}; preprocess again")
     return Store(images, index, dataset)

@@ -119,6 +119,6 @@ def require(audit: Mapping[str, float], tolerance: float, where: str) -> None:
         worst = max(("alone", "shuffled", "sorted"), key=lambda name: audit[name])
         raise ValueError(
             f"{where}: embedded {worst}, the same images differ by {audit[worst]:g}, expected at most "
-            f"{tolerance:g} (evaluate.audit_tolerance): an embedding must depend on its image alone; find what in the "
-            "network changes between forward passes, or allow for a coarse embed.precision by the tolerance"
+            f"{tolerance:g} (evaluate.audit_tolerance): an embedding must depend only on its image; find what in the "
+            "network changes between forward passes, or raise the tolerance for a coarse embed.precision"
         )

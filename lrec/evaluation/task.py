@@ -115,5 +115,5 @@ def read_split(path: Path, index: pd.DataFrame, split: str) -> tuple[np.ndarray,
     embeddings = reading.read_array(path, "embed", 2, np.float32, np.float16, finite=True)
     labels = index.loc[index["split"] == split, "label"].to_numpy()
     if len(embeddings) != len(labels):
-        raise ValueError(f"{path}: found {len(embeddings)} rows, expected {len(labels)} as in the index; embed anew")
+        raise ValueError(f"{path}: found {len(embeddings)} rows, expected {len(labels)} as in the index; embed again")
     return embeddings, labels

@@ -21,10 +21,10 @@ _FINITE_ROWS = 65536
 
 # Origins of files that no stage writes, given instead of a stage.
 COMMITTED, SAVED, GIVEN = "git", "Database.save", "you"
-MADE_ANEW = "run `dvc repro`, and save databases anew"
+REMADE = "run `dvc repro`, and save databases again"
 _OTHER_REMEDIES = {
     COMMITTED: "restore it with `git checkout`",
-    SAVED: "save the database anew",
+    SAVED: "save the database again",
     GIVEN: "correct it, or name another file",
 }
 
@@ -146,7 +146,7 @@ def read_array(path: Path, made_by: str, dimensions: int, *dtypes: type, finite:
     return array
 
 
-def require_made(path: Path, expected: str | None, what: str, remedy: str = MADE_ANEW) -> None:
+def require_made(path: Path, expected: str | None, what: str, remedy: str = REMADE) -> None:
     """Refuse a file that is not there, or that is not the one which embeddings were made with.
 
     Args:

@@ -154,7 +154,7 @@ class Database:
         rows, last = self.index["row"], len(opened.images) - 1
         if len(strange := rows[(rows < search.NO_ROW) | (rows > last)]):
             found = f"found row {strange.iloc[0]} in the index, expected {search.NO_ROW} to {last}"
-            raise ValueError(f"{folder}: {found}; save the database anew")
+            raise ValueError(f"{folder}: {found}; save the database again")
         return opened
 
     def embed(self, images: SomeImages) -> np.ndarray:

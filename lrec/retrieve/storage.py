@@ -69,7 +69,7 @@ def digest_of(name: str) -> str:
     return f"{name}_digest"
 
 
-def require_made(facts: dict[str, Any], found: dict[str, Path], remedy: str = reading.MADE_ANEW) -> None:
+def require_made(facts: dict[str, Any], found: dict[str, Path], remedy: str = reading.REMADE) -> None:
     """Refuse files of `MADE`, given by name, that did not make the embeddings."""
     for name, path in found.items():
         reading.require_made(path, facts[digest_of(name)], f"another {name}", remedy)
@@ -148,14 +148,14 @@ def _read_codes(path: Path, name: codes.Name, stored: np.ndarray) -> Codes:
     found = Codes(name, len(fitted) if name == "binary" else stored.shape[1], fitted)
     if not found.bytes or found.bytes != stored.shape[1]:
         what = f"{len(fitted)} means for codes of {stored.shape[1]} bytes, expected one per dimension"
-        raise ValueError(f"{path}: found {what}; save the database anew")
+        raise ValueError(f"{path}: found {what}; save the database again")
     if name == "int8" and (len(fitted) != 1 or fitted[0] <= 0):
-        raise ValueError(f"{path}: found {fitted[:3]}, expected one factor above 0; save the database anew")
+        raise ValueError(f"{path}: found {fitted[:3]}, expected one factor above 0; save the database again")
     spare = (1 << (-found.dimensions % 8)) - 1  # the bits of the last byte that stand for no dimension
     if name == "binary" and spare and (bad := np.flatnonzero(stored[:, -1] & spare)).size:
         raise ValueError(
             f"{path.parent / EMBEDDINGS}: row {bad[0]}: found more bits than {found.dimensions} dimensions have; "
-            "save the database anew"
+            "save the database again"
         )
     return found
 

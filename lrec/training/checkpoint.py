@@ -112,7 +112,7 @@ class Checkpoint:
                 shutil.rmtree(state, ignore_errors=True)
                 raise OSError(
                     errno.EIO,
-                    f"{self.folder}: cannot write a checkpoint of {size:.1f} GB ({error}); the one before it stays: "
+                    f"{self.folder}: cannot write a checkpoint of {size:.1f} GB ({error}); the previous one is kept: "
                     "free disk space, then run again",
                 ) from error
         collective.wait()

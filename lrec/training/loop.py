@@ -123,7 +123,7 @@ def fit(
     if checkpoint and (found := checkpoint.load(trainer.learned, trainer.optimizers)):
         state, best = found
         if collective.rank() == 0:
-            print(f"going on from a checkpoint: epoch {state.epoch + 1}, step {state.step + 1}")
+            print(f"resuming from a checkpoint: epoch {state.epoch + 1}, step {state.step + 1}")
 
     def save() -> None:
         if checkpoint:

@@ -54,7 +54,7 @@ def test_an_error_in_one_process_ends_the_job(root: Path, tmp_path: Path):
     done = run(root, tmp_path, "fails")
     assert done.returncode == 1, done.stderr[-3000:]
     assert "process 1: error: this process has an error" in done.stderr.splitlines()
-    assert done.stderr.splitlines()[-1].startswith("error: process 1 of 2 failed, as its own line says;")
+    assert done.stderr.splitlines()[-1].startswith("error: process 1 of 2 failed (see its error above);")
     assert "Traceback" not in done.stderr
 
 
@@ -105,8 +105,8 @@ def test_fewer_gpus_than_processes_are_refused(two: list[tuple], monkeypatch: py
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        ("[../gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]", ConnectionError, "is gone"),
-        ("NCCL error: remote process exited or there was a network error", ConnectionError, "is gone"),
+        ("[../gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]", ConnectionError, "has ended"),
+        ("NCCL error: remote process exited or there was a network error", ConnectionError, "has ended"),
         ("NCCL error: unhandled cuda error, NCCL version 2.27.5", ConnectionError, "cannot exchange.*NCCL_DEBUG=INFO"),
         ("NCCL error: invalid usage: Duplicate GPU detected", ConnectionError, "cannot exchange.*Duplicate GPU"),
         ("CUDA out of memory. Tried to allocate 2 GiB", RuntimeError, "out of memory"),

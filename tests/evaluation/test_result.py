@@ -89,7 +89,7 @@ def test_untrained_embeddings_may_be_absent(tmp_path: Path):
 
 def test_embeddings_of_another_store_are_refused(tmp_path: Path):
     index = write(tmp_path, ["test"], VALUES)
-    with pytest.raises(ValueError, match=r"test\.npy: found 4 rows, expected 3 as in the index; embed anew"):
+    with pytest.raises(ValueError, match=r"test\.npy: found 4 rows, expected 3 as in the index; embed again"):
         figures(tmp_path, index.iloc[:3], [1])
     with pytest.raises(FileNotFoundError, match=r"query\.npy: not found; run `dvc repro` \(stage embed\) first"):
         figures(tmp_path, index.assign(split="query"), [1])

@@ -128,7 +128,7 @@ def test_a_full_disk_keeps_the_state_before(tiny_store: Store, tmp_path: Path, m
         raise OSError("No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match=r"cannot write a checkpoint of 0\.\d GB .*; the one before it stays: free disk"):
+    with pytest.raises(OSError, match=r"cannot write a checkpoint of 0\.\d GB .*; the previous one is kept: free disk"):
         run(tiny_store, checkpoint=Checkpoint(tmp_path / "c" / "mine", 0))
     assert [path.name for path in (tmp_path / "c" / "mine").iterdir()] == before
 

@@ -184,14 +184,14 @@ def test_a_lost_process_ends_the_run_and_another_number_goes_on(project: Path):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     last = err.strip().splitlines()[-1]
-    assert re.fullmatch(r"error: process 1 of 2 was lost \(SIGKILL\); the others were ended, .*: run again", last)
+    assert re.fullmatch(r"error: process 1 of 2 was lost \(SIGKILL\); the others were terminated, .*: run again", last)
     assert "Traceback" not in err
     progress = json.loads(checkpoints(project)[-1].read_text())
     assert (progress["epoch"], progress["step"]) > (0, 0)
 
     override(project, processes=3, checkpoint_minutes=1000)
     out, _ = finish(project)
-    assert "going on from a checkpoint: epoch" in out
+    assert "resuming from a checkpoint: epoch" in out
     assert "in 3 processes, ensemble parallel" in out
     assert re.search(r"3 processes, ensemble parallel: 0\.63 MB of gradients added up per step", out)
     assert not checkpoints(project)
