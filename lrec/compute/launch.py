@@ -51,8 +51,7 @@ def run(module: str, arguments: Sequence[str], processes: int) -> None:
         rank, failure = min(error.failures.items(), key=lambda item: _lateness(item[1].exitcode))
         how = f"was lost ({failure.signal_name()})" if failure.exitcode < 0 else "failed (see its error above)"
         raise ChildProcessError(
-            f"process {rank} of {processes} {how}; the others were terminated, and the last checkpoint is kept: "
-            "run again"
+            f"process {rank} of {processes} {how}; the others were terminated; the last checkpoint is kept: run again"
         ) from error
     except SignalException as error:
         if error.sigval == signal.SIGINT:

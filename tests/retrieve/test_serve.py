@@ -248,6 +248,7 @@ def test_a_photograph_of_60_megapixels(visit: Visit, tmp_path: Path):
 
 
 @pytest.mark.browser
+@pytest.mark.slow  # tests/retrieve/test_at_once.py has the turns that threads take
 def test_ten_people_at_once(chromium, served: Served, project: Path):
     visits = [Visit(chromium, served) for _ in range(10)]
     for row, one in enumerate(visits, start=20):

@@ -174,7 +174,7 @@ def checkpoints(project: Path) -> list[Path]:
     return sorted((project / paths.unfinished("train", "tiny", "resnet18")).glob("*/*/progress.json"))
 
 
-def test_a_lost_process_ends_the_run_and_another_number_goes_on(project: Path):
+def test_a_lost_process_ends_the_run(project: Path):
     override(project, processes=2)
     with stage(project) as process:
         while not checkpoints(project):
@@ -184,11 +184,21 @@ def test_a_lost_process_ends_the_run_and_another_number_goes_on(project: Path):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     last = err.strip().splitlines()[-1]
-    assert re.fullmatch(r"error: process 1 of 2 was lost \(SIGKILL\); the others were terminated, .*: run again", last)
+    assert re.fullmatch(r"error: process 1 of 2 was lost \(SIGKILL\); the others were terminated; .*: run again", last)
     assert "Traceback" not in err
     progress = json.loads(checkpoints(project)[-1].read_text())
     assert (progress["epoch"], progress["step"]) > (0, 0)
 
+
+@pytest.mark.slow
+def test_another_number_of_processes_resumes(project: Path):
+    override(project, processes=2)
+    with stage(project) as process:
+        while not checkpoints(project):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        os.kill(workers(project)[1], signal.SIGKILL)
+        process.communicate(timeout=120)
     override(project, processes=3, checkpoint_minutes=1000)
     out, _ = finish(project)
     assert "resuming from a checkpoint: epoch" in out
@@ -238,7 +248,8 @@ def test_two_processes_reach_what_one_reaches(project: Path):
     override(project, processes=2)
     finish(project)
     both = np.loadtxt(project / paths.history("tiny", "resnet18"), delimiter=",", skiprows=1)
-    np.testing.assert_allclose(both[0], alone[0], rtol=1e-2)
+    np.testing.assert_allclose(both[0, :3], alone[0, :3], rtol=1e-2)
+    assert abs(both[0, 3] - alone[0, 3]) < 2.5 / 90  # of 30 images in three branches, two may fall on the other side
     assert both[-1, 2] < 0.7 * both[0, 2]
 
 
