@@ -1,4 +1,4 @@
-"""Everything that docs/performance.md has to say of a GPU, measured in about nine minutes by one command.
+"""Measure everything that docs/performance.md reports for a GPU, in about nine minutes, with one command.
 
 Each part runs in a process of its own and prints Markdown, which is kept in a folder: started again, the command runs
 only the parts that have not succeeded. A part that fails, or whose memory runs out, says so, and the next one starts.

@@ -41,7 +41,7 @@ SITUATIONS = {
 
 
 class RandomWeights:
-    """One softmax weight per branch, drawn anew whenever the stem runs; times M, so that their mean is 1.
+    """One softmax weight per branch, drawn again in each pass of the stem; times M, so that their mean is 1.
 
     Attributes:
         spread: what the normal numbers are multiplied by; 0 is the network without the weight.

@@ -201,8 +201,8 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
 def draw(path: Path, shown: pd.DataFrame) -> None:
     """Draw `points` over training compute, embedding compute and bytes.
 
-    Those are named that find half a point more than whatever is cheaper. Of points with the same label, such as runs
-    without and with a warm-up, the best is drawn.
+    A point is labelled if it gains at least half a point over every cheaper one. Of points with the same label, such as
+    runs without and with a warm-up, the best is drawn.
     """
     ordered = shown.sort_values("recall")
     best = ordered.drop_duplicates("label", keep="last")

@@ -1,7 +1,7 @@
-"""Methods that are compared, each in a process of its own, so that neither touches the other's memory or settings.
+"""Run each compared method in its own process, so that none touches another's memory or settings.
 
-On a CPU they take turns while the others wait, so that other programs slow all of them alike. On a GPU one runs after
-the other, with its memory to itself.
+On a CPU the methods take turns while the others wait, so that other programs slow all of them alike. On a GPU they run
+one after another, each with the whole memory.
 """
 
 import contextlib
