@@ -177,15 +177,15 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
         loss = run["classifier"] if run["loss"] == "cross_entropy" else run["loss"].replace("_", " ")
         point = {"label": f"{who}, {loss}, {run['budget']:g}x"} | {key: run[key] for key in ("family", *AXES)}
         shown += [point | code for code in (full, whitened)]
-    for entry in known.values():
-        used, codes = entry["settings"], ("float32", f"pca {WHITENED} whitened")
-        family, label = "original recipe", f"original, M={used['ensemble_size']}"
+    for entry in (entry for entry in known.values() if entry["kind"] == "features"):
+        used = entry["settings"]
         if entry["embedding"].get("reduce") == "whitened":
             family, codes = "shipped", ("float32", "int8", "binary")
             label = f"M={used['ensemble_size']}, whitened" if used["epochs"] else "average of the branches"
-        elif not ledger.learns_as_original(entry):
-            continue
-        if entry["kind"] != "features":
+        elif ledger.learns_as_original(entry):
+            family, codes = "original recipe", ("float32", f"pca {WHITENED} whitened")
+            label = f"original, M={used['ensemble_size']}"
+        else:
             continue
         image, training = model_size.compute(entry)
         costs = {"embed_mmacs": image / 1e6, "train_tmacs": training / 1e12 if used["epochs"] else float("nan")}

@@ -80,16 +80,20 @@ def embed(folder: Path, variant: str, backbone: str, size: int) -> None:
         np.save(out / f"{split}.npy", drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
 
 
-def slowest(text: str) -> tuple[pytest.MarkDecorator, ...]:
-    """Exports of whole networks; tests/test_export.py makes small ones."""
-    return (pytest.mark.slow,) if "--quantize" in text or "--format onnx" in text else ()
+def writes_graph(text: str) -> bool:
+    """Tell whether a command exports a whole network as a graph, slowly; tests/test_export.py exports small ones."""
+    return "--quantize" in text or "--format onnx" in text
 
 
 @pytest.mark.parametrize(
-    "text", [pytest.param(t, marks=slowest(t)) for t in dict.fromkeys(command.text for command in of("tool"))]
+    "text",
+    [
+        pytest.param(text, marks=pytest.mark.slow if writes_graph(text) else ())
+        for text in dict.fromkeys(command.text for command in of("tool"))
+    ],
 )
 def test_tools(project: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    if "--format onnx" in text or "--quantize" in text:
+    if writes_graph(text):
         pytest.importorskip("onnxscript", reason="an optional dependency: pip install -r requirements-dev.txt")
     if "export-gallery" in text:
         pytest.importorskip("lancedb", reason="an optional dependency: pip install -r requirements-extra.txt")

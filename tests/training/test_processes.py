@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -174,15 +175,26 @@ def checkpoints(project: Path) -> list[Path]:
     return sorted((project / paths.unfinished("train", "tiny", "resnet18")).glob("*/*/progress.json"))
 
 
-def test_a_lost_process_ends_the_run(project: Path):
+def stopped(project: Path, stop: Callable[[subprocess.Popen], None]) -> tuple[int, str]:
+    """Train in two processes and stop them after the first checkpoint; return the exit status and standard error."""
     override(project, processes=2)
     with stage(project) as process:
         while not checkpoints(project):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
-        os.kill(workers(project)[1], signal.SIGKILL)
+        stop(process)
         _, err = process.communicate(timeout=120)
-    assert process.returncode == 1
+    return process.returncode, err
+
+
+def lose_one(project: Path) -> tuple[int, str]:
+    """Kill the second of two processes."""
+    return stopped(project, lambda _: os.kill(workers(project)[1], signal.SIGKILL))
+
+
+def test_a_lost_process_ends_the_run(project: Path):
+    status, err = lose_one(project)
+    assert status == 1
     last = err.strip().splitlines()[-1]
     assert re.fullmatch(r"error: process 1 of 2 was lost \(SIGKILL\); the others were terminated; .*: run again", last)
     assert "Traceback" not in err
@@ -192,13 +204,7 @@ def test_a_lost_process_ends_the_run(project: Path):
 
 @pytest.mark.slow
 def test_another_number_of_processes_resumes(project: Path):
-    override(project, processes=2)
-    with stage(project) as process:
-        while not checkpoints(project):
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
-        os.kill(workers(project)[1], signal.SIGKILL)
-        process.communicate(timeout=120)
+    lose_one(project)
     override(project, processes=3, checkpoint_minutes=1000)
     out, _ = finish(project)
     assert "resuming from a checkpoint: epoch" in out
@@ -214,14 +220,8 @@ def test_another_number_of_processes_resumes(project: Path):
     [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, -signal.SIGTERM, marks=pytest.mark.slow)],
 )
 def test_the_end_of_the_first_process_ends_the_others(project: Path, sign: signal.Signals, status: int):
-    override(project, processes=2)
-    with stage(project) as process:
-        while not checkpoints(project):
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
-        process.send_signal(sign)
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == status, err[-3000:]
+    found, err = stopped(project, lambda process: process.send_signal(sign))
+    assert found == status, err[-3000:]
     assert "Traceback" not in err
     assert workers(project) == {}
 
