@@ -1,1 +1,1 @@
-"""Files and messages: atomic writing, strict reading, locks, hashes, and errors as one line. Knows no images."""
+"""Files and messages: atomic writing, strict reading, locks, hashes and one-line errors. Nothing here reads images."""

@@ -1,4 +1,4 @@
-"""How a stage or a tool is started from the shell: its arguments, and errors as one line."""
+"""Starts a stage or a tool from the shell: parses its arguments and prints errors as one line."""
 
 import argparse
 import io
@@ -12,7 +12,7 @@ from lrec.io.text import escaped
 
 
 def warn(line: str) -> None:
-    """Print a line on standard error that stops nothing; characters that act on a screen are shown as escape codes."""
+    """Print a warning on standard error; control characters are shown as escape codes."""
     print(f"WARNING: {escaped(line)}", file=sys.stderr)
 
 
@@ -21,16 +21,16 @@ def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int
 
     Args:
         work: what to run.
-        debug: show tracebacks of errors, here and in the processes that `work` starts, as the environment
-            variable LREC_DEBUG does.
-        lower: which parameter to lower when memory runs out, if the error does not name one itself.
+        debug: show the tracebacks of errors, also in processes that `work` starts; the environment variable
+            LREC_DEBUG does the same.
+        lower: the parameter to lower when memory runs out, if the error does not name one.
 
     Returns:
         The exit status: 0, 1 for an error, 130 when interrupted.
     """
     before = os.environ.get(environment.DEBUG, "")
     debug = debug or environment.debug()
-    # Pillow warns of defects such as a corrupt EXIF entry; an image that cannot be decoded is an error in any case.
+    # Pillow warns about defects such as corrupt EXIF entries; an image that cannot be decoded is an error anyway.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -60,7 +60,7 @@ def run(work: Callable[..., None], *arguments: str, lower: str = "") -> None:
     Args:
         work: called with one value per argument, in order.
         arguments: names of positional arguments; a name that begins with -- is an on/off switch.
-        lower: which parameter to lower when memory runs out, such as a key of params.yaml.
+        lower: the parameter to lower when memory runs out, such as a key of params.yaml.
     """
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").split("\n\n")[0])
     for name in arguments:

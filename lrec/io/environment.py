@@ -1,7 +1,7 @@
-"""Variables of the environment that other programs set, read so that none of them can stop this one.
+"""Reads environment variables, and protects imports from those that other programs set.
 
-Notebooks, launchers and shells leave settings of their own, or set variables to nothing. Ours are read here, and a
-library that fails on a variable when it is imported is imported without it.
+Notebooks, launchers and shells set variables of their own, sometimes to an empty string. Our variables are read here.
+A variable that would make the import of a library fail is removed or hidden before the import.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from lrec.io.text import escaped
 
 DEBUG = "LREC_DEBUG"
-# What torchrun sets for the processes that it starts, and nothing else does. RANK, WORLD_SIZE and the like are set by
-# schedulers and notebooks too, for other ends.
+# Set by torchrun alone, for the processes that it starts. Schedulers and notebooks also set RANK, WORLD_SIZE and the
+# like, for other purposes.
 LAUNCHED = "TORCHELASTIC_RUN_ID"
-# By these git tells its hooks which repository they run in; a program that they start may work in another one.
+# Git sets these for its hooks, to name their repository. A program started by a hook may work in another repository.
 HOOKS = tuple(f"GIT_{name}" for name in "DIR WORK_TREE INDEX_FILE PREFIX COMMON_DIR OBJECT_DIRECTORY".split())
 _OFF = ("", "0", "false", "no", "off")
-# What torch, or CUDA's allocator in it, ends the program on while it is imported, unless it is of this form.
+# Valid forms. With any other value, the import of torch or of its CUDA allocator terminates the program.
 _PAIR = r"\s*\w+\s*:\s*(\[[^]]*\]|[^][,]+)"
 _PAIRS = re.compile(f"{_PAIR}(,{_PAIR})*"), "expected key:value, separated by commas"
 _TORCH = {
@@ -30,23 +30,23 @@ _TORCH = {
 
 
 def debug() -> bool:
-    """Say whether LREC_DEBUG asks for tracebacks."""
+    """Return whether LREC_DEBUG requests tracebacks."""
     return os.environ.get(DEBUG, "").strip().lower() not in _OFF
 
 
 def rank() -> str | None:
-    """Return the rank of a process that torchrun has started; None in any other."""
+    """Return the rank of this process if torchrun started it, otherwise None."""
     return os.environ.get("RANK") or None if os.environ.get(LAUNCHED) else None
 
 
 def for_git() -> dict[str, str]:
-    """Return the environment in which git finds the repository around the current folder, and no other."""
+    """Return the environment for running git on the repository of the current folder, even inside a git hook."""
     return {name: value for name, value in os.environ.items() if name not in HOOKS}
 
 
 @contextlib.contextmanager
 def without(*beginnings: str) -> Iterator[None]:
-    """Hide the variables whose names begin so while the block runs, such as an import that would fail on them."""
+    """Hide the variables with these prefixes until the block ends, for example for an import that they would break."""
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(beginnings)}
     try:
         yield
@@ -55,9 +55,9 @@ def without(*beginnings: str) -> Iterator[None]:
 
 
 def clear_for_torch() -> None:
-    """Remove the variables that would stop the import of torch: those set to nothing, and, with a warning, others.
+    """Remove variables that would make the import of torch fail: empty ones, and invalid ones with a warning.
 
-    To be called before torch is imported.
+    Call this before torch is imported.
     """
     for name in [name for name in os.environ if name.startswith(("TORCH", "PYTORCH_")) and not os.environ[name]]:
         del os.environ[name]
@@ -68,15 +68,15 @@ def clear_for_torch() -> None:
 
 
 def require_readable_names() -> None:
-    """Refuse to work where names of files would be read as other names.
+    """Require that Python decodes file names as UTF-8.
 
     Raises:
-        ValueError: Python decodes them otherwise than as UTF-8; the line names the variables that make it do so.
+        ValueError: it uses another encoding; the message names the variables that set it.
     """
     found = sys.getfilesystemencoding()
     if found.lower().replace("-", "") != "utf8":
         names = ("LC_ALL", "LC_CTYPE", "LANG", "PYTHONUTF8", "PYTHONCOERCECLOCALE")
         said = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
         raise ValueError(
-            f"{said or 'the locale'}: names of files would be read as {found}, expected UTF-8; set PYTHONUTF8=1"
+            f"{said or 'the locale'}: file names would be read as {found}, expected UTF-8; set PYTHONUTF8=1"
         )

@@ -1,11 +1,11 @@
-"""Expected errors as one line that is safe to print."""
+"""Formats expected errors as one line that is safe to print."""
 
 import errno
 
 from lrec.io.text import escaped
 
 MAX_LINE = 900  # characters
-# Messages of torch and system libraries, in a RuntimeError, that mean that memory ran out.
+# Parts of RuntimeError messages of torch and system libraries that mean that memory ran out.
 OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -13,8 +13,8 @@ OUT_OF_MEMORY = (
     "bad_alloc",
     "start new thread",
     "could not create a primitive",  # oneDNN's convolutions
-    "unable to find an engine",  # cuDNN's, when none fits in what is left
-    "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED and cuDNN's
+    "unable to find an engine",  # cuDNN, when no algorithm fits into the free memory
+    "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED, and the same in cuDNN
 )
 REMEDIES = {
     errno.ENOSPC: "free some space there and run again",
@@ -24,7 +24,7 @@ REMEDIES = {
     errno.EPERM: "correct its owner or permissions",
     **dict.fromkeys(
         (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENODEV),
-        "the file system that it is on has no such operation; put the project on another one, such as a local disk",
+        "its file system does not support this operation; move the project to another one, such as a local disk",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Writing files atomically, so that no half-written file is ever read; `lrec.io.reading` reads them back."""
+"""Writes files atomically, so that no half-written file is ever read; `lrec.io.reading` reads them back."""
 
 import contextlib
 import errno
@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
-# What a system says of an operation that a file system, such as one over a network, does not have.
+# Errors for operations that a file system, such as a network file system, does not support.
 UNKNOWN = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _BLOCK = 2**24  # bytes
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in this folder durable, where the system allows it."""
+    """Make renames in a folder durable, where the system allows it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -31,7 +31,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _where_known() -> Iterator[None]:
-    """Go on without an operation that a file system does not have."""
+    """Ignore the error if the file system does not support the operation in the block."""
     try:
         yield
     except OSError as error:
@@ -41,9 +41,9 @@ def _where_known() -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that appears at `path` complete or not at all.
+    """Open a file for writing; it appears at `path` when the block ends without an error, complete or not at all.
 
-    The bytes go to a temporary file beside the target, which is synced and renamed over it.
+    The bytes go to a temporary file in the same folder, which is synced and renamed to `path`.
     """
     with atomic_path(path) as draft, draft.open("wb") as stream:
         yield stream
@@ -52,7 +52,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, for libraries that open files themselves; otherwise like `atomic`."""
+    """Like `atomic`, but yield a temporary path, for libraries that open files themselves."""
     with _draft(path) as draft:
         draft.touch()
         yield draft
@@ -65,7 +65,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces `path` when the block ends without an error.
 
-    A process that is killed between the two renames leaves nothing at `path`; `clear_drafts` restores the
+    If the process is killed between the two renames, there is nothing at `path`; `clear_drafts` restores the
     old folder.
     """
     with _draft(path) as draft:
@@ -79,7 +79,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def require_replaceable(path: Path, own: Collection[str]) -> None:
-    """Refuse a user's output folder if it holds other files, which `atomic_folder` would delete.
+    """Refuse an output folder chosen by the user if it holds other files, which `atomic_folder` would delete.
 
     Args:
         path: the folder, which need not exist.
@@ -100,7 +100,7 @@ def require_replaceable(path: Path, own: Collection[str]) -> None:
 
 @contextlib.contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    """Yield an unused name beside `path`; after an error its contents are removed, and the error names `path`."""
+    """Yield an unused temporary path beside `path`. After an error it is removed, and the error names `path`."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with naming(path, draft):
         try:
@@ -114,7 +114,7 @@ def _draft(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
-    """Add `path` to a system error, such as that of a full disk, that names no file or only the draft."""
+    """Add `path` to a system error, such as a full disk, if it names no file or only the temporary one."""
     try:
         yield
     except OSError as error:
@@ -124,7 +124,7 @@ def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
 
 
 def clear_drafts(path: Path) -> None:
-    """Remove the leftovers of killed processes beside `path` and in it. No process may be writing there."""
+    """Remove leftovers of killed processes beside `path` and inside it. No process may be writing there."""
     if _retired(path).exists() and not path.exists():
         os.replace(_retired(path), path)
     beside = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
@@ -134,12 +134,12 @@ def clear_drafts(path: Path) -> None:
 
 
 def _retired(path: Path) -> Path:
-    """Return where the old folder is kept while the new one is renamed."""
+    """Return the path of the old folder while the new one is renamed."""
     return path.with_name(f".{path.name}.old.tmp")
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
+    """Delete a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -167,9 +167,9 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def map_array(path: Path, dtype: str | np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """Create a .npy file of zeros and open it as a writable memory map, with its disk space allocated.
+    """Create a .npy file of zeros with its disk space allocated, and open it as a writable memory map.
 
-    Without the allocation, a disk that fills up later would end the process with SIGBUS.
+    Without the allocation, SIGBUS would end the process if the disk became full later.
     """
     array = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
     if hasattr(os, "posix_fallocate"):
@@ -184,7 +184,7 @@ def map_array(path: Path, dtype: str | np.dtype, shape: tuple[int, ...]) -> np.n
 
 
 def _write_zeros(stream: BinaryIO, count: int) -> None:
-    """Overwrite a file's last bytes with zeros, which takes their space on any file system."""
+    """Overwrite the last `count` bytes of a file with zeros, which allocates their space on any file system."""
     stream.seek(-count, os.SEEK_END)
     for start in range(0, count, _BLOCK):
         stream.write(bytes(min(_BLOCK, count - start)))

@@ -1,4 +1,4 @@
-"""Which settings were given for this run: those that are not what git or DVC recorded last."""
+"""Finds the settings that were changed for this run, compared with the last commit and the last run in dvc.lock."""
 
 import subprocess
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from lrec.io import environment, strict_yaml
 
 
 class Loader(strict_yaml.Loader):
-    """Scalars as params.yaml has them; dvc.lock may be of any size."""
+    """Reads scalars as in params.yaml, without the limit on size, since dvc.lock may be of any size."""
 
     get_single_node = yaml.SafeLoader.get_single_node
 
@@ -20,12 +20,12 @@ def changed(values: Mapping[str, Any], section: str, stage: str) -> list[str]:
     """Return the keys of a section of params.yaml whose values differ from the last commit's or the last run's.
 
     Args:
-        values: of the section, as they are now.
+        values: the section's current values.
         section: its name, such as train or variants.glyphs; empty for the whole file.
-        stage: as dvc.lock names it.
+        stage: the stage's name in dvc.lock.
 
     Returns:
-        Keys in the order of `values`; none where there is neither a commit nor an earlier run.
+        Keys in the order of `values`; empty if there is neither a commit nor an earlier run.
     """
     recorded = [_inner(_committed(), section), _inner(_locked(stage), section)]
     before = [old for old in recorded if isinstance(old, dict)]
@@ -33,14 +33,14 @@ def changed(values: Mapping[str, Any], section: str, stage: str) -> list[str]:
 
 
 def _inner(values: Any, section: str) -> Any:
-    """A section of some parameters, None if they have none."""
+    """Return a section of the parameters, None if there is no such section."""
     for key in section.split(".") if section else ():
         values = values.get(key) if isinstance(values, dict) else None
     return values
 
 
 def _committed() -> dict[str, Any]:
-    """params.yaml as the commit has it that is checked out."""
+    """Return params.yaml of the current commit; empty without one."""
     try:
         asked = ["git", "show", "HEAD:./params.yaml"]
         shown = subprocess.run(asked, capture_output=True, check=True, env=environment.for_git())
@@ -50,7 +50,7 @@ def _committed() -> dict[str, Any]:
 
 
 def _locked(stage: str) -> dict[str, Any]:
-    """The parameters of a stage's last run."""
+    """Return the parameters of a stage's last run; empty without one."""
     path = Path("dvc.lock")
     found = _mapping(path.read_bytes()) if path.is_file() else {}
     for key in ("stages", stage, "params", "params.yaml"):
@@ -61,7 +61,7 @@ def _locked(stage: str) -> dict[str, Any]:
 
 
 def _mapping(content: bytes) -> dict[str, Any]:
-    """What YAML holds, if it is a mapping; a record that cannot be read says nothing."""
+    """Parse YAML; return an empty mapping if it is unreadable or not a mapping."""
     try:
         found = yaml.load(content, Loader=Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError):

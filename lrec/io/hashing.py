@@ -14,11 +14,11 @@ def of_file(path: Path) -> str:
 
 
 def of_files(paths: Iterable[Path], root: Path | None = None) -> str:
-    """Return 16 hexadecimal digits of a SHA-256 of the contents and names of files, whatever their order.
+    """Return 16 hexadecimal digits of a SHA-256 of the contents and names of files, in any order.
 
     Args:
-        paths: of the files.
-        root: a folder that holds all of them, to hash paths relative to it; None hashes file names alone.
+        paths: the files.
+        root: a folder that contains all of them; paths relative to it are hashed. None: only file names are hashed.
     """
     total = hashlib.sha256()
     for path in sorted(paths):
@@ -27,5 +27,5 @@ def of_files(paths: Iterable[Path], root: Path | None = None) -> str:
 
 
 def of_value(value: Any) -> str:
-    """Return 16 hexadecimal digits of a SHA-256 of a value that JSON can hold, whatever the order of its keys."""
+    """Return 16 hexadecimal digits of a SHA-256 of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,10 +1,9 @@
-"""Locks on outputs: no two processes write one output, and none reads an output that another is writing.
+"""Locks on outputs: no two processes write the same output, and none reads an output that another is writing.
 
-A process that writes or reads outputs puts a claim into .lrec/claims: a file of its own that it keeps locked
-while it works. The kernel releases that lock when the process ends, for whatever reason, so a claim that is
-not locked belongs to a process that has ended. The next process removes such claims, and the half-written
-files of killed processes. DVC's own locks are not enough: they end with dvc, and a stage goes on running after
-its dvc has been killed.
+A process that writes or reads outputs creates a claim, a file in .lrec/claims that it keeps locked while it works.
+The kernel releases the lock when the process ends, for whatever reason, so an unlocked claim belongs to a process
+that has ended. The next process removes such claims, and half-written files of killed processes. DVC's own locks are
+not sufficient: they are released when dvc ends, but a stage continues to run after its dvc has been killed.
 """
 
 import contextlib
@@ -29,15 +28,15 @@ Paths = Callable[..., Iterable[Path]]
 
 @contextlib.contextmanager
 def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
-    """Hold paths until the block ends or this process is killed.
+    """Lock paths until the block ends or this process is killed.
 
     Args:
-        writes: files, and folders with their contents, that no other process may write or read in the
-            meantime. Leftovers of killed processes are removed. The processes of one job hold them together.
-        reads: likewise; no other process may write them in the meantime, but others may read them.
+        writes: files, or folders with their contents, that no other process may write or read meanwhile.
+            Leftovers of killed processes are removed. The processes of one job share these locks.
+        reads: files or folders that other processes may read meanwhile, but not write.
 
     Raises:
-        ValueError: another process holds one of them, or keeps others from making claims; the message names it.
+        ValueError: another process has locked one of them, or blocks the creation of claims; the message names it.
         OSError: there is no space for the claim, or the file system does not support locks.
     """
     own = {
@@ -59,7 +58,7 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
             for name in [*own["writes"], *(name for claim in ended for name in claim["writes"])]:
                 if not any(_overlap(name, other) for claim in active for other in claim["writes"]):
                     files.clear_drafts(Path(name))
-            # Unbuffered: a full disk is an error here and not when the file is closed.
+            # Unbuffered: a full disk raises an error here, not when the file is closed.
             stream = stack.enter_context(path.open("wb", buffering=0))
             stack.callback(path.unlink, missing_ok=True)
             with files.naming(path):
@@ -70,9 +69,9 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _turn(who: str) -> Iterator[None]:
-    """Let one process at a time read the claims and add its own."""
+    """Admit one process at a time, so that none adds a claim while another checks them."""
     path = FOLDER / "lock"
-    # Unbuffered: a full disk is an error immediately.
+    # Unbuffered: a full disk raises an error immediately.
     with path.open("ab+", buffering=0) as stream:
         ends = time.monotonic() + PATIENCE
         while True:
@@ -86,7 +85,7 @@ def _turn(who: str) -> Iterator[None]:
                     holder = stream.read().decode(errors="replace") or "a process"
                     raise ValueError(
                         f"{path}: held for {PATIENCE:.0f} s by {holder}, expected a moment; it is removing "
-                        "the leftovers of a killed process, or it is stopped: wait, resume it (kill -CONT) or end it "
+                        "leftovers of a killed process, or it is stopped: wait, resume it (kill -CONT) or end it "
                         "(kill -KILL), and run again"
                     ) from error
             time.sleep(0.005)
@@ -97,7 +96,12 @@ def _turn(who: str) -> Iterator[None]:
 
 
 def holding(writes: Paths, reads: Paths = lambda *_: ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a stage hold paths while it runs, see `held`; both arguments get its arguments."""
+    """Decorate a stage so that it locks paths while it runs, see `held`.
+
+    Args:
+        writes: called with the stage's arguments; returns the paths that the stage writes.
+        reads: likewise, the paths that it reads.
+    """
 
     def around(work: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(work)
@@ -112,7 +116,7 @@ def holding(writes: Paths, reads: Paths = lambda *_: ()) -> Callable[[Callable[.
 
 
 def _claims() -> tuple[list[dict], list[dict]]:
-    """Return the claims of running processes, and those of processes that have ended, which are removed."""
+    """Return the claims of running processes, and those of ended processes, whose files are removed."""
     active, ended = [], []
     for path in sorted(FOLDER.glob("*.json")):
         with contextlib.suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as stream:
@@ -121,7 +125,7 @@ def _claims() -> tuple[list[dict], list[dict]]:
             except BlockingIOError:
                 active.append(json.load(stream))
                 continue
-            # A process that was killed while it wrote its claim had not started its work.
+            # If a process was killed while it wrote its claim, it had not started its work: ignore it.
             with contextlib.suppress(ValueError):
                 ended.append(json.load(stream))
             path.unlink()
@@ -133,7 +137,7 @@ def _refuse(own: dict, other: dict) -> None:
     if own["rank"] is not None and (
         other["pid"] == os.getppid() or own["job"] == other["job"] and own["rank"] != other["rank"]
     ):
-        return  # the launcher of this process, or another process of the same job
+        return  # the other process is the launcher of this one, or belongs to the same job
     conflicts = [(mine, theirs, "writing") for mine in own["writes"] + own["reads"] for theirs in other["writes"]]
     conflicts += [(mine, theirs, "reading") for mine in own["writes"] for theirs in other["reads"]]
     for mine, theirs, doing in conflicts:
@@ -146,5 +150,5 @@ def _refuse(own: dict, other: dict) -> None:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Say whether two paths are the same, or one lies in the other."""
+    """Return whether two paths are equal, or one is inside the other."""
     return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")

@@ -1,7 +1,6 @@
-"""What is there in the place of something missing: the nearest name, one folder deeper, or the reason why it is unseen.
+"""Hints for missing files: a similar name, the same name one folder deeper, or the reason why a path is not found.
 
-A path that is typed, or that an annotation lists, is most often nearly right. The hint says what differs, so that the
-cause need not be guessed.
+A path that was typed, or that annotations list, is usually almost right. The hint says what differs.
 """
 
 import difflib
@@ -12,11 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
-MANY = 5000  # entries; more are not compared letter by letter
+MANY = 5000  # entries of a folder that are compared letter by letter
 
 
 def hint(path: Path) -> str:
-    """Return a clause on what is there in place of a path, to be put behind an error; empty if nothing is near.
+    """Return a hint for a missing path, to be appended to an error message; empty if nothing similar exists.
 
     >>> hint(Path("/dev/Null"))
     " ('null' is there, which differs only in case)"
@@ -29,10 +28,10 @@ def hint(path: Path) -> str:
 
 
 def require_project(settings: Path = PARAMS) -> None:
-    """Refuse to work in a folder that is not the repository's root, before anything is written there.
+    """Require that the current folder is the repository's root, before anything is written there.
 
     Raises:
-        FileNotFoundError: params.yaml is not there; the line names the folder around this one that has it.
+        FileNotFoundError: there is no params.yaml; the message names the parent folder that has one, if any.
     """
     if not settings.is_file():
         folders = settings.absolute().parent.parents
@@ -44,7 +43,7 @@ def require_project(settings: Path = PARAMS) -> None:
 
 
 def near(name: str, there: Iterable[str]) -> str:
-    """Return which of some names is meant, and how it differs; empty if none is near.
+    """Return which existing name is probably meant, and how it differs; empty if none is similar.
 
     >>> near("cat.jpg", ["dog.jpg", "cat.jpeg"])
     "'cat.jpeg' is there, which differs only in its suffix"
@@ -61,7 +60,7 @@ def near(name: str, there: Iterable[str]) -> str:
             return f"{other!r:.120} is there, which differs only in {case}its suffix"
     if len(name) < 4 or "/" in name:
         return ""
-    # Another number is another file.
+    # Names with different numbers are different files.
     stems = {os.path.splitext(other)[0]: other for other in names[:MANY]}
     own = os.path.splitext(name)[0]
     numbered = [stem for stem in stems if re.findall(r"\d+", stem) == re.findall(r"\d+", own)]
@@ -78,12 +77,12 @@ def _lower(name: str) -> str:
 
 
 def _bare(name: str) -> str:
-    """Without what people write for a blank, and without the mark of a second download."""
+    """Remove blanks, "_" and "-", and the "(1)" of a second download."""
     return "".join(part for part in _lower(name).removesuffix("(1)") if part not in " _-")
 
 
 def _nearest(path: Path) -> str:
-    """What is there where the path ends to exist."""
+    """Describe what is found in place of the first missing part of a path."""
     if os.path.islink(path) and not os.path.exists(path):
         return f"it is a link to {os.readlink(path)}, which is not there"
     if os.path.isdir(path):
@@ -110,13 +109,13 @@ def _nearest(path: Path) -> str:
 def _exists(path: Path) -> bool:
     try:
         os.stat(path)
-    except OSError:  # not there, or in a folder that must not be looked into
+    except OSError:  # it does not exist, or permission is missing
         return False
     return True
 
 
 def _deeper(parent: Path, there: list[str], whole: Path) -> str:
-    """The same path in one of the folders beside it, or without one of its own."""
+    """Look for the rest of the path one folder deeper or one folder higher."""
     rest = whole.relative_to(parent)
     for name in sorted(there)[:MANY]:
         if (parent / name / rest).exists():

@@ -1,7 +1,7 @@
-"""Where a result comes from: a hash of the code, and the time, hardware and commit of the training run.
+"""Provenance of results: a hash of the code, and the time, hardware and commit of the training run.
 
-Time, hardware and commit are stored apart from the pipeline's outputs, which must have the same bytes for the
-same inputs.
+Time, hardware and commit are stored separately from the pipeline's outputs, which must be byte-identical for
+identical inputs.
 """
 
 import platform
@@ -17,7 +17,7 @@ from lrec.io import environment, files, hashing, reading
 
 
 class Run(TypedDict, total=False):
-    """Time, hardware and commit of a training run, as far as they are known."""
+    """Time, hardware and commit of a training run, as far as known."""
 
     seconds: Annotated[float, Field(ge=0)]
     device: str
@@ -27,7 +27,7 @@ class Run(TypedDict, total=False):
 
 
 def code_digest(packages: Sequence[str]) -> str:
-    """Return a hash of the code of some packages of lrec: the paths and bytes of all their modules."""
+    """Return a hash of the code of packages of lrec: the paths and bytes of all their modules."""
     root = Path(__file__).resolve().parent.parent
     return hashing.of_files((path for name in packages for path in (root / name).rglob("*.py")), root)
 
@@ -59,7 +59,7 @@ def record(path: Path, settings: dict[str, Any], seconds: float, device: str) ->
 
 
 def find(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record of the training run with these settings, without them; None if there is none."""
+    """Return the record of a training run, without its settings; None if there is none with these settings."""
     if not path.is_file():
         return None
     stored = reading.read_json(path, "train", Run)

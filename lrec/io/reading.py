@@ -1,4 +1,4 @@
-"""Strict reading of files. An error is one line that names the file, the place in it and what to do."""
+"""Reads files strictly. Errors are one line with the file, the place in the file and what to do."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = re.compile(r"[-+]?([0-9]{1,99}\.?[0-9]*|\.[0-9]+)([eE](\+?[0-9]{1,2}|-[0-9]{1,3}))?")
 _FINITE_ROWS = 65536
 
-# Origins of files that no stage writes, given instead of a stage.
+# Origins of files that no stage writes, to be passed as `made_by`.
 COMMITTED, SAVED, GIVEN = "git", "Database.save", "you"
 REMADE = "run `dvc repro`, and save databases again"
 _OTHER_REMEDIES = {
@@ -30,25 +30,34 @@ _OTHER_REMEDIES = {
 
 
 def read_text(path: Path, made_by: str) -> str:
-    """Read a UTF-8 text file unchanged. Errors name the file and `made_by`, the stage that writes it."""
+    """Read a UTF-8 text file unchanged, without its byte order mark.
+
+    Args:
+        path: the file.
+        made_by: the stage that writes it, for errors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8.
+    """
     try:
-        # Not read_text, which would change the line ends inside quoted cells.
+        # Path.read_text would change the line ends inside quoted cells.
         return _require(path, made_by).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(_damaged(path, f"not UTF-8 text ({error.reason})", made_by)) from error
 
 
 def read_json(path: Path, made_by: str, shape: Any = Any) -> Any:
-    """Read a JSON file and check what it holds.
+    """Read a JSON file and check the type of its contents.
 
     Args:
-        path: of the file.
+        path: the file.
         made_by: the stage that writes it, for errors.
-        shape: the type of its value, such as a TypedDict, whose keys are required; other keys are allowed.
+        shape: the expected type, such as a TypedDict, whose keys are required; other keys are allowed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not JSON, or of another shape; file and key are named.
+        ValueError: not JSON, or of another type; the message names file and key.
     """
     text = read_text(path, made_by)
     try:
@@ -83,19 +92,20 @@ def read_table(
     integers: Sequence[str] = (),
     empty: bool = False,
 ) -> pd.DataFrame:
-    """Read a CSV that must begin with these columns; every cell is returned as text.
+    """Read a CSV file that must begin with the given columns; every cell is returned as text.
 
     Args:
-        path: of the file.
+        path: the file.
         columns: names of the first columns.
         made_by: the stage that writes it, for errors.
-        numbers: columns that must hold finite numbers, if the table has them.
-        integers: columns that must hold whole numbers of 64 bits, if the table has them.
+        numbers: columns that must hold finite numbers, if present.
+        integers: columns that must hold 64-bit integers, if present.
         empty: whether a table without rows is allowed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a table, a row is short or long, or a cell is not a number; file and line are named.
+        ValueError: not a table, a row is too short or too long, or a cell is not a number; the message names file
+            and line.
     """
     reader = csv.reader(io.StringIO(read_text(path, made_by), newline=""), strict=True)
     try:
@@ -123,13 +133,22 @@ def read_table(
 
 
 def read_array(path: Path, made_by: str, dimensions: int, *dtypes: type, finite: bool = False) -> np.ndarray:
-    """Open a .npy as a read-only memory map; its dimensions must be these, its dtype one of these.
+    """Open a .npy file as a read-only memory map.
 
-    With `finite`, the whole array is read once, and a NaN or an infinity is an error as well.
+    Args:
+        path: the file.
+        made_by: the stage that writes it, for errors.
+        dimensions: the expected number of dimensions.
+        dtypes: the allowed dtypes.
+        finite: read the whole array once, and refuse NaN and infinities.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not such an array.
     """
     _require(path, made_by)
     try:
-        # Not np.load, which also opens archives; this reads .npy files only, and never arrays of objects.
+        # Unlike np.load, this opens neither archives nor arrays of objects.
         array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError, OverflowError, RecursionError) as error:
         raise ValueError(_damaged(path, f"not a .npy array ({error})", made_by)) from error
@@ -147,19 +166,23 @@ def read_array(path: Path, made_by: str, dimensions: int, *dtypes: type, finite:
 
 
 def require_made(path: Path, expected: str | None, what: str, remedy: str = REMADE) -> None:
-    """Refuse a file that is not there, or that is not the one which embeddings were made with.
+    """Require the file with which the embeddings were made: a model, or a file that the stage embed wrote.
 
     Args:
-        path: of the file, which the stage embed wrote where it is not a model.
-        expected: SHA-256 of the file that they were made with; None for any.
-        what: is found otherwise, such as "another reduction".
-        remedy: what to do then.
+        path: the file.
+        expected: SHA-256 of the file when the embeddings were made; None accepts any file.
+        what: what is found if the hashes differ, for the message, such as "another reduction".
+        remedy: what to do if they differ.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the hashes differ.
     """
     found = hashing.of_file(_require(path, "embed"))
     if expected and found != expected:
         raise ValueError(
             f"{path}: found {what} (SHA-256 {found[:16]}) than the embeddings were made with ({expected[:16]}), so "
-            f"their similarities would mean nothing; {remedy}"
+            f"their similarities would be meaningless; {remedy}"
         )
 
 

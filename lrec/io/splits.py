@@ -1,7 +1,6 @@
-"""The names of splits: of folders of raw data, in a column of tables, and of files of embeddings.
+"""The names of splits, in folders of raw data, columns of tables and files of embeddings.
 
-They are here because both the readers (`lrec.datasets`) and the packed store (`lrec.data`) need them, and neither may
-import the other.
+They are here because `lrec.datasets` and `lrec.data` both need them, and neither may import the other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ SPLITS = (TRAIN, TEST, QUERY, GALLERY)
 
 
 def tested(splits: Iterable[str]) -> list[str]:
-    """Return the splits that are evaluated: that of the queries and that of the gallery, or test, which is both.
+    """Return the splits that are evaluated: query and gallery, or test, which serves as both.
 
     >>> tested(["train", "test"]), tested(["train", "query", "gallery"])
     (['test'], ['query', 'gallery'])
@@ -20,26 +19,26 @@ def tested(splits: Iterable[str]) -> list[str]:
 
 
 def meaningless(counts: Mapping[str, Sequence[int]], queries: int, lone: int) -> str:
-    """Return why a recall says nothing about the embeddings; empty if it does say something.
+    """Return the reason why a recall does not depend on the embeddings, or an empty string if it does.
 
     Args:
         counts: (images, classes) per split.
-        queries: how many there are.
-        lone: how many of them have no positive.
+        queries: number of queries.
+        lone: number of queries without a positive.
 
     >>> meaningless({"train": (9, 3), "test": (5, 1)}, 5, 0)
-    'all that is searched is of one class, so every result is right whatever the embeddings are'
+    'all images searched are of one class, so every result is right whatever the embeddings are'
     """
     if lone == queries:
         return "no query has another image of its class to find, so every result is wrong whatever the embeddings are"
     classes = [counts[split][1] for split in tested(counts) if split in counts]
     if classes and max(classes) == 1:
-        return "all that is searched is of one class, so every result is right whatever the embeddings are"
+        return "all images searched are of one class, so every result is right whatever the embeddings are"
     return ""
 
 
 def are_whole(splits: Iterable[str]) -> bool:
-    """Return whether these splits are exactly those that training and evaluation need.
+    """Return whether the splits are exactly those that training and evaluation need.
 
     >>> are_whole(["train", "gallery", "query"]), are_whole(["train"]), are_whole(["train", "test", "query"])
     (True, False, False)

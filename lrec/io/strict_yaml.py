@@ -1,8 +1,8 @@
-"""A strict reader of YAML files: safe, without repeated keys, and bounded in size.
+"""Reads YAML files strictly: safely, without repeated keys, up to a limit of size.
 
-A scalar means what it means to DVC, which reads YAML 1.2 with ruamel.yaml: 010 is ten; `no` and 1:30 are text.
-PyYAML itself reads YAML 1.1, so its rules for unquoted scalars are replaced here by those of YAML 1.2's core schema,
-with the additions of ruamel.yaml (1_000, 0b11 and dates).
+Scalars are read as by DVC, which reads YAML 1.2 with ruamel.yaml: 010 is ten; `no` and 1:30 are text. PyYAML reads
+YAML 1.1, so its rules for unquoted scalars are replaced with those of YAML 1.2's core schema and the additions of
+ruamel.yaml (1_000, 0b11 and dates).
 """
 
 import re
@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 MAX_BYTES, MAX_NODES = 2**18, 10_000
-CONFLICT = ("<<<<<<< ", ">>>>>>> ")  # what a merge writes around two sides
+CONFLICT = ("<<<<<<< ", ">>>>>>> ")  # git's marks around a merge conflict
 VERSION = (1, 2)
 _TAG = "tag:yaml.org,2002:"
-# Tag, pattern of its unquoted scalars, and the characters that they begin with ("": it may be empty). The first
-# pattern that matches counts.
+# Tag, pattern of its unquoted scalars, and the characters with which they begin ("": may be empty). The first
+# matching pattern applies.
 _RESOLVERS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     (
@@ -40,35 +40,35 @@ _BASES = {"0b": 2, "0o": 8, "0x": 16}
 
 
 class Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2, which refuses repeated keys and aliases that expand too far."""
+    """SafeLoader with the scalars of YAML 1.2; refuses repeated keys and aliases that expand to too many entries."""
 
-    yaml_implicit_resolvers: dict = {}  # its own, empty: not those of YAML 1.1
+    yaml_implicit_resolvers: dict = {}  # replaces the inherited rules of YAML 1.1
 
     def get_single_node(self) -> yaml.Node | None:
-        """Compose the document, and refuse it if it has too many entries once its aliases are expanded."""
+        """Compose the document; refuse it if it has too many entries after its aliases are expanded."""
         node = super().get_single_node()
-        if self.yaml_version not in (None, VERSION):  # DVC would read scalars by the version that the file names
+        if self.yaml_version not in (None, VERSION):  # DVC would use the rules of that version
             raise yaml.YAMLError(f"found %YAML {'.'.join(map(str, self.yaml_version))}, expected 1.2; delete the line")
         sizes: dict[yaml.Node, int] = {}
 
         def unfolded(some: yaml.Node) -> int:
             if some not in sizes:
-                sizes[some] = MAX_NODES + 1  # counts if the node contains itself
+                sizes[some] = MAX_NODES + 1  # used if the node contains itself
                 entries = some.value if isinstance(some, yaml.CollectionNode) else []
                 parts = [part for entry in entries for part in (entry if isinstance(entry, tuple) else (entry,))]
                 sizes[some] = 1 + sum(unfolded(part) for part in parts)
             return sizes[some]
 
         if node is not None and unfolded(node) > MAX_NODES:
-            raise yaml.YAMLError(f"found more than {MAX_NODES:,} entries, aliases written out; shorten it")
+            raise yaml.YAMLError(f"found more than {MAX_NODES:,} entries after expanding aliases; shorten it")
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Refuse a mapping that has a key twice."""
+        """Refuse a mapping with a repeated key."""
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                # As written and as read: 1 and 01 are the same key.
+                # The key as written and as read, because 1 and 01 are the same key.
                 spellings = {key.value} if key.tag == f"{_TAG}merge" else {key.value, self.construct_object(key)}
                 if seen & spellings:
                     raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key {key.value!r:.80} given twice")
@@ -76,7 +76,7 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def integer(self, node: yaml.ScalarNode) -> int:
-        """Return an integer; 0o marks an octal one, a leading 0 does not."""
+        """Return an integer; octal numbers begin with 0o, not with 0."""
         text = self.construct_scalar(node).replace("_", "")
         return int(text, _BASES.get(text.lstrip("-+")[:2], 10))
 
@@ -93,10 +93,10 @@ Loader.add_constructor(f"{_TAG}float", Loader.decimal)
 
 
 def read(path: Path) -> Any:
-    """Return what a YAML file holds.
+    """Read a YAML file.
 
     Raises:
-        ValueError: not YAML, a key is given twice, or it is too large; one line that names the file.
+        ValueError: not YAML, a key is given twice, or the file is too large; the message names the file.
     """
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: found {path.stat().st_size:,} bytes, expected at most {MAX_BYTES:,}; shorten it")

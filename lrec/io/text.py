@@ -1,8 +1,8 @@
-"""Text from files made safe to display: control characters become visible.
+"""Makes text from files safe to display, by making control characters visible.
 
-A class or file name may hold anything: escape sequences that control a terminal, line breaks that fake a log line,
-marks that reverse the reading direction. In text for people such characters are made visible; text for programs
-keeps them.
+Names of classes and files may contain escape sequences that control a terminal, line breaks that fake a log line, or
+marks that reverse the reading direction. Such characters are made visible in text for people, and kept in text for
+programs.
 """
 
 import re
@@ -12,7 +12,7 @@ HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u
 
 
 def escaped(text: str) -> str:
-    r"""Return text in which hidden characters are replaced by their escape codes, for a terminal or a log.
+    r"""Replace hidden characters with their escape codes, for a terminal or a log.
 
     >>> print(escaped("red\x1b[31m, up\u202e, line\n"))
     red\x1b[31m, up\u202e, line\x0a
@@ -26,7 +26,7 @@ def _code(match: re.Match[str]) -> str:
 
 
 def boxed(text: str) -> str:
-    r"""Return text with a replacement character for every hidden character, for a page or a figure.
+    r"""Replace every hidden character with the replacement character U+FFFD, for a page or a figure.
 
     >>> boxed("a\x1b[31m\u202eb")
     'a\ufffd[31m\ufffdb'

@@ -230,9 +230,9 @@ def test_sets_that_are_too_small_are_refused(classes: dict[str, list[int]], mess
     [
         ({"train": [1, 1], "test": [2, 1]}, ""),
         ({"train": [1, 1], "test": [1, 1]}, "no query has another image of its class to find"),
-        ({"train": [1, 1], "test": [5]}, "all that is searched is of one class"),
+        ({"train": [1, 1], "test": [5]}, "all images searched are of one class"),
         ({"train": [1, 1], "query": [1, 1], "gallery": [1, 1]}, ""),
-        ({"train": [1, 1], "query": [1], "gallery": [1]}, "all that is searched is of one class"),
+        ({"train": [1, 1], "query": [1], "gallery": [1]}, "all images searched are of one class"),
         ({"train": [1, 1], "query": [1], "gallery": [0, 1]}, "no query has another image of its class to find"),
     ],
 )

@@ -73,9 +73,7 @@ def test_settings_of_other_programs_are_ignored(root: Path, settings: dict[str, 
 def test_names_that_would_be_read_as_others_are_refused(root: Path):
     settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = run(root, EVERYTHING, settings)
-    line = (
-        "error: LC_ALL=C, PYTHONUTF8=0, PYTHONCOERCECLOCALE=0: names of files would be read as ascii, expected UTF-8;"
-    )
+    line = "error: LC_ALL=C, PYTHONUTF8=0, PYTHONCOERCECLOCALE=0: file names would be read as ascii, expected UTF-8;"
     assert line.split(":")[0] in done.stderr
     assert "would be read as" in done.stderr
     assert done.stderr.strip().endswith("set PYTHONUTF8=1")

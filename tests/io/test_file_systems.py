@@ -55,4 +55,4 @@ def test_without_locks_one_line_names_the_file(
     assert command.guard(work) == 1
     line = capsys.readouterr().err
     assert line.startswith("error: .lrec/claims/lock: ")
-    assert line.endswith("put the project on another one, such as a local disk\n")
+    assert line.endswith("move the project to another one, such as a local disk\n")

@@ -74,7 +74,7 @@ def test_sizes_that_do_not_fit_the_data(
     assert message in tiny.refused(tiny.STAGES["preprocess"], capsys)
 
 
-ONE_CLASS, LONE = "all that is searched is of one class", "no query has another image of its class to find"
+ONE_CLASS, LONE = "all images searched are of one class", "no query has another image of its class to find"
 
 
 @pytest.mark.parametrize(

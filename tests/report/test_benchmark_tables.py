@@ -206,7 +206,7 @@ def test_recalls_without_meaning_are_marked(root: Path):
     recalls, runs = made(root, entries, "mine")
     assert [line[0] for line in runs.rows] == ["resnet18 ‡", "resnet50"]
     assert recalls.notes == [
-        "‡ means nothing: all that is searched is of one class, so every result is right whatever the embeddings are."
+        "‡ means nothing: all images searched are of one class, so every result is right whatever the embeddings are."
     ]
     alone = of_size(4, lone_queries=9, queries=9, partial=True)
     recalls, runs = made(root, {"resnet18": alone})
