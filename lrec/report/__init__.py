@@ -1,1 +1,1 @@
-"""Results for readers: the ledger, the tables, the figures, and one HTML page that loads nothing."""
+"""Presentation of results: the ledger, tables, figures, and a self-contained HTML page."""

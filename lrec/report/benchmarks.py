@@ -1,4 +1,4 @@
-"""The tables of metrics/benchmarks.md: every run of the ledger, beside the reported and the clean reference figures."""
+"""The tables of metrics/benchmarks.md: every run of the ledger, with the reported and clean reference figures."""
 
 import re
 from pathlib import Path
@@ -17,16 +17,16 @@ from lrec.report.tables import MISSING, Table
 REPORTED, CLEAN, PUBLISHED = "reported_recall.csv", "clean_recall.csv", "published_recall.csv"
 _COLUMNS = ("dataset", "crop", "backbone", "k", "recall_percent")
 _PUBLISHED_COLUMNS = ("method", "backbone", "embedding_dim", "year", *_COLUMNS[:2], *_COLUMNS[3:], "evidence")
-COLUMNS = 4  # runs beside each other in a table of compressed embeddings
+COLUMNS = 4  # runs per table of compressed embeddings
 Entries = dict[str, dict[str, Any]]
 
 
 def tables(known: Ledger, folder: Path) -> list[Table]:
-    """Return all tables but `model_table`, each without its empty columns.
+    """Return all tables except `model_table`, without empty columns.
 
     Args:
         known: the ledger.
-        folder: of reported_recall.csv and clean_recall.csv.
+        folder: the folder with reported_recall.csv and clean_recall.csv.
     """
     known = ordered(known)
     variants = dict.fromkeys([*reference.VARIANTS, *known])
@@ -36,7 +36,7 @@ def tables(known: Ledger, folder: Path) -> list[Table]:
 
 
 def parameter_table() -> Table:
-    """Return parameters and multiply-accumulates of the original's ensembles, counted on the model."""
+    """Return the table of parameters and multiply-accumulates of the original's ensembles, counted on the model."""
     sizes = {size: [] for size in reference.META_CLASS_SIZE.values()}
     for dataset, size in reference.META_CLASS_SIZE.items():
         sizes[size].append(reference.NAMES[dataset])
@@ -51,15 +51,15 @@ def parameter_table() -> Table:
 
 
 def recall_tables(variant: str, entries: Entries, folder: Path) -> list[Table]:
-    """Return a table of a variant's recalls in percent, a column per source, and one of the details of our runs.
+    """Return two tables of a variant: recalls in percent with a column per source, and details of our runs.
 
-    A backbone's first row is the original's ensemble; other sizes and kinds of embedding follow, without
-    reference figures, which do not belong to them.
+    The first row of a backbone is the original's ensemble. Rows with other settings follow, without reference
+    figures, because these are for the original's settings.
 
     Args:
-        variant: its name; the six benchmarks have reference figures, any other has none.
+        variant: the variant's name; only the six benchmarks have reference figures.
         entries: the ledger's {name: entry} of this variant, see `lrec.report.ledger.name`.
-        folder: of reported_recall.csv and clean_recall.csv.
+        folder: the folder with reported_recall.csv and clean_recall.csv.
     """
     reported, clean = (read_reference(folder / name, variant) for name in (REPORTED, CLEAN))
     published, ks = list(dict.fromkeys(reported["backbone"])), sorted({*reported["k"].tolist(), *cutoffs(entries)})
@@ -85,7 +85,7 @@ def recall_tables(variant: str, entries: Entries, folder: Path) -> list[Table]:
 
 
 def ensemble_table(known: Ledger) -> Table:
-    """Return recall at 1 over the number of branches, a row per analysed run of the ledger."""
+    """Return the table of recall at 1 over the number of branches: a row per analysed run of the ledger."""
     found = [(variant, name, entry["analysis"]) for variant, name, entry in _analysed(known)]
     analyses = [each for each in found if "ensemble_size" in each[2]]
     sizes = sorted({row["branches"] for _, _, analysis in analyses for row in analysis["ensemble_size"]})
@@ -103,7 +103,7 @@ def ensemble_table(known: Ledger) -> Table:
 
 
 def compression_tables(known: Ledger) -> list[Table]:
-    """Return recall at 1 and bytes per image of compressed embeddings: a row each, a column per analysed run."""
+    """Return tables of compressed embeddings, with recall at 1 and bytes per image: a column per analysed run."""
     groups: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     for variant, name, entry in _analysed(known):
         groups.setdefault((variant, entry["kind"]), {})[name] = {
@@ -125,7 +125,7 @@ def compression_tables(known: Ledger) -> list[Table]:
 def model_table(models: dict[str, dict[str, Path]]) -> Table:
     """Return the table of the models of this revision, from {variant: {name: folder}}.
 
-    The models of other rows of the tables belong to other revisions.
+    The models of other runs in the tables belong to other revisions.
     """
     rows = [[v, name, folder.as_posix()] for v, named in models.items() for name, folder in named.items()]
     intro = "Each folder can be fetched without a clone: dvc get REPOSITORY FOLDER"
@@ -142,19 +142,19 @@ def heading(variant: str) -> str:
 
 
 def cutoffs(entries: Entries) -> list[int]:
-    """Return every K at which one of the runs was evaluated."""
+    """Return every K at which at least one of the runs was evaluated."""
     return sorted({int(k) for entry in entries.values() for k in entry["recall"]})
 
 
 def marked(text: str, entry: dict[str, Any] | None) -> str:
-    """Return text with a run's marks, which `partial_notes` explains: † of a part of a data set, ‡ of no meaning."""
+    """Append a run's marks to text: † for a part of a data set, ‡ for a meaningless recall, see `partial_notes`."""
     if not entry:
         return text
     return text + " †" * entry["partial"] + " ‡" * bool(meaningless(entry))
 
 
 def partial_notes(entries: Entries) -> list[str]:
-    """Say which part of the data set each marked run used, once or with names where parts differ; and what ‡ means."""
+    """Return notes that explain † (which part of the data set was used, with names if the parts differ) and ‡."""
     parts: dict[str, list[str]] = {}
     for name, entry in entries.items():
         if entry["partial"]:
@@ -166,11 +166,11 @@ def partial_notes(entries: Entries) -> list[str]:
 
 
 def read_reference(path: Path, variant: str) -> pd.DataFrame:
-    """Read the recalls of a variant from one of the files of data/reference: k is int64, recall_percent float64.
+    """Read the recalls of a variant from a file of data/reference: k is int64, recall_percent float64.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not such a table.
+        ValueError: the file is not such a table.
     """
     columns = _PUBLISHED_COLUMNS if path.name == PUBLISHED else _COLUMNS
     table = reading.read_table(path, columns, reading.COMMITTED, numbers=["recall_percent"], integers=["k", "year"])
@@ -180,7 +180,7 @@ def read_reference(path: Path, variant: str) -> pd.DataFrame:
 
 
 def duration(seconds: float) -> str:
-    """Return a time for a reader.
+    """Format a time in seconds.
 
     >>> duration(59.6), duration(754), duration(9000)
     ('60 s', '12 min 34 s', '2 h 30 min')
@@ -197,7 +197,7 @@ def _analysed(known: Ledger) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _place(name: str, published: list[str]) -> tuple[int, str, bool]:
-    """Order of rows: backbones as published, then the others; each backbone's own row first."""
+    """Return the sorting key of a row: backbones as published, then others; the original's settings first."""
     backbone = name.split()[0]
     return published.index(backbone) if backbone in published else len(published), backbone, name != backbone
 
@@ -230,12 +230,12 @@ def _settings(entry: dict[str, Any]) -> str:
 
 
 def _epoch_time(entry: dict[str, Any]) -> str:
-    """How long an epoch of training took, and on which hardware, where that was recorded."""
+    """Return the training time per epoch and the hardware, if recorded."""
     record = entry.get("run") or {}
     if "seconds" not in record:
         return ""
     device = re.sub(r", torch \S+", "", record.get("device", ""))
-    epochs = record.get("epochs", entry["settings"]["epochs"])  # fewer where validation ended it early
+    epochs = record.get("epochs", entry["settings"]["epochs"])  # fewer if validation ended the training early
     return duration(record["seconds"] / max(1, epochs)) + (f" ({device})" if device else "")
 
 

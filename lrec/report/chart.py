@@ -1,7 +1,7 @@
 """Line charts of the page as inline SVG.
 
-Not drawn by matplotlib, whose SVG fixes every colour: these take their colours from the page's style and follow its
-light and dark theme. Text stays text, points have titles, and no script is needed, so the page loads nothing.
+They take their colours from the page's style and follow its light and dark theme; colours in matplotlib's SVG are
+fixed. Text remains text, points have titles, and no script is needed, so the page is self-contained.
 """
 
 import math
@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
-_COLOURS, _DIGIT = 8, 7  # in the page's style: curves' colours, width of a digit
+_COLOURS, _DIGIT = 8, 7  # of the page's style: number of curve colours, width of a digit
 _TICKS = (1, 2, 2.5, 5, 10)
 
 
@@ -21,12 +21,12 @@ class Line:
     """A named curve.
 
     Attributes:
-        name: of the curve.
+        name: the name of the curve.
         points: (x, y) from left to right.
-        colour: its number; after eight, colours repeat, dashed.
-        spreads: of each point, drawn above and below it; may be empty.
-        words: what each point is; may be empty.
-        joined: whether a line goes through the points; otherwise they are hollow.
+        colour: its number; after eight, the colours repeat, with dashed lines.
+        spreads: spread of each point, drawn above and below it; may be empty.
+        words: description of each point; may be empty.
+        joined: whether a line joins the points; otherwise they are hollow.
     """
 
     name: str
@@ -43,12 +43,12 @@ def lines(
     """Draw curves over a shared x axis.
 
     Args:
-        curves: at least one point in all.
-        x_name: of the x axis.
-        y_name: of the y axis.
-        log: logarithmic x axis; the points' own x values are its ticks.
-        names: write a legend below.
-        words: write the words of joined curves beside their points.
+        curves: curves with at least one point in total.
+        x_name: name of the x axis.
+        y_name: name of the y axis.
+        log: logarithmic x axis.
+        names: write a legend below the chart.
+        words: write the descriptions of points beside them, for joined curves.
     """
     xs = sorted({x for curve in curves for x, _ in curve.points})
     ys = [y + side * spread for curve in curves for (_, y), spread in _spreads(curve) for side in (-1, 1)]
@@ -84,7 +84,7 @@ def lines(
 
 
 def legend(names: Sequence[str]) -> Markup:
-    """Write names beside their colours, in order."""
+    """Return a legend: names in the order of their colours."""
     keys = [Markup('<span><i class="key {}"></i>{}</span>').format(_style(i), name) for i, name in enumerate(names)]
     return Markup('<p class="legend">{}</p>').format(Markup("").join(keys))
 
@@ -92,7 +92,7 @@ def legend(names: Sequence[str]) -> Markup:
 def _curve(
     curve: Line, x_name: str, across: Callable[[float], float], up: Callable[[float], float], *, words: bool
 ) -> list[Markup]:
-    """Draw a curve's line, whiskers, dots and words; a dot's title names it under the pointer."""
+    """Draw a curve's line, whiskers, dots and words; the title of a dot is shown under the pointer."""
     style, parts = _style(curve.colour), []
     if curve.joined:
         path = " ".join(f"{across(x)},{up(y)}" for x, y in curve.points)
@@ -148,7 +148,7 @@ def scale(low: float, high: float) -> list[float]:
 
 
 def _spread(xs: Sequence[float], across: Callable[[float], float]) -> list[float]:
-    """Leave out ticks whose numbers would overlap their neighbour's."""
+    """Leave out ticks whose numbers would overlap the previous one."""
     kept: list[float] = []
     for x in xs:
         room = _DIGIT * (len(_number(x)) + len(_number(kept[-1]))) / 2 + 10 if kept else 0

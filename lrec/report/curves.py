@@ -1,4 +1,4 @@
-"""The curves of the page: those of one run, and charts that compare all results of a variant."""
+"""The charts of the page: those of one run, and those that compare all results of a variant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from markupsafe import Markup
 from lrec.report import chart, model_size
 from lrec.report.ledger import COMPRESSED, Ledger
 
-# Of an analysis: key, x axis, title.
+# Charts of the analyses: key, x axis, title.
 ENSEMBLE_SIZE = "ensemble_size", "branches", "Recall@1 by ensemble size, percent"
 COMPRESSION = "compression", "bytes", "Recall@1 by bytes of an embedding, percent"
-# Units and titles of what an image costs to embed, and of what training costs.
+# Charts over the cost of embedding an image, and over the cost of training: unit, x axis, title.
 COMPUTE = (
     (1e6, "10⁶ multiply-accumulates per image", "Recall@1 by embedding compute, percent"),
     (1e12, "10¹² multiply-accumulates", "Recall@1 by training compute, percent"),
 )
-# Of a training run's history: column, title.
+# Charts of the history of a training run: column, title.
 TRAINING = (
     ("loss", "Training loss"),
     ("accuracy", "Training accuracy"),
@@ -28,7 +28,7 @@ TRAINING = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """The results of one variant: its name, the legend of all charts, and the charts."""
+    """A comparison of the results of one variant: its name, the legend of all charts, and the charts."""
 
     variant: str
     legend: Markup
@@ -36,7 +36,7 @@ class Comparison:
 
 
 def of_one(result: dict[str, Any], history: pd.DataFrame) -> list[Markup]:
-    """Draw a run's training, its recall before and after it, and its analyses."""
+    """Draw a run's training history, its recall before and after training, and its analyses."""
     drawn = [
         chart.lines([line], "epoch", title)
         for name, title in TRAINING
@@ -56,11 +56,11 @@ def of_one(result: dict[str, Any], history: pd.DataFrame) -> list[Markup]:
 
 
 def compared(known: Ledger, histories: dict[tuple[str, str], pd.DataFrame]) -> list[Comparison]:
-    """Draw charts that compare the results of each variant with several of them; each result has its colour.
+    """Draw charts that compare the results of each variant that has several; each result has its own colour.
 
     Args:
         known: the ledger.
-        histories: the epochs of the listed runs: {(variant, name): table}.
+        histories: {(variant, name): table of epochs} of the listed runs.
     """
     found = []
     for variant, entries in known.items():
@@ -85,12 +85,12 @@ def compared(known: Ledger, histories: dict[tuple[str, str], pd.DataFrame]) -> l
 
 
 def front(rows: Sequence[dict[str, Any]], cost: str = "bytes", recall: str = "recall_at_1") -> list[dict[str, Any]]:
-    """Return the rows with a higher recall than all that cost less or as much, by increasing cost (Pareto points).
+    """Return the Pareto points, by increasing cost: rows with a higher recall than all rows of at most their cost.
 
     Args:
-        rows: such as compressed embeddings.
-        cost: key of what should be small.
-        recall: key of what should be large.
+        rows: rows to choose from, such as compressed embeddings.
+        cost: key of the value that should be small.
+        recall: key of the value that should be large.
 
     >>> rows = [("a", 8, 60), ("b", 2, 30), ("c", 4, 30), ("d", 4, 50), ("e", 16, 60)]
     >>> [row["code"] for row in front([dict(zip(("code", "bytes", "recall_at_1"), r)) for r in rows])]
@@ -104,11 +104,11 @@ def front(rows: Sequence[dict[str, Any]], cost: str = "bytes", recall: str = "re
 
 
 def _by_compute(entries: dict[str, dict[str, Any]], colours: dict[str, int]) -> list[Markup]:
-    """Draw each result over what it cost; results that nothing cheaper reaches are full dots and named."""
+    """Draw each result's recall over its cost; the Pareto points are full dots with names."""
     costs = {name: model_size.compute(entry) for name, entry in entries.items()}
     drawn = []
     for number, (unit, x, title) in enumerate(COMPUTE):
-        # Three digits are enough for a place, and make a tick that can be read.
+        # Three digits are precise enough, and make readable ticks.
         points = [
             {
                 "name": n,
@@ -116,7 +116,7 @@ def _by_compute(entries: dict[str, dict[str, Any]], colours: dict[str, int]) -> 
                 "recall": 100 * next(iter(e["recall"].values())),
             }
             for n, e in entries.items()
-            if costs[n][number]  # starting weights as they are cost no training
+            if costs[n][number]  # untrained starting weights have no cost of training
         ]
         best = front(points, "cost", "recall")
         lines = [

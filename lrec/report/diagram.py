@@ -1,4 +1,4 @@
-"""The figure of the architecture, with the shapes that the model has."""
+"""The figure of the architecture, with the shapes of the actual model."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ with environment.without("MPLBACKEND"):  # as in figures
 
 
 def shapes(backbone: str, ensemble_size: int, meta_class_size: int, image_size: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of one image after every part, (C, H, W) or (n,), from the model on the meta device."""
+    """Return the shape of one image after each part, (C, H, W) or (n,), computed on the meta device."""
     with torch.device("meta"):
         ensemble = Ensemble(backbone, 1, meta_class_size).eval()
         current = torch.empty(1, 3, image_size, image_size)
@@ -27,7 +27,7 @@ def shapes(backbone: str, ensemble_size: int, meta_class_size: int, image_size: 
 
 
 def draw(path: Path, backbone: str, ensemble_size: int, meta_class_size: int, image_size: int) -> None:
-    """Draw the stem, the M branches, their logits and the embedding, with their shapes."""
+    """Draw the stem, the M branches, their logits and the embedding, with shapes."""
     sizes = {
         name: " × ".join(str(n) for n in shape)
         for name, shape in shapes(backbone, ensemble_size, meta_class_size, image_size).items()

@@ -1,6 +1,6 @@
-"""Figures of our recall beside that of published methods, by backbone; and the style of all figures.
+"""Figures that compare our recall with published methods, by backbone; and the style of all figures.
 
-The same inputs give the same bytes, for the same version of matplotlib.
+With the same version of matplotlib, the same inputs give the same bytes.
 """
 
 import contextlib
@@ -16,9 +16,7 @@ from lrec.model.backbones import BACKBONES
 from lrec.report.benchmarks import CLEAN, PUBLISHED, REPORTED, read_reference
 from lrec.report.ledger import Ledger, is_full_size
 
-with environment.without(
-    "MPLBACKEND"
-):  # a notebook's, for windows of its own; one that is not installed stops the import
+with environment.without("MPLBACKEND"):  # set by notebooks; the import fails if that backend is not installed
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,14 +25,14 @@ with environment.without(
 
 INK, FAINT, LINE = "#1f2328", "#59636e", "#d1d9e0"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.edgecolor": LINE, "xtick.color": FAINT}
-# Figure: the variants of its panels, side by side.
+# The figures, and the variants of their panels.
 PANELS = {
     "sota_car_cub": ("car_uncropped", "cub_uncropped"),
     "sota_car_cub_crop": ("car_cropped", "cub_cropped"),
     "sota_sop": ("sop",),
     "sota_isc": ("isc",),
 }
-# In the order of the figures: this project's backbones, between those that only published methods use.
+# In the order of the figures: this project's backbones, and before and after them those of published methods only.
 TITLES = {
     "googlenet": "GoogLeNet",
     "bn_inception": "BN-Inception",
@@ -43,8 +41,8 @@ TITLES = {
     "vit_b16": "ViT-B/16",
     "vit_l14_336": "ViT-L/14, 336 px",
 }
-# Kind of figure: marker, face, edge, legend. Reported figures are hollow, because they are
-# not comparable: see docs/protocol.md.
+# Kind of result: marker, face, edge, legend. The marks of reported results are hollow, because these results are not
+# comparable, see docs/protocol.md.
 MARKS = {
     "ours": ("D", "#cf4a00", "#cf4a00", "LREC, ours"),
     "clean": ("o", "#0969da", "#0969da", "LREC, clean reference"),
@@ -58,7 +56,7 @@ _ROW, _LABEL, _AXIS, _VALUE, _MARGIN = 0.235, 2.3, 2.75, 1.75, 0.3
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Draw in the style of all figures, without a user's matplotlibrc."""
+    """Draw in the style of all figures, ignoring the user's matplotlibrc."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -87,8 +85,8 @@ def rows(variant: str, folder: Path, entries: dict[str, dict[str, Any]]) -> dict
 
     Args:
         variant: one of `lrec.reference.VARIANTS`.
-        folder: of reported_recall.csv, clean_recall.csv and published_recall.csv.
-        entries: the ledger's {name: entry} of this variant; what is not the benchmark is left out.
+        folder: the folder with reported_recall.csv, clean_recall.csv and published_recall.csv.
+        entries: the ledger's {name: entry} of this variant; those that are not comparable are left out.
     """
     reported, clean, others = (
         table[table["k"] == 1]
@@ -119,7 +117,7 @@ def rows(variant: str, folder: Path, entries: dict[str, dict[str, Any]]) -> dict
 
 
 def comparison(path: Path, variants: tuple[str, ...], folder: Path, known: Ledger) -> None:
-    """Draw one figure of `PANELS`: a panel per variant, a group of rows per backbone."""
+    """Draw one of the figures of `PANELS`: a panel per variant, a group of rows per backbone."""
     found = {variant: rows(variant, folder, known.get(variant, {})) for variant in variants}
     lines = max(sum(len(group) + 1.25 for group in groups.values()) for groups in found.values())
     panel = _LABEL + _AXIS + _VALUE + _MARGIN
@@ -184,7 +182,7 @@ def _row(axes: Axes, row: Row, height: float) -> None:
         axes.plot(
             value, height, marker, markerfacecolor=face, markeredgecolor=edge, markersize=5.5, clip_on=False, zorder=3
         )
-    # As many decimals as the sources give.
+    # As many decimals as in the sources.
     words = {"clean": ("clean ", 2), "reported": ("reported ", 1)}
     shown = [(row.values[kind], *words.get(kind, ("", 1))) for kind in MARKS if kind in row.values]
     text = ", ".join(f"{word}{value:.{decimals}f}" for value, word, decimals in shown)

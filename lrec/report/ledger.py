@@ -1,6 +1,6 @@
-"""The ledger: the last result of every run, kept when the run is no longer listed, and the titles of its figures.
+"""The ledger: the last result of every run, including runs that params.yaml no longer lists, and titles of metrics.
 
-Results of different ensemble sizes, and of logits and features, stand side by side.
+Results with different settings, such as ensemble size or kind of embedding, are separate entries.
 """
 
 from pathlib import Path
@@ -15,9 +15,9 @@ from lrec.model.backbones import BACKBONES, SHARES
 from lrec.model.kinds import KINDS
 
 Ledger = dict[str, dict[str, dict[str, Any]]]
-# Titles of the metrics beside recall, for results of earlier versions, which do not hold them.
+# Titles of the metrics other than recall, for results of earlier versions, which do not contain them.
 EARLIER = {"map_at_r": "MAP@R", "r_precision": "R-precision"}
-# Names of compressed embeddings in results of earlier versions, and what they are called now.
+# Names of compressed embeddings in results of earlier versions, and their present names.
 COMPRESSED = {"signs": "binary"}
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -29,13 +29,13 @@ Counts = dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]
 
 
 class Untrained(TypedDict):
-    """What the tables show of the network before training."""
+    """The figures of the network before training that the tables show."""
 
     recall: Recall
 
 
 class Settings(TypedDict):
-    """What the tables show of a training's settings."""
+    """The settings of a training run that the tables show."""
 
     ensemble_size: Size
     meta_class_size: Size
@@ -50,7 +50,7 @@ class Settings(TypedDict):
 
 
 class BranchSet(TypedDict):
-    """Recall at 1 of sets of branches of one size, percent."""
+    """Recall at 1, in percent, of sets with the same number of branches."""
 
     branches: Size
     recall_at_1: Percent
@@ -58,7 +58,7 @@ class BranchSet(TypedDict):
 
 
 class Compressed(TypedDict):
-    """Recall at 1 of a compressed embedding, percent, and its bytes."""
+    """Recall at 1 of a compressed embedding, in percent, and its bytes per image."""
 
     code: str
     bytes: Size
@@ -66,7 +66,7 @@ class Compressed(TypedDict):
 
 
 class Analysis(TypedDict, total=False):
-    """The analyses of a result: all of them, or none; of reduced embeddings, those that need no single branches."""
+    """The analyses of a result: all or none; for reduced embeddings, only those that do not need single branches."""
 
     images: Count
     agreement: Fraction
@@ -82,14 +82,14 @@ def _all_or_none(analysis: dict[str, Any]) -> dict[str, Any]:
 
 
 class Embedding(TypedDict, total=False):
-    """What the tables show of how images were embedded."""
+    """The settings of the embedding that the tables show."""
 
     reduce: Annotated[str, Field(pattern="^[a-z]+$")]
     dimensions: Size
 
 
 class Result(TypedDict):
-    """The keys of a result that tables and page need; it has others."""
+    """The keys of a result that tables and page need; results have others as well."""
 
     variant: Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")]
     backbone: Annotated[str, Field(pattern=f"^({'|'.join(BACKBONES)})$")]
@@ -114,12 +114,12 @@ class Result(TypedDict):
 
 
 def titles(entry: dict[str, Any]) -> dict[str, str]:
-    """Return the metrics beside recall that are shown of a result, in percent: {key: title}."""
+    """Return the metrics of a result, other than recall, that are shown in percent: {key: title}."""
     return entry.get("titles", EARLIER)
 
 
 def meaningless(entry: dict[str, Any]) -> str:
-    """Return why a result's recall says nothing about its embeddings; empty if it does."""
+    """Return the reason why a result's recall does not depend on its embeddings, or an empty string if it does."""
     return splits.meaningless(entry["counts"], entry["queries"], entry["lone_queries"])
 
 
@@ -147,12 +147,13 @@ def read_result(path: Path, variant: str, backbone: str) -> dict[str, Any]:
 
 
 def read(path: Path) -> Ledger:
-    """Read a ledger {variant: {name: entry}}; one that does not exist is empty.
+    """Read a ledger {variant: {name: entry}}; if the file does not exist, the ledger is empty.
 
-    Entries get the names that `name` returns, whatever an older version called them.
+    Entries of earlier versions are renamed as by `name`.
 
     Raises:
-        ValueError: it is damaged, or an entry stands in another's place; the message says how to restore it.
+        ValueError: the file is damaged, or an entry is under the wrong variant or has the same name as another; the
+            message says how to restore the file.
     """
     if not path.exists():
         return {}
@@ -170,10 +171,10 @@ def read(path: Path) -> Ledger:
 
 
 def name(entry: dict[str, Any]) -> str:
-    """Return a result's name in the ledger: its backbone, then what sets it apart from the original's benchmark.
+    """Return a result's name in the ledger: its backbone, then the differences from the original's benchmark.
 
-    So a trial never takes the place of a benchmark. A variant that is no benchmark has no number of classes, epochs
-    and pixels to differ from.
+    So a trial never replaces a benchmark. For variants that are not benchmarks, the numbers of meta classes, epochs
+    and pixels are not compared.
 
     >>> used = {"ensemble_size": 48, "meta_class_size": 12, "share": "layer1", "image_size": 256, "epochs": 20}
     >>> entry = {"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "partial": False}
@@ -209,7 +210,7 @@ def name(entry: dict[str, Any]) -> str:
 
 
 def reduction(entry: dict[str, Any]) -> str:
-    """Return how a result's embeddings are reduced, and to how many numbers; empty if they are whole.
+    """Return how a result's embeddings are reduced, and to how many dimensions; empty if they are not reduced.
 
     >>> [reduction({"embedding": kept | {"dimensions": 64}}) for kept in ({"reduce": "whitened"}, {})]
     ['whitened 64', '']
@@ -219,24 +220,24 @@ def reduction(entry: dict[str, Any]) -> str:
 
 
 def is_quantized(entry: dict[str, Any]) -> bool:
-    """Whether a result's embeddings were computed in 8 bits."""
+    """Return whether a result's embeddings were computed in int8."""
     return entry.get("embedding", {}).get("precision") == "int8"
 
 
 def learns_as_original(entry: dict[str, Any]) -> bool:
-    """Whether a result's branches have the original's classifier and loss."""
+    """Return whether a result's branches have the original's classifier and loss."""
     return all(entry["settings"].get(key, value) == value for key, value in reference.LEARNED.items())
 
 
 def is_full_size(entry: dict[str, Any]) -> bool:
-    """Whether an entry is comparable with the benchmark: all its images, at the original's settings."""
+    """Return whether an entry is comparable with the benchmark: all images, the original's settings."""
     return entry["variant"] in reference.VARIANTS and name(entry) == entry["backbone"]
 
 
 def metric(entry: dict[str, Any]) -> str:
-    """Return a result's name in `dvc metrics`: one that stays when the size of the ensemble changes.
+    """Return a result's name in `dvc metrics`, which does not depend on the ensemble size.
 
-    One run has one size per variant, and its parameters say which.
+    `dvc metrics diff` can therefore compare ensembles of different sizes. The parameters of a run show its size.
 
     >>> metric({"backbone": "resnet18", "kind": "features", "settings": {"ensemble_size": 4}})
     'resnet18 (features)'
@@ -249,12 +250,12 @@ def metric(entry: dict[str, Any]) -> str:
 def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) -> bool:
     """Add a run's result to the ledger, or replace the run's earlier result.
 
-    A run with the same code, data and settings whose 95 % interval of R@1 overlaps the published one
-    reproduces the published figure, which stays, with the record of its training. So published tables
-    do not change when another CPU rounds differently.
+    A run with the same code, data and settings whose 95 % interval of R@1 overlaps the earlier one reproduces the
+    earlier result, which is kept, with the record of its training. So published tables do not change when another
+    CPU rounds differently.
 
     Args:
-        ledger: to change.
+        ledger: the ledger, which is changed.
         entry: a result as the stage evaluate writes it, without the record of its training.
         run: time, hardware and commit of the training.
 
@@ -269,7 +270,7 @@ def upsert(ledger: Ledger, entry: dict[str, Any], run: dict[str, Any] | None) ->
 
 
 def reproduces(published: dict[str, Any] | None, entry: dict[str, Any]) -> bool:
-    """Whether a result reproduces the published one, up to floating-point noise in training."""
+    """Return whether a result reproduces the published one, up to rounding differences in training."""
     same = ("settings", "embedding", "evaluation", "counts", "official", "queries", "gallery")
     if not published or any(published.get(key) != entry[key] for key in same):
         return False
@@ -278,12 +279,12 @@ def reproduces(published: dict[str, Any] | None, entry: dict[str, Any]) -> bool:
 
 
 def ordered(ledger: Ledger) -> Ledger:
-    """Return a ledger in a fixed order, so that nothing depends on what was run first."""
+    """Return a ledger in a fixed order, independent of the order of the runs."""
     return {variant: dict(sorted(ledger[variant].items(), key=_place)) for variant in sorted(ledger)}
 
 
 def _place(item: tuple[str, dict[str, Any]]) -> tuple[str, bool, str, int, str]:
-    """Order within a variant: by backbone, the original's kind first, then by ensemble size and name."""
+    """Return the sorting key in a variant: backbone, the original's kind first, then ensemble size and name."""
     entry = item[1]
     size = entry["settings"]["ensemble_size"]
     return entry["backbone"], entry["kind"] != reference.KIND, entry["kind"], size, item[0]

@@ -1,4 +1,4 @@
-"""How large an ensemble is, and what it costs: parameters, and multiply-accumulates of an image and of training."""
+"""Counts parameters of an ensemble, and multiply-accumulates of embedding an image and of training."""
 
 import functools
 import warnings
@@ -16,7 +16,7 @@ from lrec.model.ensemble import LINEAR, Ensemble
 def count_parameters(
     backbone: str, ensemble_size: int, outputs: int, share: str = SHARE, classifier: Classifier = LINEAR
 ) -> int:
-    """Return the number of parameters, counted on the meta device, which allocates no memory for them."""
+    """Return the number of parameters, counted on the meta device, which allocates no memory."""
     with torch.device("meta"):
         model = Ensemble(backbone, 1, outputs, share=share, classifier=classifier)
     stem, branch = (sum(p.numel() for p in part.parameters()) for part in (model.stem, model.branches))
@@ -25,13 +25,12 @@ def count_parameters(
 
 @functools.cache
 def count_macs(backbone: str, ensemble_size: int, outputs: int, image_size: int, share: str = SHARE) -> int:
-    """Return multiply-accumulates of one image's forward pass (thop counts them, on the meta device).
+    """Return the multiply-accumulates of one image's forward pass, counted by thop on the meta device.
 
-    A multiply-accumulate is two floating-point operations. thop leaves out what costs almost nothing,
-    such as relu.
+    A multiply-accumulate is two floating-point operations. thop does not count cheap operations such as relu.
     """
     with warnings.catch_warnings():
-        # thop compares versions with distutils, which warns on import that it is deprecated.
+        # thop imports distutils, which warns that it is deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
         from thop import profile
 
@@ -39,17 +38,17 @@ def count_macs(backbone: str, ensemble_size: int, outputs: int, image_size: int,
         model = Ensemble(backbone, 1, outputs, share=share)
         image = torch.empty(1, 3, image_size, image_size)
         shared = model.stem(image)
-    # Outside the meta device: thop keeps its own counters in real memory.
+    # Outside the meta device, because thop's counters need real memory.
     stem, _ = profile(model.stem, inputs=(image,), verbose=False)
     branch, _ = profile(model.branches[0], inputs=(shared,), verbose=False)
     return int(stem + ensemble_size * branch)
 
 
 def compute(entry: dict[str, Any]) -> tuple[int, int]:
-    """Return the multiply-accumulates of embedding one image and of the whole training of a ledger's entry.
+    """Return the multiply-accumulates of embedding one image, and of the whole training, of an entry of the ledger.
 
-    A step of training costs three forward passes: one forward, and two products of the same size backward. The stem
-    is counted once, as it is computed once for all branches.
+    A training step is counted as three forward passes, since the backward pass has two products of the same size for
+    each one of the forward pass. The stem is counted once, because it is computed once for all branches.
     """
     used, run = entry["settings"], entry.get("run") or {}
     shape = used["ensemble_size"], saved.outputs(used), used["image_size"], used["share"]

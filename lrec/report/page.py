@@ -1,4 +1,4 @@
-"""The HTML report: its content is gathered here and rendered by page.html."""
+"""The HTML report: gathers the content that the template page.html renders."""
 
 import base64
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
 class Shown(TypedDict):
-    """The image of an example; `image` is a file beside examples.json."""
+    """An image of an example; `image` is the name of a file in the folder of examples.json."""
 
     path: str
     image: Annotated[str, Field(pattern=r"^[0-9]+\.(png|jpg)$")]
@@ -43,13 +43,13 @@ class Examples(TypedDict):
 
 @dataclass(frozen=True)
 class Listed:
-    """A run that params.yaml lists, as its stages left it.
+    """The outputs of a run that params.yaml lists.
 
     Attributes:
-        result: of the stage evaluate.
-        history: of the stage train, one row per epoch.
-        examples: of the stage evaluate, examples.json.
-        folder: where their images are.
+        result: result.json of the stage evaluate.
+        history: the table of the stage train, one row per epoch.
+        examples: examples.json of the stage evaluate.
+        folder: the folder with the images of the examples.
     """
 
     result: dict[str, Any]
@@ -59,13 +59,13 @@ class Listed:
 
 
 def render(listed: list[Listed], known: ledger.Ledger, tables: list[Table], figures: list[Path]) -> str:
-    """Return the page as HTML that loads nothing.
+    """Return the page as self-contained HTML.
 
     Args:
         listed: the runs of params.yaml.
         known: the ledger.
-        tables: of the benchmarks.
-        figures: to show, PNG.
+        tables: the tables of the benchmarks.
+        figures: the PNG files to show.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -83,11 +83,11 @@ def render(listed: list[Listed], known: ledger.Ledger, tables: list[Table], figu
 
 
 def read_examples(path: Path) -> dict[str, Any]:
-    """Read the examples.json of a run, whose images must lie beside it.
+    """Read the examples.json of a run; its images must be in the same folder.
 
     Raises:
-        FileNotFoundError: it, or an image, is not there.
-        ValueError: it is damaged.
+        FileNotFoundError: the file or an image is missing.
+        ValueError: the file is damaged.
     """
     found = reading.read_json(path, "evaluate", Examples)
     shown = [query for section in found["sections"].values() for query in section]
@@ -103,13 +103,13 @@ def embedded(path: Path) -> Markup:
 
 
 def is_wide(path: Path) -> bool:
-    """Whether a figure needs the page's whole width."""
+    """Return whether a figure needs the whole width of the page."""
     with Image.open(path) as image:
         return image.width > 1.5 * image.height
 
 
 def run_table(entries: dict[str, dict[str, Any]]) -> Table:
-    """Return the table of all runs: {name: entry of the ledger}."""
+    """Return the table of all runs, from {name: entry of the ledger}."""
     rows = []
     for name, entry in entries.items():
         parameters, macs = _size(entry)
@@ -136,7 +136,7 @@ def run_table(entries: dict[str, dict[str, Any]]) -> Table:
 
 
 def _details(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's settings, and the commit in full."""
+    """Return a run's settings and its full commit hash."""
     commit = (entry.get("run") or {}).get("commit")
     return entry["settings"] | ({"commit": commit} if commit else {})
 
@@ -154,14 +154,14 @@ def _shown(run: Listed) -> dict[str, Any]:
 
 
 def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of the figures that head a run's section."""
+    """Return names and values of the figures at the top of a run's section."""
     low, high = result["recall_at_1_interval"]
     parameters, macs = _size(result)
     facts = [
         ("Recall@1", f"{100 * result['recall']['1']:.1f}%") if "1" in result["recall"] else None,
         ("class-bootstrap 95 % interval", f"{100 * low:.1f} to {100 * high:.1f}%"),
         *((title, f"{100 * result[key]:.1f}%") for key, title in ledger.titles(result).items()),
-        ("queries, searched in", f"{result['queries']:,} in {result['gallery']:,}"),
+        ("queries / gallery images", f"{result['queries']:,} / {result['gallery']:,}"),
         ("queries without positives", f"{result['lone_queries']:,}"),
         ("parameters", f"{parameters / 1e6:,.1f} M"),
         ("GMACs per image", f"{macs / 1e9:.3g}"),
@@ -170,7 +170,7 @@ def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _size(entry: dict[str, Any]) -> tuple[int, int]:
-    """Parameters and multiply-accumulates per image of an entry's ensemble."""
+    """Return parameters and multiply-accumulates per image of an entry's ensemble."""
     used = entry["settings"]
     shape = entry["backbone"], used["ensemble_size"], saved.outputs(used)
     return (

@@ -1,6 +1,6 @@
-"""The README's tables: the original's seven, each with our own runs of other sizes below; and a line on glyphs.
+"""The README's tables: the original's seven, each followed by our runs with other settings, and a line on glyphs.
 
-They depend on the ledger and data/reference alone, so a check can render them again.
+They depend only on the ledger and data/reference, so a check can render them again.
 """
 
 from dataclasses import replace
@@ -24,8 +24,8 @@ from lrec.report.tables import MISSING, Table
 
 BEGIN, END = "<!-- benchmarks: written by the stage report -->", "<!-- end of benchmarks -->"
 BUILT_IN = "glyphs"
-MOST = 6  # rows of own runs below a table
-MOST_BUILT_IN = 4  # runs in the line of the built-in set
+MOST = 6  # of our runs, below a table
+MOST_BUILT_IN = 4  # runs in the line on the built-in set
 LEGEND = f"In the next six tables: Recall@K in percent, reported / clean reference / ours ({MISSING}: no figure)."
 
 
@@ -34,7 +34,7 @@ def tables(known: ledger.Ledger, folder: Path) -> list[Table]:
 
     Args:
         known: the ledger.
-        folder: of reported_recall.csv and clean_recall.csv.
+        folder: the folder with reported_recall.csv and clean_recall.csv.
     """
     found = [parameter_table()]
     for number, variant in enumerate(reference.VARIANTS):
@@ -48,13 +48,13 @@ def tables(known: ledger.Ledger, folder: Path) -> list[Table]:
 
 
 def benchmark_table(variant: str, full: Entries, folder: Path, intro: str = "") -> Table:
-    """Return one of the original's tables: a row per backbone, a column per K, three sources in a cell.
+    """Return one of the original's tables: a row per backbone, a column per K, three sources per cell.
 
     Args:
         variant: one of `lrec.reference.VARIANTS`.
         full: {backbone: entry} of the ledger's comparable runs, see `lrec.report.ledger.is_full_size`.
-        folder: of reported_recall.csv and clean_recall.csv.
-        intro: the line above it.
+        folder: the folder with reported_recall.csv and clean_recall.csv.
+        intro: the line above the table.
     """
     reported, clean = (
         {(r.backbone, r.k): percent(r.recall_percent) for r in read_reference(folder / name, variant).itertuples()}
@@ -70,7 +70,7 @@ def benchmark_table(variant: str, full: Entries, folder: Path, intro: str = "") 
 
 
 def own_runs(title: str, entries: Entries, what: str) -> Table:
-    """Return the best of our own runs of a variant, best first: a row per run, a column per K, percent."""
+    """Return the best of our runs of a variant, best first: a row per run, a column per K, in percent."""
     ks = cutoffs(entries)
     chosen = _best(entries, ks[0], MOST)
     rows = [
@@ -83,7 +83,7 @@ def own_runs(title: str, entries: Entries, what: str) -> Table:
 
 
 def built_in_notes(entries: Entries) -> list[str]:
-    """Return the line on the best runs of the built-in set, and what its marks mean."""
+    """Return the line on the best runs of the built-in set, and the notes that explain its marks."""
     k = cutoffs(entries)[0]
     chosen = _best(entries, k, MOST_BUILT_IN)
     figures = (f"{marked(name, entry)} {100 * entry['recall'].get(str(k), 0):.1f}" for name, entry in chosen.items())
@@ -101,10 +101,14 @@ def percent(value: float) -> str:
 
 
 def insert(readme: str, text: str) -> str:
-    """Return a README with the tables, as Markdown, between its two markers.
+    """Replace the text between the README's two markers.
+
+    Args:
+        readme: the README.
+        text: the tables as Markdown.
 
     Raises:
-        ValueError: the markers are not there once each, in order.
+        ValueError: a marker is missing or repeated, or they are in the wrong order.
     """
     if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
         raise ValueError(f"README.md: expected the lines {BEGIN!r} and {END!r} once each, in this order; put them back")

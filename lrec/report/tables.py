@@ -1,7 +1,7 @@
-"""A table as a value, and its two renderers: Markdown for files, HTML for the page.
+"""Tables, and their two renderers: Markdown for files, HTML for the page.
 
-All text of a table is plain text. Names of files and data sets may hold anything, so each renderer replaces or escapes
-what would end a cell, open a tag or a comment, or act on a screen.
+All text of a table is plain text. Names of files and data sets may contain any characters, so each renderer replaces
+or escapes those that would end a cell, open a tag or a comment, or control a terminal.
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from tabulate import tabulate
 
 from lrec.io.text import boxed
 
-MISSING = "–"  # a figure that was not measured, or not published
+MISSING = "–"  # for figures that were not measured or not published
 _UNSAFE = str.maketrans("|<>", "¦‹›")
-_LONG = 50  # characters; a longer cell of the page is wrapped
+_LONG = 50  # characters; longer cells of the page are wrapped
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with what is written around it.
+    """A table with its heading and the text around it.
 
     Attributes:
-        title: its heading; "" for a table that belongs to the one before it.
+        title: the heading; "" for a table that belongs to the previous one.
         header: names of the columns.
-        rows: of one cell per column.
+        rows: rows with one cell per column.
         intro: a line before the table, or "".
-        notes: lines after it.
+        notes: lines after the table.
     """
 
     title: str
@@ -76,7 +76,7 @@ def _plain(text: str) -> str:
 
 
 def html(table: Table) -> Markup:
-    """Render a table as HTML, in the classes of page.html.
+    """Render a table as HTML, with the CSS classes of page.html.
 
     >>> str(html(Table("", ["x"], [["a<b"]])))  # doctest: +ELLIPSIS
     '...<tr><th>x</th></tr>...<tr><td>a&lt;b</td></tr>...'

@@ -85,7 +85,7 @@ def test_what_it_shows(rendered: str):
     head = words[words.index("95 % interval") : words.index("Training loss")]
     assert all(title in head for title in ledger.EARLIER.values())
     assert all(name in words for name in reference.VARIANTS)
-    assert "resnet18 (M=16, features)" in words[words.index("Compared") : words.index("95 % interval")]
+    assert "resnet18 (M=16, features)" in words[words.index("Comparison") : words.index("95 % interval")]
     tiles = [
         attributes["class"] for tag, attributes in Tags(rendered).tags if "tile" in (attributes.get("class") or "")
     ]
