@@ -1,4 +1,4 @@
-"""Class names for display; files and tables keep those of the data set."""
+"""Class names for display; files and tables contain the data set's original names."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ _CODE_POINT = re.compile(r"U\+([0-9A-F]{4,6})")
 
 
 def readable(name: str) -> str:
-    r"""Return a class name for display, with a replacement character for every hidden character.
+    r"""Return a class name for display; every hidden character becomes the replacement character U+FFFD.
 
     >>> readable("U+0416"), readable("001.Black_footed_Albatross"), readable("")
     ('Ж', 'Black footed Albatross', '')
@@ -25,10 +25,10 @@ def readable(name: str) -> str:
 
 
 def for_spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table for a spreadsheet, with no text that would be taken for a formula.
+    """Return a table for a spreadsheet, in which no text is interpreted as a formula.
 
-    Text that begins with = + - @, a tab or a line end gets an apostrophe before it, as one would type it.
-    Tables that programs read keep names unchanged.
+    An apostrophe, the usual prefix for text, is added to text that begins with = + - @, a tab or a line end.
+    Tables for programs contain the names unchanged.
     """
     text = table.select_dtypes(exclude="number")
     return table.assign(**{name: text[name].map(_as_text) for name in text})

@@ -1,6 +1,6 @@
-"""The strict reader of params.yaml, whose keys lrec/schema.py explains.
+"""The strict reader of params.yaml; lrec/schema.py describes the keys.
 
-An unknown, missing or mistyped key fails before any work starts, with the key's full path.
+An unknown, missing or mistyped key is an error before any work starts; the message gives the key's full path.
 """
 
 import difflib
@@ -41,7 +41,11 @@ class Params(schema.Section):
         return value
 
     def variant(self, name: str) -> schema.Variant:
-        """Return a variant's block; ValueError names the known ones."""
+        """Return a variant's block.
+
+        Raises:
+            ValueError: there is no such variant; the message lists the known ones.
+        """
         if name not in self.variants:
             raise ValueError(
                 f"{PARAMS_FILE}: unknown variant {name!r}, expected one of {', '.join(self.variants)}; "
@@ -50,10 +54,10 @@ class Params(schema.Section):
         return self.variants[name]
 
     def train_of(self, name: str) -> schema.Train:
-        """Return how a variant trains: its own values, else those of the section `train`, else its recipe's.
+        """Return a variant's training parameters: its own values, else those of the section `train`, else its recipe's.
 
-        A recipe's warm-up takes at most half of the variant's epochs, and only statistics of starting weights are
-        frozen by it.
+        The recipe's warm-up is limited to half of the variant's epochs, and the recipe freezes batch-norm statistics
+        only if the network starts from pretrained weights.
         """
         section, own = _set(self.train.model_dump()), _set(self.variant(name).train)
         chosen = {**section, **own}
@@ -63,7 +67,7 @@ class Params(schema.Section):
         return self.train.model_copy(update={**recipe, **chosen})
 
     def require_trainable(self, name: str) -> None:
-        """Refuse values of a variant's training that cannot work together; the message names the block they are in."""
+        """Refuse incompatible training parameters of a variant; the message names the block that sets them."""
         recipe, epochs = self.train_of(name), self.variant(name).epochs
 
         def key(of: str) -> str:
@@ -76,24 +80,24 @@ class Params(schema.Section):
             )
         if recipe.freeze_batch_norm and recipe.weights == "none":
             raise ValueError(
-                f"{key('freeze_batch_norm')}: found true with train.weights none, but a network that starts at random "
+                f"{key('freeze_batch_norm')}: found true with train.weights none, but a network with random weights "
                 f"has no statistics to keep in variants.{name}; set it to false"
             )
         together, batch = recipe.images_per_class, recipe.batch_size
         if together and (batch % together or batch < 2 * together):
             raise ValueError(
                 f"{key('images_per_class')}: found {together}, expected a divisor of batch_size {batch} that leaves "
-                f"two classes or more in a batch of variants.{name}"
+                f"at least two classes in a batch of variants.{name}"
             )
 
     def without_effect(self, name: str, given: Iterable[str]) -> list[str]:
-        """Return a line for each given key of `train` that does nothing in the training of a variant."""
+        """Return a warning for each of the given keys of `train` that has no effect on the training of a variant."""
         lines, own, recipe = [], _set(self.variant(name).train), self.train_of(name)
         for key in given:
             value = getattr(self.train, key)
             if key in own and own[key] != value:
                 lines.append(
-                    f"train.{key}: {value} has no effect on {name}, whose own block says {own[key]}; "
+                    f"train.{key}: {value} has no effect on {name}, whose own block sets {own[key]}; "
                     f"set variants.{name}.train.{key}"
                 )
             elif key not in own:
@@ -101,12 +105,12 @@ class Params(schema.Section):
         return lines
 
     def unused(self, section: str, given: Iterable[str], values: schema.Section | None = None) -> list[str]:
-        """Return a line for each given key of a section that does nothing beside the section's other values.
+        """Return a warning for each of the given keys of a section that other values of the section make ineffective.
 
         Args:
-            section: its name.
-            given: keys of it.
-            values: what holds in its place, such as the recipe of a variant.
+            section: the name of the section.
+            given: keys of the section.
+            values: values to use instead of the section's, such as those of a variant's training.
         """
         values = values or getattr(self, section)
         return [
@@ -117,7 +121,7 @@ class Params(schema.Section):
         ]
 
     def unlisted(self, name: str, given: Iterable[str]) -> str:
-        """Return a line on the given keys of a variant that `datasets` does not list; empty if there are none."""
+        """Return a warning if keys are given of a variant that `datasets` does not list, otherwise an empty string."""
         keys = ", ".join(f"{key} {getattr(self.variants[name], key)}" for key in given)
         if name in self.datasets or not keys:
             return ""
@@ -127,11 +131,11 @@ class Params(schema.Section):
         )
 
     def require_dimensions(self, images: int, width: int) -> None:
-        """Refuse to reduce embeddings to more dimensions than there can be.
+        """Refuse a reduction to more dimensions than possible.
 
         Args:
-            images: of the training split, N; N points span N - 1 dimensions.
-            width: d, of the embedding before its reduction.
+            images: number N of training images; N points span at most N - 1 dimensions.
+            width: dimensions of the embedding before the reduction.
         """
         most = min(images - 1, width)
         if self.embed.reduce != "none" and self.embed.dimensions > most:
@@ -141,12 +145,12 @@ class Params(schema.Section):
             )
 
     def raw_root(self) -> Path:
-        """Return the folder of the raw data sets; the environment variable LREC_DATA wins, and ~ is the home folder."""
+        """Return the folder of the raw data sets: the variable LREC_DATA if set, else data_root; ~ is expanded."""
         return Path(os.path.expanduser(os.environ.get(DATA_VARIABLE) or self.data_root))
 
 
 def _explain(error: ValidationError, prefix: str = "") -> str:
-    """Return one line on the first problem of a failed validation: key, found, expected, what to do."""
+    """Describe the first problem of a failed validation in one line: key, found, expected, what to do."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     path = [str(part) for part in problem["loc"] if part not in ("name", "values")]
@@ -166,7 +170,7 @@ def _explain(error: ValidationError, prefix: str = "") -> str:
 
 
 def _known_keys(path: list[str]) -> list[str]:
-    """The keys that the schema knows at a path."""
+    """Return the keys that the schema allows at a path."""
     if not path:
         return list(Params.model_fields)
     if path[0] == "recipes":
@@ -182,7 +186,7 @@ def load(path: Path = PARAMS_FILE) -> Params:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not YAML, or a key is unknown, missing or mistyped; one line with its full path.
+        ValueError: not YAML, or a key is unknown, missing or mistyped; the message gives its full path.
     """
     missing.require_project(path)
     raw = strict_yaml.read(path)
@@ -205,7 +209,7 @@ def load(path: Path = PARAMS_FILE) -> Params:
     for name in params.datasets:
         params.require_trainable(name)
     if params.embed.precision != "float32":
-        # Not when images are embedded, after all the training.
+        # Checked here so that it does not fail after the training, when images are embedded.
         require = schema.looked_up("lrec.embedding.runtimes", "require_precision")
         try:
             require(params.embed.runtime, params.embed.precision)

@@ -1,7 +1,7 @@
-"""Where each stage puts its outputs, relative to the repository's root.
+"""Paths of each stage's outputs, relative to the repository's root.
 
-The names of variants and backbones become names of folders. One with a slash, leading dots or any other character
-that the pipeline's own names do not have is a ValueError.
+The names of variants and backbones become names of folders. A ValueError is raised if a name has a slash, a leading
+dot or another character that names in the pipeline cannot have.
 """
 
 import re
@@ -43,7 +43,7 @@ def model(variant: str, backbone: str) -> Path:
 
 
 def history(variant: str, backbone: str) -> Path:
-    """Return the CSV of a training's epochs."""
+    """Return the CSV of the epochs of a training run."""
     return HISTORY / _part(variant) / f"{_part(backbone)}.csv"
 
 
@@ -58,7 +58,7 @@ def embedding_facts(variant: str, backbone: str) -> Path:
 
 
 def reduction(variant: str, backbone: str) -> Path:
-    """Return the file with the reduction of a run's embeddings, where there is one."""
+    """Return the file with the reduction of a run's embeddings; it exists only if they are reduced."""
     return embeddings(variant, backbone) / "reduction.safetensors"
 
 
@@ -73,7 +73,7 @@ def results(variant: str, backbone: str) -> Path:
 
 
 def result(variant: str, backbone: str) -> Path:
-    """Return the JSON with every metric of a run."""
+    """Return the JSON with all metrics of a run."""
     return results(variant, backbone) / "result.json"
 
 
@@ -83,7 +83,7 @@ def examples(variant: str, backbone: str) -> Path:
 
 
 def figure(name: str) -> Path:
-    """Return the figure of a comparison with published methods."""
+    """Return the figure that compares LREC with published methods."""
     return Path("data") / f"{name}.png"
 
 

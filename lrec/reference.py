@@ -1,9 +1,9 @@
-"""The original implementation's benchmarks and ensembles, to which the reported and the clean figures belong."""
+"""The original implementation's benchmarks and settings, for which there are reported and clean reference figures."""
 
 ENSEMBLE_SIZE, KIND, IMAGE_SIZE = 48, "logits", 256
-# Shared depth: how far the stem reaches, see `lrec.model.backbones.SHARES`.
+# The last layer of the stem, see `lrec.model.backbones.SHARES`.
 SHARE = "layer1"
-# How its branches learn. Results of earlier versions lack these settings.
+# Classifier and loss of the branches. Results of earlier versions lack these settings.
 LEARNED = {"classifier": "linear", "loss": "cross_entropy"}
 EPOCHS = {"car": 20, "cub": 20, "sop": 40, "isc": 40}
 META_CLASS_SIZE = {"car": 12, "cub": 12, "sop": 512, "isc": 192}

@@ -1,8 +1,9 @@
-"""Stage embed: embed every split with the trained network, and the tested ones with the network before training.
+"""Stage embed: embed all splits with the trained network, and the evaluated ones with the network before training.
 
-With embed.reduce, each of the two networks embeds the training images first, and a reduction is fitted on them.
+With embed.reduce, each of the two networks embeds the training images first, and a reduction is fitted on these
+embeddings.
 
-A killed run resumes where it stopped. Several processes divide the work if torchrun starts them:
+A killed run resumes where it stopped. If torchrun starts several processes, they divide the work:
 torchrun --nproc_per_node 2 -m stages.embed <variant> <backbone>
 """
 
@@ -26,9 +27,9 @@ from lrec.model.ensemble import Ensemble
 
 # The packages that compute the embeddings: an unfinished run resumes only if their code has not changed.
 CODE = ("compute", "data", "embedding", "model")
-# Where unfinished work has embeddings before their reduction, and graphs.
+# Folders of unfinished work: embeddings before their reduction, and graphs.
 WHOLE, GRAPHS = "whole", "graphs"
-STORED = "stored"  # the graph of what is stored: the trained network with its reduction
+STORED = "stored"  # the graph that computes the stored embeddings: the trained network with its reduction
 INT8 = "int8"
 
 
@@ -39,7 +40,7 @@ INT8 = "int8"
 def main(variant: str, backbone: str) -> None:
     """Write embeddings/<variant>/<backbone>/: <split>.npy, <split>_rows.npy, untrained_<split>.npy, embedding.json.
 
-    Where embeddings are reduced, reduction.safetensors as well; where they are computed in int8, model.onnx.
+    If embeddings are reduced, also write reduction.safetensors; if they are computed in int8, model.onnx.
     """
     allocator.keep_freed_memory()
     everything = params.load()
@@ -130,7 +131,7 @@ def opened(
     runtime: str,
     packed: store.Store,
 ) -> Ensemble | runtimes.Exported:
-    """Return a network as a runtime runs it: from its graph, in a folder that lies beside the unfinished embeddings."""
+    """Return a network for a runtime; for other runtimes than torch, export its graph into `folder` first."""
     if runtime == runtimes.TORCH:
         return network
     if collective.rank() == 0 and not folder.exists():
@@ -141,7 +142,7 @@ def opened(
                 quantization.quantize(draft, packed, options.reduction is not None)
                 if (draft / graph.WEIGHTS).exists():
                     raise ValueError(
-                        "embed.precision: found more than 2 GB of int8 weights, too many for a file; set float32"
+                        "embed.precision: found more than 2 GB of int8 weights, too many for one file; set float32"
                     )
     collective.wait()
     return runtimes.Exported(folder / graph.FILE, runtime, options.precision)
@@ -155,9 +156,9 @@ def fit_reduction(
     options: extract.Options,
     about: dict[str, Any],
 ) -> extract.Options:
-    """Return the options with a reduction that is fitted on training images as this network embeds them.
+    """Fit a reduction on a network's embeddings of the training images; return the options with it.
 
-    After a kill, their embeddings are resumed, and the fit starts again.
+    After a kill, the embedding resumes, but the fit starts again.
     """
     path, whole = work / f"{prefix}{reduction.FILE}", work / WHOLE / f"{prefix}{store.TRAIN}.npy"
     whole.parent.mkdir(exist_ok=True)
@@ -170,7 +171,7 @@ def fit_reduction(
 
 
 def reduce_rows(whole: Path, path: Path, dtype: str, options: extract.Options) -> None:
-    """Reduce the rows of one file into another."""
+    """Write the reduced rows of a file into another file."""
     if collective.rank() == 0 and options.reduction:
         rows = np.load(whole, mmap_mode="r")
         out = files.map_array(path, dtype, (len(rows), options.reduction.dimensions))
@@ -179,7 +180,7 @@ def reduce_rows(whole: Path, path: Path, dtype: str, options: extract.Options) -
 
 
 def require_fit(folder: Path, config: dict[str, Any], backbone: str, image_size: int) -> None:
-    """Refuse a network that does not match its folder's name, or was trained on images of another size."""
+    """Refuse a network with another backbone than its folder's name, or trained on images of another size."""
     found, expected = (config["backbone"], config["image_size"]), (backbone, image_size)
     if found != expected:
         raise ValueError(
@@ -189,7 +190,7 @@ def require_fit(folder: Path, config: dict[str, Any], backbone: str, image_size:
 
 
 def require_start(folder: Path, config: dict[str, Any], backbone: str, choice: str) -> str:
-    """Return what a network's training started from; refuse a file whose content has changed since."""
+    """Return a description of the weights from which training started; refuse a file that has changed since."""
     found, expected = weights.describe(backbone, choice), config.get("weights")
     if found != expected:
         raise ValueError(
@@ -200,7 +201,7 @@ def require_start(folder: Path, config: dict[str, Any], backbone: str, choice: s
 
 
 def publish(work: Path, target: Path, packed: store.Store, facts: dict[str, object]) -> None:
-    """Publish the finished files, the rows of the arrays and, at `target`, the facts, in one atomic folder."""
+    """Publish the finished files, the row numbers of each split, and the facts (at `target`) in one atomic step."""
     with files.atomic_folder(target.parent) as folder:
         made = [work / reduction.FILE, *([work / GRAPHS / STORED / graph.FILE] if "graph" in facts else [])]
         for path in [*sorted(work.glob("*.npy")), *filter(Path.exists, made)]:

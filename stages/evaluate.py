@@ -12,7 +12,7 @@ from lrec.evaluation import class_recall, ensemble_size, examples, result, task
 from lrec.io import command, files, given, locks, splits
 from lrec.model import saved
 
-# What of embedding.json is not a setting.
+# Keys of embedding.json that are not settings.
 DIGESTS = ("audit", "weights", "reduction", "graph")
 
 
@@ -84,12 +84,12 @@ def main(variant: str, backbone: str) -> None:
 
 
 def require_width(dimensions: int, branches: int, folder: Path, *embeddings: np.ndarray) -> None:
-    """Refuse embeddings of the wrong width, or of one that cannot be divided among the branches."""
+    """Require embeddings of the stored width that can be divided evenly among the branches."""
     widths = sorted({part.shape[1] for part in embeddings} | {dimensions})
     if len(widths) > 1 or dimensions % branches:
         raise ValueError(
             f"{folder}: found embeddings of {' and '.join(map(str, widths))} dimensions for {branches} branches, "
-            "expected one number, a multiple of the branches, as embedding.json says; embed again"
+            "expected the number in embedding.json, a multiple of the number of branches; embed again"
         )
 
 

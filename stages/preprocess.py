@@ -1,4 +1,4 @@
-"""Stage preprocess: read a raw data set strictly, decode each image once and pack them all."""
+"""Stage preprocess: read a raw data set strictly, decode each image once, and pack all images."""
 
 import os
 from functools import partial
@@ -15,7 +15,7 @@ from lrec.io import command, given, locks
 
 
 def image(dataset: Dataset, chosen: schema.Variant, sample: Sample) -> np.ndarray:
-    """Return one image as the store keeps it, (S, S, 3) uint8."""
+    """Return an image as it is packed, (S, S, 3) uint8."""
     box = sample.box if chosen.crop == "box" else None
     if chosen.crop == "box" and box is None:
         raise ValueError(f"{sample.path}: found no box, expected one for crop: box; set crop: none in params.yaml")
@@ -25,7 +25,7 @@ def image(dataset: Dataset, chosen: schema.Variant, sample: Sample) -> np.ndarra
         raise ValueError(str(error) if sample.path in str(error) else f"{sample.path}: {error}") from error
     except MemoryError as error:
         raise MemoryError(
-            f"{dataset.root / sample.path}: out of memory while this image was decoded; lower machine.decode_workers "
+            f"{dataset.root / sample.path}: out of memory while decoding this image; lower machine.decode_workers "
             "if it is above 1, make the image smaller, or end other programs and run again"
         ) from error
 

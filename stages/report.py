@@ -1,7 +1,7 @@
-"""Stage report: gather the result of every listed run into metrics/, the README's tables and figures, and a page.
+"""Stage report: gather the results of all listed runs in metrics/, the README's tables, figures, and an HTML page.
 
---check writes nothing. It renders the tables from metrics/benchmarks.json again, and fails when the README or
-metrics/benchmarks.md has different ones.
+--check writes nothing. It renders the tables from metrics/benchmarks.json again, and fails if those in the README or
+in metrics/benchmarks.md differ.
 """
 
 import shutil
@@ -20,7 +20,7 @@ CURVE = ("branches", "subsets", "recall_at_1")
 
 
 def outputs(check: bool) -> list[Path]:
-    """Return what the stage writes or prunes: nothing if it only checks."""
+    """Return the paths that the stage writes or prunes; none if it only checks."""
     drawn = [paths.ARCHITECTURE, *(paths.figure(name) for name in figures.PANELS)]
     return [] if check else [paths.TABLES.parent, paths.README, paths.RESULTS, paths.HISTORY, paths.REPORT, *drawn]
 
@@ -46,7 +46,7 @@ def main(check: bool) -> None:
             history = reading.read_table(past, HISTORY, "train", numbers=HISTORY, empty=none)
             record = provenance.find(paths.run_record(variant, backbone), result["settings"])
             if not ledger.upsert(known, result, record and record | {"epochs": len(history)}):
-                print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which stays")
+                print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which is kept")
             listed.setdefault(variant, {})[ledger.metric(result)] = flat(result)
             folder = paths.examples(variant, backbone)
             shown.append(page.Listed(result, history, page.read_examples(folder / paths.EXAMPLES), folder))
@@ -64,7 +64,7 @@ def main(check: bool) -> None:
         files.write_table(paths.TABLES.with_name(f"{name}.csv"), pd.concat(parts))
     ledger.write(paths.LEDGER, known)
     files.write_text(paths.TABLES, markdown(tables))
-    # Read again: someone may have edited it meanwhile.
+    # Read again, because it may have been edited meanwhile.
     files.write_text(paths.README, readme.insert(reading.read_text(paths.README, reading.COMMITTED), inserted))
     files.write_text(paths.REPORT, page.render(shown, known, tables, draw(known)))
     runs = sum(len(entries) for entries in known.values())
@@ -72,12 +72,12 @@ def main(check: bool) -> None:
 
 
 def compare(text: str, known: ledger.Ledger) -> None:
-    """Compare the README's text and metrics/benchmarks.md with the tables of the ledger.
+    """Compare the tables in the README's text and in metrics/benchmarks.md with those rendered from the ledger.
 
     The last table of metrics/benchmarks.md, the models of this revision, is not in the ledger and is not compared.
 
     Raises:
-        ValueError: one of them has different tables.
+        ValueError: tables differ.
     """
     known = ledger.ordered(known)
     whole = reading.read_text(paths.TABLES, "report")
@@ -87,19 +87,19 @@ def compare(text: str, known: ledger.Ledger) -> None:
     }
     for path, same in found.items():
         if not same:
-            raise ValueError(f"{path}: its tables are not those of {paths.LEDGER}; run python -m stages.report")
+            raise ValueError(f"{path}: its tables differ from {paths.LEDGER}; run python -m stages.report")
 
 
 def prune(settings: params.Params) -> None:
-    """Remove results and histories of runs that are not listed from the working tree.
+    """Remove results and histories of runs that params.yaml does not list from the working tree.
 
-    Both folders are dependencies of this stage, so leftovers of another selection would change its hash.
-    DVC's cache and the ledger keep them.
+    Both folders are dependencies of this stage, so leftovers of another selection would change their hash.
+    Results remain in DVC's cache and in the ledger.
     """
     listed = {(variant, backbone) for variant in settings.datasets for backbone in settings.backbones}
     for path in [*paths.RESULTS.glob("*/*"), *paths.HISTORY.glob("*/*.csv")]:
         if (path.parent.name, path.name.removesuffix(".csv")) not in listed:
-            print(escaped(f"{path}: not listed in params.yaml, removed; it stays in DVC's cache"))
+            print(escaped(f"{path}: not listed in params.yaml, removed; it remains in DVC's cache"))
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -126,7 +126,7 @@ def curves(result: dict, history: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def flat(result: dict) -> dict[str, float]:
-    """Return the figures for `dvc metrics`, percent with two decimals."""
+    """Return the figures for `dvc metrics`, in percent with two decimals."""
     flattened = {f"recall_at_{k}": round(100 * recall, 2) for k, recall in result["recall"].items()}
     flattened |= {name: round(100 * result[name], 2) for name in ledger.titles(result)}
     if result["untrained"]:

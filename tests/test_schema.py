@@ -41,12 +41,12 @@ def test_shared_depths_are_those_of_the_model(edited):
         (
             "freeze_batch_norm: null",
             "freeze_batch_norm: true",
-            "train.freeze_batch_norm: found true with train.weights none, but a network that starts at random has no",
+            "train.freeze_batch_norm: found true with train.weights none, but a network with random weights has no",
         ),
         (
             "images_per_class: 0",
             "images_per_class: 5",
-            "train.images_per_class: found 5, expected a divisor of batch_size 64 that leaves two classes or more",
+            "train.images_per_class: found 5, expected a divisor of batch_size 64 that leaves at least two classes",
         ),
         ("images_per_class: 0", "images_per_class: 64", "train.images_per_class: found 64, expected a divisor"),
         ("learning_rate: 0.001", "recipe: [original]", "variants.glyphs.train.recipe: found ['original'], expected"),

@@ -22,11 +22,11 @@ def test_settings_that_do_nothing_are_said(edited):
     settings = edited("  batch_size: null", "  batch_size: 4")
     given = ["batch_size", "seed", "gamma", "scale", "loss_learning_rate", "patience", "milestones"]
     assert settings.without_effect("glyphs", given) == [
-        "train.batch_size: 4 has no effect on glyphs, whose own block says 64; set variants.glyphs.train.batch_size",
+        "train.batch_size: 4 has no effect on glyphs, whose own block sets 64; set variants.glyphs.train.batch_size",
         "train.scale: 20.0 has no effect while train.classifier is linear",
         "train.loss_learning_rate: 0.01 has no effect while train.loss is cross_entropy",
         "train.patience: 5 has no effect while train.validation_share is 0.0",
-        "train.milestones: [0.5, 0.7] has no effect on glyphs, whose own block says [0.7, 0.9]; "
+        "train.milestones: [0.5, 0.7] has no effect on glyphs, whose own block sets [0.7, 0.9]; "
         "set variants.glyphs.train.milestones",
     ]
     assert settings.without_effect("sop", ["batch_size", "gamma"]) == []

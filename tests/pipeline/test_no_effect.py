@@ -26,7 +26,7 @@ from lrec.io import command
         (
             "train",
             {"train.learning_rate": 0.5},
-            "train.learning_rate: 0.5 has no effect on tiny, whose own block says 0.001; "
+            "train.learning_rate: 0.5 has no effect on tiny, whose own block sets 0.001; "
             "set variants.tiny.train.learning_rate",
         ),
         ("embed", {"embed.dimensions": 9}, "embed.dimensions: 9 has no effect while embed.reduce is none"),

@@ -278,7 +278,7 @@ RESULTS: list[tuple[str, str, Damage, str]] = [
     ("report", "README.md", lambda data: data + data, r"README\.md: expected the lines .* once each"),
     ("report", "README.md", other(b"\xff\xfe\x00"), r"README\.md: not UTF-8 text .*git checkout"),
     ("report", "README.md", cut(0), r"README\.md: expected the lines"),
-    ("check", "README.md", swap("Model parameters", "Models"), r"README\.md: its tables are not those of"),
+    ("check", "README.md", swap("Model parameters", "Models"), r"README\.md: its tables differ from"),
     ("check", "metrics/benchmarks.md", other(b"\xff"), r"benchmarks\.md: not UTF-8 text"),
     ("report", "data/reference/clean_recall.csv", cut(0), r"clean_recall\.csv: columns none.*git checkout"),
     ("report", "data/reference/clean_recall.csv", swap("backbone", "network"), "columns dataset, crop, network"),
