@@ -1,7 +1,7 @@
 """Measurements against baselines: `python -m benchmarks.<name>`.
 
-Waiting threads sleep, as they do in the stages: on a shared machine, times of threads that spin while they wait
-depend on the other programs.
+Waiting threads sleep instead of spinning, as in the stages. On a shared machine, the times of spinning threads would
+depend on other programs.
 """
 
 import os

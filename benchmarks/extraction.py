@@ -1,12 +1,12 @@
-"""Images per second of extraction against the baseline loop: same model, same images, in turns.
+"""Images per second of extraction against the baseline loop, with the same model and images.
 
-The baseline loop is what one would write first: the ensemble in evaluation mode and without gradients, on
-contiguous float batches, with the same arithmetic. Ours is `lrec.embedding.extract.extract` on the folded model. Both
-fill a memory map on disk, each in a process of its own: on a CPU in turns, on a GPU one after the other. Weights,
-batch-norm statistics and images are random; how long a convolution takes does not depend on them. A large matrix
-product in the same precision, timed beside them, shows how fast the machine can be at all: a method's share of it is
-what its multiplications (`lrec.report.model_size.count_macs`) take at the product's speed. With --run it compares other
-runtimes instead (`benchmarks/runtimes.py`).
+The baseline loop is the obvious implementation: the ensemble in evaluation mode and without gradients, on contiguous
+float batches, with the same arithmetic. Ours is `lrec.embedding.extract.extract` on the folded model. Both fill a
+memory map on disk, each in its own process: on a CPU in turns, on a GPU one after the other. Weights, batch-norm
+statistics and images are random, which does not affect the speed of convolutions. A large matrix product in the same
+precision, timed in the same rounds, shows the highest speed of the machine: a method's share of it is the fraction of
+its time that its multiplications (`lrec.report.model_size.count_macs`) would take at this speed. With --run, other
+runtimes are compared instead (`benchmarks/runtimes.py`).
 
     python -m benchmarks.extraction
     python -m benchmarks.extraction --precisions bfloat16 --ensembles 4 --size 128
@@ -40,7 +40,7 @@ META_CLASSES = 12
 
 
 def ensemble(backbone: str, branches: int) -> Ensemble:
-    """Return an ensemble whose batch norms hold what training could have left in them."""
+    """Return an ensemble with random batch-norm statistics, as training could have produced them."""
     made = Ensemble(backbone, branches, META_CLASSES).eval()
     generator = torch.Generator().manual_seed(0)
     for module in made.modules():
@@ -51,7 +51,7 @@ def ensemble(backbone: str, branches: int) -> Ensemble:
 
 
 def baseline(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -> Callable[[], None]:
-    """Return the baseline loop: batch by batch, contiguous and unfolded."""
+    """Return the baseline loop, on contiguous batches and without folding batch norms."""
     network = ensemble(options.backbones[0], options.ensembles[0]).to(options.device)
     mean, std = (torch.tensor(store.IMAGENET[key], device=options.device)[:, None, None] for key in ("mean", "std"))
 
@@ -68,7 +68,7 @@ def baseline(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -
 
 
 def ours(options: argparse.Namespace, images: np.ndarray, out: np.ndarray) -> Callable[[], None]:
-    """Return this project's extraction, with the settings that the stage makes for its process."""
+    """Return this project's extraction, with the stage's settings for its process."""
     allocator.keep_freed_memory()
     folded = batch_norm.fold(ensemble(options.backbones[0], options.ensembles[0]))
     chosen = Images(images, np.arange(len(images)), **store.IMAGENET)
@@ -80,7 +80,7 @@ METHODS = {"baseline": baseline, "ours": ours}
 
 
 def work(options: argparse.Namespace) -> None:
-    """Embed all images for every line of standard input; answer with the seconds."""
+    """Embed all images for every line of standard input; print the seconds."""
     size = options.size[0]
     images = np.random.default_rng(0).integers(0, 256, (options.images, size, size, 3), dtype=np.uint8)
     out = np.lib.format.open_memmap(
@@ -95,7 +95,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace, backbone: str, precision: str, branches: int, size: int) -> str:
-    """Time both in turns; return a row of the table."""
+    """Time both methods; return a row of the table."""
     arguments = ["benchmarks.extraction", "--backbones", backbone, "--precisions", precision]
     arguments += ["--ensembles", str(branches), "--size", str(size), "--images", str(options.images)]
     arguments += ["--batch-size", str(options.batch_size), "--device", options.device]
@@ -141,8 +141,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precisions", nargs="+", default=["float32"], help="of both: float32, bfloat16")
-    parser.add_argument("--run", help="trained run, such as glyphs/resnet18, on which to compare runtimes on a CPU")
+    parser.add_argument("--precisions", nargs="+", default=["float32"], help="of both methods: float32, bfloat16")
+    parser.add_argument("--run", help="compare runtimes on a CPU, with a trained run such as glyphs/resnet18")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -2,9 +2,9 @@
 
     python -m benchmarks.gallery [--rows N] [--width D] [--ways NAME ...]
 
-The embeddings are those of `benchmarks.retrieve`. Each way has a process of its own, builds its index in its first
-turn, and answers all queries once per turn. Queries are rows of the gallery, which do not find themselves. LanceDB and
-faiss are optional dependencies: pip install -r requirements-extra.txt.
+The embeddings are those of `benchmarks.retrieve`. Each method runs in its own process, builds its index in its first
+turn, and answers all queries once per turn. Queries are rows of the gallery, and are excluded from their own results.
+LanceDB and faiss are optional dependencies: pip install -r requirements-extra.txt.
 """
 
 import argparse
@@ -26,16 +26,15 @@ from benchmarks.retrieve import make
 from lrec.retrieve import Database, approximate, gallery
 
 QUERIES, RESULTS = 100, 10
-# LanceDB's settings: the lists are learned from a few rows in a few rounds, so that building takes minutes; one of 16
-# lists is searched, as in `lrec.retrieve.approximate`, and the embeddings of ten times as many candidates as there are
-# results are compared exactly.
+# LanceDB's settings: the lists are learned from few rows in few iterations, so that building takes only minutes; one
+# of 16 lists is searched, as in `lrec.retrieve.approximate`; ten candidates per result are compared exactly.
 SAMPLED, ITERATIONS, PROBED, REFINED = 64, 10, 16, 10
 DATABASE, TABLE, EXACT = "database", "table.lance", "exact.npy"
 Search = Callable[[], np.ndarray]
 
 
 def chosen(database: Database) -> np.ndarray:
-    """Return the rows that are searched with, spread over the database."""
+    """Return the rows that serve as queries, spread evenly over the database."""
     return np.arange(0, len(database), max(1, len(database) // QUERIES))[:QUERIES]
 
 
@@ -47,7 +46,7 @@ def exact(database: Database, folder: Path) -> Search:
 
 
 def faiss(kind: str) -> Callable[[Database, Path], Search]:
-    """Search with an index of faiss."""
+    """Search with a faiss index."""
 
     def build(database: Database, folder: Path) -> Search:
         rows, index = chosen(database), approximate.Index(kind, database.parts)
@@ -58,13 +57,13 @@ def faiss(kind: str) -> Callable[[Database, Path], Search]:
 
 
 def lancedb(kind: str) -> Callable[[Database, Path], Search]:
-    """Search in a table of LanceDB, with an index or by reading all of it."""
+    """Search in a LanceDB table, with an index or by a full scan."""
 
     def build(database: Database, folder: Path) -> Search:
         import lancedb as package
         from lancedb.index import HnswSq, IvfPq
 
-        # LanceDB never changes a file, so that links are enough: each way has a table of its own.
+        # Each method has its own table. Links suffice, because LanceDB never changes existing files.
         place = folder / (kind or "plain")
         shutil.copytree(folder / TABLE, place / TABLE, copy_function=os.link)
         table = package.connect(place).open_table(Path(TABLE).stem)
@@ -84,7 +83,7 @@ def lancedb(kind: str) -> Callable[[Database, Path], Search]:
             if kind == "ivfpq":
                 query = query.nprobes(max(1, lists // PROBED)).refine_factor(REFINED)
             elif kind == "hnsw":
-                query = query.ef(128).refine_factor(1)  # by exact distances, of as many as are returned
+                query = query.ef(128).refine_factor(1)  # sorts the returned results by exact distances
             return _found(query.select(["path", "_distance"]).to_arrow(), rows)
 
         return work
@@ -93,7 +92,7 @@ def lancedb(kind: str) -> Callable[[Database, Path], Search]:
 
 
 def _found(answer: Any, rows: np.ndarray) -> np.ndarray:
-    """Return the rows (Q, K) that LanceDB has found, without the query's own; -1 where it has found fewer."""
+    """Return the rows (Q, K) that LanceDB found, without the query itself, padded with -1."""
     out = np.full((len(rows), RESULTS), -1)
     paths = np.array([int(Path(path).stem) for path in answer["path"].to_pylist()])
     asked = np.array(answer["query_index"]) if len(rows) > 1 else np.zeros(len(paths), int)
@@ -115,7 +114,7 @@ WAYS: dict[str, Callable[[Database, Path], Search]] = {
 
 
 def work(way: str, folder: Path) -> None:
-    """Build in the first turn; in each, answer with the seconds that the queries and the building took, and recall."""
+    """Build the index in the first turn; in each turn, print the seconds of searching and building, and the recall."""
     search: Search | None = None
     built = 0.0
     for _ in sys.stdin:
@@ -124,7 +123,7 @@ def work(way: str, folder: Path) -> None:
             start = time.perf_counter()
             search = WAYS[way](database, folder)
             built = time.perf_counter() - start
-            search()  # the first opens files
+            search()  # the first search opens files
         start = time.perf_counter()
         rows = search()
         taken = time.perf_counter() - start
@@ -132,7 +131,7 @@ def work(way: str, folder: Path) -> None:
 
 
 def measure(rows: int, width: int, ways: list[str], rounds: int, inside: str | None) -> None:
-    """Print the time of the export and a table."""
+    """Print the times of the exports, and a table of the searches."""
     with tempfile.TemporaryDirectory(dir=inside) as name:
         folder = Path(name)
         make(folder / DATABASE, rows, width)
@@ -150,7 +149,7 @@ def measure(rows: int, width: int, ways: list[str], rounds: int, inside: str | N
 
 
 def compare(folder: Path, ways: list[str], rounds: int) -> None:
-    """Print a table of the ways to search in the database and the table of a folder."""
+    """Print a table that compares the methods on the database in a folder."""
     arguments = {way: ["benchmarks.gallery", "--work", way, "--folder", str(folder)] for way in ways}
     found = turns.take(arguments, rounds, in_turns=True)
     medians = {way: statistics.median(answer[0] for answer in some) for way, some in found.items() if some}
@@ -167,13 +166,13 @@ def compare(folder: Path, ways: list[str], rounds: int) -> None:
 
 
 def main() -> None:
-    """Measure, or do the work of one way."""
+    """Measure, or do the work of one method."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--width", type=int, default=512, help="dimensions")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", help="where to write (default: that of temporary files)")
+    parser.add_argument("--folder", help="folder for temporary files (default: the system's)")
     parser.add_argument("--work", choices=list(WAYS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:

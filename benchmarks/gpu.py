@@ -1,7 +1,8 @@
 """Measure everything that docs/performance.md reports for a GPU, in about nine minutes, with one command.
 
-Each part runs in a process of its own and prints Markdown, which is kept in a folder: started again, the command runs
-only the parts that have not succeeded. A part that fails, or whose memory runs out, says so, and the next one starts.
+Each part runs in its own process and prints Markdown, which is stored in a folder. When the command is run again, it
+runs only the parts that have not succeeded. If a part fails or runs out of memory, this is reported, and the next part
+starts.
 
     python -m benchmarks.gpu
     python -m benchmarks.gpu --parts graphs recall --again
@@ -38,7 +39,7 @@ META_CLASSES, IMAGENET = 12, {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.22
 
 
 def card(where: str, tiny: bool) -> None:
-    """Print what the card can do at all: products, copies, and how long it takes to start a kernel."""
+    """Print the speed of the GPU itself: matrix products, copies, and the start of a kernel."""
     side = 256 if tiny else 8192
     print(f"{device.describe(where)}\n\n| | |\n|---|---|")
     for name, dtype, tf32 in (("bfloat16", torch.bfloat16, False), ("TF32", torch.float32, True), ("float32", None, 0)):
@@ -55,7 +56,7 @@ def card(where: str, tiny: bool) -> None:
 
 
 def timed(work: Callable[[], object], where: str, rounds: int = 5) -> float:
-    """Return the median seconds of some work, after a first time that does not count."""
+    """Return the median seconds of `work`, after a first call that is not counted."""
     found = []
     for _ in range(1 + rounds):
         wait(where)
@@ -67,14 +68,14 @@ def timed(work: Callable[[], object], where: str, rounds: int = 5) -> float:
 
 
 def synthetic(side: int, count: int, branches: int) -> tuple[Images, np.ndarray]:
-    """Make random images, and their targets for every branch."""
+    """Return random images, and their targets for every branch."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return Images(pixels, np.arange(count), **IMAGENET), generator.integers(0, META_CLASSES, (branches, count))
 
 
 def waits(where: str, tiny: bool) -> None:
-    """Print how often torch's own counter sees the CPU wait in the steps of one epoch and of three."""
+    """Print how often the CPU waits for the GPU in one epoch and in three, as counted by torch."""
     images, targets = synthetic(32 if tiny else 256, 40, 2)
     print("| epochs of 4 steps | waits |\n|---|---|")
     for epochs in (1, 3):
@@ -89,11 +90,11 @@ def waits(where: str, tiny: bool) -> None:
 
 
 class _Killed(Exception):
-    """In the place of a kill."""
+    """Simulates a kill."""
 
 
 def determinism(where: str, tiny: bool) -> None:
-    """Print whether a training repeats its bytes in deterministic mode, killed and resumed or not."""
+    """Print whether deterministic training gives the same bytes again, and after a kill and a resume."""
     images, targets = synthetic(32 if tiny else 128, 60, 2)
 
     def trained(checkpoint: Checkpoint | None = None) -> str:
@@ -123,7 +124,7 @@ def determinism(where: str, tiny: bool) -> None:
 
 
 def profiled(where: str, tiny: bool) -> None:
-    """Print kernels, their share of the time and peak memory of a step, eager and recorded."""
+    """Print the number of kernels, their share of the time, and the peak memory of a step, without and with graphs."""
     branches, side, batches = (2, 32, (4,)) if tiny else (48, 256, (10, 128))
     print("| batch | graphs | kernels | busy, share | step, ms | peak, GB |\n|---|---|---|---|---|---|")
     for batch in batches:
@@ -143,7 +144,7 @@ def profiled(where: str, tiny: bool) -> None:
 
 
 def steps(where: str, branches: int, side: int, batch: int, graphs: str) -> Callable[[], torch.Tensor]:
-    """Return a function that takes a training step on the same images each time and returns the losses."""
+    """Return a function that takes a training step, on the same images each time, and returns the losses."""
     torch.manual_seed(0)
     precision = device.choose_precision(where, "auto")
     recipe = Recipe(1, precision=precision, cuda_graphs=graphs)
@@ -156,7 +157,7 @@ def steps(where: str, branches: int, side: int, batch: int, graphs: str) -> Call
 
 
 def graphs(where: str, tiny: bool) -> None:
-    """Print steps with and without CUDA graphs, and how far their losses differ after as many steps."""
+    """Print the time of a step with and without CUDA graphs, and the difference of their losses in six steps."""
     branches, side, batch = (2, 32, 4) if tiny else (48, 256, 10)
     found = {}
     print("| graphs | step, ms |\n|---|---|")
@@ -186,7 +187,7 @@ COMMANDS = {
 
 
 def run(name: str, where: str, tiny: bool) -> str:
-    """Run a part in a process of its own; return its Markdown, or one line that says why there is none."""
+    """Run a part in its own process; return its Markdown, or one line with the reason if it failed."""
     part = ["gpu", "--part", name, *(["--tiny"] if tiny else [])] if name in OWN else COMMANDS[name].split()
     command = [sys.executable, "-m", f"benchmarks.{part[0]}", *part[1:], "--device", where]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -204,7 +205,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=names, default=names)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--again", action="store_true", help="run these parts even if they have succeeded before")
-    parser.add_argument("--tiny", action="store_true", help="sizes that say nothing about speed")
+    parser.add_argument("--tiny", action="store_true", help="use tiny sizes, for a test; the times are meaningless")
     parser.add_argument("--part", choices=OWN, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:

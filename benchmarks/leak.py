@@ -1,9 +1,9 @@
-"""What a random weight per forward pass does to recall: the effect behind the reported figures.
+"""Measure how a random weight per forward pass changes recall: the effect behind the reported figures.
 
-The weight is a softmax over branches of normal numbers, drawn once per forward pass, in training and in
-evaluation alike; it scales the input of each branch. Images of one batch share it, so that a batch
-leaves a fingerprint in its embeddings. Where batches follow the order of classes, the fingerprint reveals
-the class; where queries and gallery are embedded in separate passes, it only adds noise.
+In training and in evaluation, each forward pass draws normally distributed numbers, one per branch, whose softmax
+scales the branches' inputs. The images of a batch share these weights, which leave a fingerprint in their embeddings.
+If batches follow the order of classes, the fingerprint reveals the class; if queries and gallery are embedded in
+separate passes, it only adds noise.
 
     python -m benchmarks.leak                    the trained model of glyphs, and one trained with the weight
     python -m benchmarks.leak cub_uncropped resnet18 --epochs 0
@@ -41,10 +41,10 @@ SITUATIONS = {
 
 
 class RandomWeights:
-    """One softmax weight per branch, drawn again in each pass of the stem; times M, so that their mean is 1.
+    """Softmax weights, one per branch, drawn anew in each pass of the stem; multiplied by M, so that their mean is 1.
 
     Attributes:
-        spread: what the normal numbers are multiplied by; 0 is the network without the weight.
+        spread: standard deviation of the normal numbers; 0 is the network without weights.
     """
 
     def __init__(self, network: Ensemble, spread: float, seed: int) -> None:
@@ -61,7 +61,7 @@ class RandomWeights:
 
 
 class Trial:
-    """A test set, embedded in the ways that are compared."""
+    """A test set, to be embedded in the situations that are compared."""
 
     def __init__(self, packed: store.Store, normalization: dict, batch_size: int, where: str) -> None:
         self.packed, self.where = packed, where
@@ -73,7 +73,7 @@ class Trial:
     def _embed(self, network: Ensemble, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), network.width()), np.float32)
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # of several, each would run the stem on a part of the batch, and draw a weight for it
+        torch.set_num_threads(1)  # several threads would each run the stem on a part of the batch and draw weights
         try:
             extract.extract(network, Images(self.packed.images, rows, **self.normalization), out, self.options)
         finally:
@@ -81,7 +81,13 @@ class Trial:
         return out
 
     def recall(self, network: Ensemble, passes: str, order: str) -> float:
-        """Return recall at 1, percent: of one pass searched in itself, or of every other image in the rest."""
+        """Return recall at 1 in percent.
+
+        Args:
+            network: the network, with weights.
+            passes: "one": leave-one-out; "two": every other image is a query, and the rest is the gallery.
+            order: "sorted" (by class) or "shuffled".
+        """
         rows = self.rows
         if order == "shuffled":
             rows = np.random.default_rng(0).permutation(rows)
@@ -91,7 +97,7 @@ class Trial:
         return 100 * recall_at_k(query, query_labels, [1], *gallery, device=self.where)[1]
 
     def row(self, network: Ensemble, spread: float, draws: int) -> list[float]:
-        """Return the recall in every situation, the mean over some draws of the weights."""
+        """Return the recall in each situation, the mean over several draws of the weights."""
         found = []
         for seed in range(draws if spread else 1):
             weighted = batch_norm.fold(deepcopy(network))
@@ -103,7 +109,7 @@ class Trial:
 def trained_with_weights(
     variant: str, backbone: str, packed: store.Store, spread: float, epochs: int, where: str
 ) -> Ensemble:
-    """Train as the stage train does, with the random weight in every forward pass."""
+    """Train as in the stage train, but with random weights in every forward pass."""
     settings = params.load()
     chosen, recipe = settings.variant(variant), settings.train_of(variant)
     rows = packed.rows(store.TRAIN)
@@ -151,9 +157,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("variant", nargs="?", default="glyphs")
     parser.add_argument("backbone", nargs="?", default="resnet18")
-    parser.add_argument("--batch-size", type=int, default=10, help="of the extraction")
+    parser.add_argument("--batch-size", type=int, default=10, help="batch size of the extraction")
     parser.add_argument("--draws", type=int, default=2, help="repetitions with other weights")
-    parser.add_argument("--epochs", type=int, help="of training with the weight; 0 = none, default: the variant's")
+    parser.add_argument("--epochs", type=int, help="epochs of training with weights, 0: none (default: the variant's)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--picture", action="store_true", help=f"write {PICTURE}")
     options = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Images per second into a training step: the packed store against torchvision's ImageFolder + DataLoader.
+"""Speed of loading training images: the packed store against torchvision's ImageFolder + DataLoader.
 
-Both read the same files at the same size and give normalised float32 batches with random flips, on the device. Each
-runs in a process of its own: on a CPU in turns, on a GPU one after the other. With a GPU, flip and normalisation of the
-packed images run there and the CPU only gathers bytes: the last row is that part alone.
+Both load the same images at the same size, and return normalised float32 batches with random flips, on the device. Each
+runs in its own process: on a CPU in turns, on a GPU one after the other. With a GPU, packed images are flipped and
+normalised there, and the CPU only gathers bytes; the last row is this part alone.
 
     python -m benchmarks.loading car_cropped --images 2000
 """
@@ -36,7 +36,7 @@ Pass = Callable[[], Iterator[Tensor]]
 
 
 def image_folder(options: argparse.Namespace) -> Pass:
-    """Return a function that starts one pass over torchvision's decode path."""
+    """Return a function that starts a pass over the image files, decoded by torchvision."""
     steps = [transforms.Resize((options.size, options.size)), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     steps.append(transforms.Normalize(store.IMAGENET["mean"], store.IMAGENET["std"]))
     pictures = datasets.ImageFolder(str(options.folder / "files"), transforms.Compose(steps))
@@ -46,7 +46,7 @@ def image_folder(options: argparse.Namespace) -> Pass:
 
 
 def gathered(options: argparse.Namespace) -> Pass:
-    """Return a function that starts one pass over the store that only gathers bytes."""
+    """Return a function that starts a pass over the store that only gathers bytes."""
     images, generator = store.open_store(options.folder / "store").images, np.random.default_rng(0)
 
     def run() -> Iterator[Tensor]:
@@ -58,7 +58,7 @@ def gathered(options: argparse.Namespace) -> Pass:
 
 
 def packed(options: argparse.Namespace) -> Pass:
-    """Return a function that starts one pass over the store, flipped and normalised on the device."""
+    """Return a function that starts a pass over the store, with images flipped and normalised on the device."""
     run, generator = gathered(options), np.random.default_rng(0)
 
     def finished() -> Iterator[Tensor]:
@@ -77,7 +77,7 @@ WAYS: dict[str, Callable[[argparse.Namespace], Pass]] = {
 
 
 def work(options: argparse.Namespace) -> None:
-    """Make a pass for every line of standard input; answer with its images per second."""
+    """Make a pass for every line of standard input; print its images per second."""
     run = WAYS[options.way](options)
     for _ in sys.stdin:
         start = time.perf_counter()
@@ -87,7 +87,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> int:
-    """Link the raw images and pack them; return how many there are."""
+    """Link the raw images and pack them; return the number of images."""
     settings = params.load()
     chosen = settings.variant(options.variant)
     dataset = reader.read(chosen.layout, settings.raw_root(), chosen.folder, options.size)
@@ -103,9 +103,9 @@ def prepare(options: argparse.Namespace, folder: Path) -> int:
 
 
 def main() -> None:
-    """Pack, read in turns, print a table."""
+    """Pack the images, time all methods, print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("variant", help="a variant of params.yaml whose raw images are there")
+    parser.add_argument("variant", help="a variant of params.yaml whose raw images are available")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=64)

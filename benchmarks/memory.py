@@ -1,8 +1,8 @@
-"""Bytes that training at the original's size takes, computed on the meta device, which allocates none of them.
+"""Memory to train at the original's size, computed on the meta device, which allocates nothing.
 
-Weights and Adam's two averages are needed either way. The baseline loop keeps the gradients and the activations
-(what the backward pass needs) of all branches; branch-wise backpropagation keeps those of one, and the stem's
-activations. The workspace of libraries and short-lived intermediate results come on top.
+Weights and Adam's two averages are needed in any case. The baseline loop stores the gradients and the activations
+(saved for the backward pass) of all branches; branch-wise backpropagation stores those of one branch, and the stem's
+activations. Workspaces of libraries and temporary results are not included.
 
     python -m benchmarks.memory
 """
@@ -23,18 +23,18 @@ BACKBONES = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d")
 
 
 class _Kept:
-    """A saved tensor; what holds it lets it go when the backward pass has used it."""
+    """A saved tensor; autograd releases this object after the backward pass has used it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
 class Activations:
-    """Counts the bytes that autograd saves for the backward pass while the block runs, each storage once.
+    """Counts the bytes that autograd saves for the backward pass in the block, each storage once.
 
     Attributes:
-        now: bytes saved and not yet let go.
-        peak: the most there were at a time.
+        now: bytes that are saved and not yet released.
+        peak: maximum of `now`.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -71,7 +71,7 @@ class Activations:
 
 
 def activations(backbone: str, batch_size: int, size: int) -> tuple[int, int]:
-    """Return the bytes saved by a forward pass through the stem with one branch, and by each further branch."""
+    """Return the bytes that a forward pass saves: of the stem with one branch, and of each further branch."""
     with torch.device("meta"):
         model = Ensemble(backbone, 2, META_CLASSES).train()
         images = torch.empty(batch_size, 3, size, size)
@@ -87,7 +87,7 @@ def activations(backbone: str, batch_size: int, size: int) -> tuple[int, int]:
 
 
 def row(backbone: str, branches: int, batch_size: int, size: int) -> str:
-    """Return a line of the table, in GB; where the two ways differ, baseline loop / branch-wise."""
+    """Return a row of the table, in GB; if the two methods differ, baseline loop / branch-wise."""
     with torch.device("meta"):
         model = Ensemble(backbone, 1, META_CLASSES)
     stem, branch = (4 * sum(value.numel() for value in part.parameters()) for part in (model.stem, model.branches))

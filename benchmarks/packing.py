@@ -1,6 +1,6 @@
-"""Peak memory and speed of preprocessing against the number of images.
+"""Peak memory and speed of preprocessing, by the number of images.
 
-Makes N small JPEG files, packs them in a process of its own, and prints that process's peak memory.
+Makes N small JPEG files, packs them in a separate process, and prints that process's peak memory.
 
     python -m benchmarks.packing --images 5000 50000
 """
@@ -31,7 +31,7 @@ def make(folder: Path, count: int) -> None:
 
 
 def pack(folder: Path) -> None:
-    """Read and pack the synthetic set; print seconds and the peak memory of this process in MB."""
+    """Read and pack the synthetic set; print the seconds, and this process's peak memory in MB."""
     import pandas as pd
 
     from lrec.data import store

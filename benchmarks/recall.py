@@ -2,10 +2,10 @@
 
     python -m benchmarks.recall                      time and agreement for several sizes
     python -m benchmarks.recall --memory             peak memory of every method, one process each
-    python -m benchmarks.recall --sop FILE           a slice of the largest benchmark from a memory map
+    python -m benchmarks.recall --sop FILE           a part of the largest benchmark, from a memory map
 
-The data are unit vectors around random class centres, 5 per class: as many images and classes as in
-Stanford Online Products, and as many dimensions as 48 branches with 12 meta classes have.
+The data are unit vectors around random class centres, 5 per class. By default, the largest size is the number of test
+images of Stanford Online Products, and the dimensions are those of 48 branches with 12 meta classes.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from lrec.metrics.recall import MEMORY_BYTES, evaluate, recall_at_k
 from lrec.metrics.similarity import Rows, full_precision
 
 KS = (1, 10, 100, 1000)
-ROWS = 2048  # of a block in the methods that work by rows: 0.5 GB at the largest size
+ROWS = 2048  # per block of the methods that work by rows: 0.5 GB at the largest size
 
 
 def make(images: int, width: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """Make (N, d) float32 embeddings and (N,) labels in random order."""
+    """Return (N, d) float32 embeddings and (N,) labels, in random order."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randperm(images, generator=generator) // 5
     data = torch.randn(-(-images // 5), width, generator=generator)[labels]
@@ -41,17 +41,17 @@ def make(images: int, width: int, noise: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def counted(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
-    """Compute recall by this project's method."""
+    """Compute recall with this project's method."""
     return recall_at_k(data, labels, KS, device=where)
 
 
 def counted_all(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
-    """Compute all metrics by this project's method, MAP@R and R-precision among them."""
+    """Compute all metrics, including MAP@R and R-precision, with this project's method."""
     return evaluate(data, labels, KS, device=where).recall
 
 
 def counted_in_float32(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
-    """Compute recall by this project's method as on a CPU without bfloat16 instructions."""
+    """Compute recall with this project's method as on a CPU without bfloat16 instructions."""
     with mock.patch.object(sieve, "supported", return_value=False):
         return recall_at_k(data, labels, KS, device=where)
 
@@ -65,14 +65,14 @@ def _recalls(labels: np.ndarray, neighbours: np.ndarray) -> dict[int, float]:
 
 
 def topk(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
-    """Compute recall by the full product and topk, by rows."""
+    """Compute recall with the full product and topk, by blocks of rows."""
     items = torch.from_numpy(data).to(where)
     neighbours = [(items[i : i + ROWS] @ items.T).topk(max(KS) + 1).indices for i in range(0, len(items), ROWS)]
     return _recalls(labels, torch.cat(neighbours).cpu().numpy())
 
 
 def faiss_flat(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
-    """Compute recall by faiss's exact inner-product index."""
+    """Compute recall with faiss's exact inner-product index."""
     import faiss
 
     index = faiss.IndexFlatIP(data.shape[1])
@@ -81,7 +81,7 @@ def faiss_flat(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, fl
 
 
 def metric_learning(data: np.ndarray, labels: np.ndarray, where: str) -> dict[int, float]:
-    """Compute recall by pytorch-metric-learning's nearest neighbours, recall being a custom metric of it."""
+    """Compute recall with pytorch-metric-learning's nearest neighbours, as a custom metric."""
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
     class Calculator(AccuracyCalculator):
@@ -97,7 +97,7 @@ def metric_learning(data: np.ndarray, labels: np.ndarray, where: str) -> dict[in
 
 
 def product(data: np.ndarray, labels: np.ndarray, where: str) -> None:
-    """Compute the full product by rows and discard it: the least time of a method that computes every pair twice."""
+    """Compute the full product by rows and discard it: a lower bound for methods that compute every pair twice."""
     items = torch.from_numpy(data).to(where)
     for i in range(0, len(items), ROWS):
         items[i : i + ROWS] @ items.T
@@ -113,13 +113,13 @@ METHODS: dict[str, Callable] = {
     "pytorch-metric-learning": metric_learning,
     "bare full product": product,
 }
-ON_CPU = ("lrec recall_at_k, float32 alone", "faiss IndexFlatIP")  # which have nothing to do on a GPU
+ON_CPU = ("lrec recall_at_k, float32 alone", "faiss IndexFlatIP")  # not run on a GPU
 
 
 def compare(sizes: list[int], width: int, noise: float, repeats: list[int], where: str) -> None:
-    """Time all methods, interleaved; print medians, their ratios to the first method, recall and the growth law.
+    """Time all methods, interleaved; print medians, their ratios to the first method, recall, and growth exponents.
 
-    CPU seconds, of all threads together, are the steadier figure where other programs run at the same time.
+    If other programs run at the same time, CPU seconds (the sum over all threads) vary less than seconds.
     """
     print("| N | method | s | ratio | CPU s | ratio | " + " | ".join(f"R@{k}" for k in KS) + " |")
     print("|---:|:---|---:|---:|---:|---:|" + "---:|" * len(KS))
@@ -154,9 +154,9 @@ def compare(sizes: list[int], width: int, noise: float, repeats: list[int], wher
 
 
 class Peak:
-    """Records how far this process's own memory grows, in MB; pages of mapped files do not count.
+    """Measures the growth of this process's own memory in MB, without pages of mapped files.
 
-    Linux keeps no peak of it, so it is read every few milliseconds.
+    Linux does not record its peak, so it is read every few milliseconds.
     """
 
     def __init__(self) -> None:
@@ -175,14 +175,14 @@ class Peak:
             self._highest = max(self._highest, self._now())
 
     def grown(self) -> float:
-        """Stop, and return the growth up to the peak."""
+        """Stop measuring; return the growth up to the peak."""
         self._stopped.set()
         self._thread.join()
         return self._highest - self._before
 
 
 def peak(method: str, size: int, width: int, noise: float) -> None:
-    """Print how much one method raises this process's peak memory, in MB."""
+    """Print by how much a method raises this process's peak memory, in MB."""
     METHODS[method](*make(2 * max(KS), width, noise), "cpu")  # libraries load on first use
     data, labels = make(size, width, noise)
     memory = Peak()
@@ -191,7 +191,7 @@ def peak(method: str, size: int, width: int, noise: float) -> None:
 
 
 def memory(size: int, width: int, noise: float) -> None:
-    """Measure every method's peak in a process of its own."""
+    """Measure the peak of every method, in a process each."""
     print(f"| N = {size:,} | extra peak memory, MB |\n|:---|---:|")
     for name in METHODS:
         command = [sys.executable, "-m", "benchmarks.recall", "--peak", name, "--sizes", str(size)]
@@ -202,7 +202,7 @@ def memory(size: int, width: int, noise: float) -> None:
 
 
 def sop(path: Path, size: int, width: int, count: int, where: str) -> None:
-    """Time `count` blocks of a leave-one-out evaluation from a float16 memory map and extrapolate to all blocks."""
+    """Time `count` blocks of a leave-one-out evaluation from a float16 memory map; extrapolate to all blocks."""
     if not path.exists():
         data = np.lib.format.open_memmap(path, "w+", np.float16, (size, width))
         for start in range(0, size, 1000):
@@ -241,13 +241,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", help="N, default: 5000 20000 60502")
     parser.add_argument("--width", type=int, help="d, default: 576, with --sop 24576")
-    parser.add_argument("--noise", type=float, default=2.5, help="length of the noise, the class centre's being 1")
-    parser.add_argument("--repeats", type=int, nargs="+", default=[3], help="rounds, of all sizes or of each")
+    parser.add_argument("--noise", type=float, default=2.5, help="length of the noise relative to a class centre")
+    parser.add_argument("--repeats", type=int, nargs="+", default=[3], help="rounds, one number or one per size")
     parser.add_argument("--memory", action="store_true", help="measure peak memory at the last size")
     parser.add_argument("--peak", choices=METHODS, help=argparse.SUPPRESS)
-    parser.add_argument("--sop", type=Path, help="a float16 .npy of N x d, made if missing (3 GB)")
+    parser.add_argument("--sop", type=Path, help="a float16 .npy file (N, d), created if missing (3 GB)")
     parser.add_argument("--blocks", type=int, default=6, help="blocks to time with --sop")
-    parser.add_argument("--device", default="cpu", help="not of --memory; copies to it are timed too")
+    parser.add_argument("--device", default="cpu", help="ignored with --memory; copies to the device are timed as well")
     options = parser.parse_args()
     options.sizes = options.sizes or [5000, 20000, 60502]
     options.width = options.width or (24576 if options.sop else 576)

@@ -1,9 +1,9 @@
-"""Time opening and searching a database, compared with faiss, an optional dependency: pip install faiss-cpu.
+"""Time opening and searching a database, compared with faiss (optional: pip install faiss-cpu).
 
     python -m benchmarks.retrieve [ROWS [DIMENSIONS]]
 
-The embeddings are synthetic: 2,000 clusters on the unit sphere. They are searched as they are, and as int8 and binary
-codes; the ratio is to faiss's exact index of the same. Each way runs in a process of its own: on a CPU in turns, on a
+The embeddings are synthetic: 2,000 clusters on the unit sphere. They are searched as float32, int8 codes and binary
+codes; ratios are to faiss's exact index of the same data. Each method runs in its own process: on a CPU in turns, on a
 GPU one after the other. faiss runs on the CPU.
 """
 
@@ -27,7 +27,7 @@ from lrec.retrieve import Database, approximate
 
 CLUSTERS, QUERIES, RESULTS = 2000, 100, 10
 WHOLE, EXACT = "float32", "exact"
-# Kind of the search, and what is searched.
+# Kind of search, and the stored embeddings.
 WAYS = {
     "exact": (EXACT, WHOLE),
     "faiss-flat": ("flat", WHOLE),
@@ -62,14 +62,14 @@ def opened(folder: Path) -> float:
 
 
 def work(options: argparse.Namespace) -> None:
-    """Search for every line of standard input; answer with seconds, those to build an index, and rows found."""
+    """Search once per line of standard input; print the seconds of the search and of building the index, and rows."""
     kind, stored = WAYS[options.way]
     database = Database.load(options.folder / stored, device=options.device)
     queries = np.array(database.parts[0][:: len(database) // QUERIES][:QUERIES])
     none, index, built = np.full(len(queries), search.NO_ROW), None, 0.0
     for _ in sys.stdin:
         start = time.perf_counter()
-        if index is None:  # in its turn, as searches are timed
+        if index is None:  # built in this process's turn, like the searches
             index = database if kind == EXACT else approximate.Index(kind, database.parts, database.codes)
             built = time.perf_counter() - start
         start = time.perf_counter()
@@ -78,7 +78,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Print the times of opening and searching, and the fraction of the exact results that each way returns."""
+    """Print the times of opening and searching, and the fraction of the exact results that each method finds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("rows", type=int, nargs="?", default=100_000)
     parser.add_argument("dimensions", type=int, nargs="?", default=576)

@@ -1,10 +1,10 @@
-"""A trained run in every runtime, images per second and R@1: python -m benchmarks.extraction --run glyphs/resnet18.
+"""Images per second and R@1 of a trained run in every runtime: python -m benchmarks.extraction --run glyphs/resnet18.
 
-All ways embed the same images in the same batches, through `lrec.embedding.extract`: torch with the ensemble, the
-others with the graph that `python -m lrec.export` writes, in float32, rounded to bfloat16, or quantised to int8. Each
-is in a process of its own, and they take turns. First each embeds all images, from which R@1 and the largest difference
-from torch's embeddings in float32 are computed; that turn is not timed. Where the run's images are not here, images are
-drawn at random, and there is no R@1 and no int8, which is calibrated on training images.
+All methods embed the same images in the same batches, with `lrec.embedding.extract`: torch uses the ensemble, the
+others the graph that `python -m lrec.export` writes, in float32, rounded to bfloat16, or quantised to int8. Each runs
+in its own process, and they take turns. In the first turn, which is not timed, each embeds all images, to compute R@1
+and the largest difference from torch's float32 embeddings. If the run's images are missing, random images are used;
+then there is no R@1, and no int8, because it is calibrated on training images.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from lrec.evaluation import quantized
 from lrec.evaluation.task import Task
 from lrec.model import saved
 
-# Runtime, and the numbers that it computes in.
+# Runtime and precision.
 WAYS = [
     ("torch", "float32"),
     ("torch", "bfloat16"),
@@ -42,7 +42,7 @@ PIXELS = "images.npy"
 
 
 class Run:
-    """A trained run: its ensemble, and how the stage embed embeds with it."""
+    """A trained run: its ensemble, and the kind and reduction that the stage embed used."""
 
     def __init__(self, name: str) -> None:
         variant, backbone = Path(name).parts
@@ -56,7 +56,7 @@ class Run:
 
 
 def work(name: str, way: list[str], folder: Path, images: int, batch_size: int) -> None:
-    """Embed all images for the first line of standard input, and some for each that follows; answer with seconds."""
+    """Embed all images for the first line of standard input, and `images` for each other line; print the seconds."""
     allocator.keep_freed_memory()
     run, (runtime, numbers) = Run(name), way
     options = run.options(batch_size, "float32" if numbers == "int8" else numbers)
@@ -79,7 +79,7 @@ def _embeddings(folder: Path, way: list[str]) -> Path:
 
 
 def prepare(run: Run, folder: Path, images: int) -> Task | None:
-    """Write the images and the graphs that the ways share; return the task of these images, None if they are random."""
+    """Write the images and graphs that the methods share; return the images' retrieval task, None for random images."""
     size, task = run.config["image_size"], None
     if (run.store / store.IMAGES).is_file():
         packed = store.open_store(run.store)
@@ -101,7 +101,7 @@ def _parts(task: Task) -> list[np.ndarray]:
 
 
 def _lacking(way: list[str], task: Task | None) -> str:
-    """Say in a few words why a way cannot be measured here; empty if it can."""
+    """Return a short reason why a method cannot be measured on this machine, or an empty string if it can."""
     runtime, numbers = way
     if numbers == "int8" and task is None:
         return "no images to calibrate with"
@@ -154,7 +154,7 @@ def _recall(task: Task | None, embedded: np.ndarray) -> str:
 
 
 def main() -> None:
-    """Do the work of one way."""
+    """Do the work of one method."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run")
     parser.add_argument("--way", nargs=2)

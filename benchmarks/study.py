@@ -1,15 +1,15 @@
-"""What the ensemble gains at equal training compute: the runs of benchmarks/study.yaml, each a DVC experiment.
+"""Compare ensembles with single networks at equal training compute: the runs of benchmarks/study.yaml.
 
     python -m benchmarks.study --list                       # which runs are done, and what is left
     python -m benchmarks.study --draw docs/study.png
     LREC_DATA=/a/folder python -m benchmarks.study --weights /a/mobilenet_v2.pth
 
-Settings are chosen by runs that hold out training classes (`choices`): only they are trained, and their recall on the
-held-out classes is read. What was chosen is trained on all training classes (`finalists`), and the recall on the test
-classes is read once. A budget of 1 is the training compute of one network's six epochs; the epochs of an ensemble
-follow from its multiply-accumulates, three times those of a forward pass per image. A run that was stopped resumes;
-one that is in metrics/study.csv is not run again. Run it in a clone of its own: experiments change the working tree.
-Small subsets of a set are made by `benchmarks/subsets.py`.
+Each run is a DVC experiment. Settings are chosen by runs that hold out training classes (`choices`): these are trained
+but not tested, and compared by their recall on the held-out classes. The chosen settings are trained on all training
+classes (`finalists`), and evaluated once on the test classes. A budget of 1 is the training compute of one network in
+six epochs. The epochs of an ensemble follow from its multiply-accumulates, three times those of a forward pass per
+image. A stopped run resumes; runs in metrics/study.csv are not repeated. Use a separate clone, because experiments
+change the working tree. `benchmarks/subsets.py` writes the small subsets.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from lrec.model.backbones import SHARE
 from lrec.report import curves, figures, ledger, model_size
 
 RUNS, TABLE = Path("benchmarks/study.yaml"), Path("metrics/study.csv")
-EPOCHS = 6  # of one network at a budget of 1
+EPOCHS = 6  # for one network at a budget of 1
 WHITENED = 512
 AXES = ("train_tmacs", "embed_mmacs")
 PANELS = {
@@ -42,7 +42,7 @@ MARKERS = {"one network": "o", "ensemble": "D", "shipped": "^", "original recipe
 
 
 def runs_of(study: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    """Return the runs of a kind, `choices` or `finalists`, in order; first all of seed 0, then those of other seeds."""
+    """Return the runs of a kind, `choices` or `finalists`, in order: those with seed 0, then those with other seeds."""
     more = [
         run | {"name": f"{run['name']}-seed-{seed}", "set": {**run["set"], "train.seed": seed}}
         for run in study[kind]
@@ -52,12 +52,12 @@ def runs_of(study: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 
 
 def set_of(study: dict[str, Any], run: dict[str, Any]) -> str:
-    """Return the variant that a run is on."""
+    """Return the variant on which a run is trained."""
     return run.get("on", next(iter(study["sets"])))
 
 
 def settings_of(study: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters that a run sets, with the epochs that its budget allows."""
+    """Return the parameters that a run sets, including the epochs that its budget allows."""
     variant, backbone = set_of(study, run), study["backbone"]
     prefix = f"variants.{variant}"
     found = {f"{prefix}.{key}": value for key, value in study["sets"][variant].items()}
@@ -79,20 +79,20 @@ def held_out(study: dict[str, Any], run: dict[str, Any]) -> float:
 
 
 def command(study: dict[str, Any], kind: str, run: dict[str, Any], weights: str) -> list[str]:
-    """Return the DVC command of a run."""
+    """Return the DVC command for a run."""
     variant, backbone = set_of(study, run), study["backbone"]
     target = [f"train@{variant}-{backbone}"] if kind == "choices" else []
     found = settings_of(study, run) | {"train.weights": weights, "datasets": [variant], "backbones": [backbone]}
     if kind == "choices":
         found |= study["held_out"] | {"train.validation_share": held_out(study, run)}
-    new = "++" if "layout" in study["sets"][variant] else ""  # a variant that params.yaml does not have
+    new = "++" if "layout" in study["sets"][variant] else ""  # for a variant that is not in params.yaml
     changes = [f"{new if key.startswith('variants.') else ''}{key}={written(value)}" for key, value in found.items()]
     return [
         "dvc",
         "exp",
         "run",
         *target,
-        "-f",  # it may have ended before its figures were noted
+        "-f",  # an earlier attempt may have ended before its figures were written
         "-n",
         f"study-{run['name']}",
         *(x for c in changes for x in ("-S", c)),
@@ -100,7 +100,7 @@ def command(study: dict[str, Any], kind: str, run: dict[str, Any], weights: str)
 
 
 def written(value: Any) -> str:
-    """Return a value as `dvc exp run -S` takes it.
+    """Format a value for `dvc exp run -S`.
 
     >>> written("/a/{backbone} 1.pth"), written([1, 2]), written(2.0e-4), written(True)
     ('"/a/{backbone} 1.pth"', '[1,2]', '0.0002', 'true')
@@ -156,15 +156,15 @@ def row(study: dict[str, Any], kind: str, run: dict[str, Any]) -> dict[str, Any]
 
 
 def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataFrame:
-    """Return label, family, costs, recall at 1 on the test classes, and the code where the ledger names one.
+    """Return the points of the figure: label, family, costs, recall at 1 on the test classes, and code if any.
 
-    Finalists are drawn whole and whitened, with the mean recall of their seeds. From the ledger come the runs of the
-    original's recipe and what is shipped: codes of whitened embeddings, and the average of the branches, whose training
-    compute is that of another run and therefore missing.
+    Finalists have two points, of the whole and of the whitened embedding, with the mean recall over their seeds. Runs
+    of the original's recipe and embeddings for shipping are taken from the ledger. The latter are codes of whitened
+    embeddings, and the average of the branches, whose training compute is missing, because it belongs to another run.
 
     Args:
-        table: of the study.
-        variant: whose runs are drawn.
+        table: the table of the study.
+        variant: the variant whose runs are drawn.
         known: the ledger's entries of the variant.
     """
     shown = []
@@ -201,8 +201,9 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
 def draw(path: Path, shown: pd.DataFrame) -> None:
     """Draw `points` over training compute, embedding compute and bytes.
 
-    A point is labelled if it gains at least half a point over every cheaper one. Of points with the same label, such as
-    runs without and with a warm-up, the best is drawn.
+    A line joins the Pareto points. Such a point is labelled if its recall exceeds that of the previous label by at
+    least 0.5 percentage points. Of points with the same label, such as runs with and without warm-up, only the best is
+    drawn.
     """
     ordered = shown.sort_values("recall")
     best = ordered.drop_duplicates("label", keep="last")
@@ -221,7 +222,7 @@ def draw(path: Path, shown: pd.DataFrame) -> None:
                 if row["recall"] < named + 0.5:
                     continue
                 named = row["recall"]
-                # Beside the point, on the side where there is room.
+                # Beside the point, on the side with more room.
                 left = row[column] < (drawn[column].min() * drawn[column].max()) ** 0.5
                 offset, side = ((7, -3), "left") if left else ((-6, 3), "right")
                 place = (row[column], row["recall"])
@@ -238,13 +239,13 @@ def draw(path: Path, shown: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    """Parse the command line; run what is not in the table yet, in order."""
+    """Parse the command line; run the missing runs in order."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--list", action="store_true", help="say what is done and what is left, and run nothing")
-    parser.add_argument("--draw", type=Path, help="draw the table as a figure, PNG, and run nothing")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these alone, in the order of the plan")
+    parser.add_argument("--list", action="store_true", help="list the runs that are done and left, and run nothing")
+    parser.add_argument("--draw", type=Path, help="draw the table as a figure (PNG), and run nothing")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these, in the order of study.yaml")
     parser.add_argument("--weights", default="imagenet", help="starting weights, as in params.yaml")
-    parser.add_argument("--table", type=Path, default=TABLE, help="CSV to add to (default: metrics/study.csv)")
+    parser.add_argument("--table", type=Path, default=TABLE, help="CSV to append to (default: metrics/study.csv)")
     options = parser.parse_args()
     study = strict_yaml.read(RUNS)
     params.load()
@@ -261,7 +262,7 @@ def main() -> None:
                 continue
             if is_done or options.only and run["name"] not in options.only:
                 continue
-            # From the commit: a run that was killed leaves its parameters in the index, too.
+            # Restored from the commit, because a killed run leaves its parameters in the index as well.
             subprocess.run(["git", "checkout", "--quiet", "HEAD", "--", "params.yaml", "dvc.lock"], check=True)
             subprocess.run(command(study, kind, run, options.weights), check=True)
             done = pd.concat([done, pd.DataFrame([row(study, kind, run)])], ignore_index=True)

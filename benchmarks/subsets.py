@@ -1,7 +1,7 @@
-"""Small training sets, each a folder per class, out of a packed data set: python -m benchmarks.subsets car_cropped DIR.
+"""Write small subsets of a packed data set, in a folder per class: python -m benchmarks.subsets car_cropped DIR.
 
-DIR/car_cropped_25_classes has 25 of the training classes, DIR/car_cropped_10_images ten images of each, both drawn at
-random, and both have all test images. `benchmarks/study.yaml` trains on them.
+DIR/car_cropped_25_classes has 25 of the training classes, DIR/car_cropped_10_images ten images of each class. Both are
+drawn at random and have all test images. The runs of `benchmarks/study.yaml` use them.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from lrec.io import files
 
 
 def chosen(packed: store.Store, classes: int, images: int) -> dict[str, np.ndarray]:
-    """Return the rows of the training images of two subsets, by name: so many classes, and so many images of each."""
+    """Return the rows of the training images of two subsets: `classes` classes, and `images` images of every class."""
     rows, generator = packed.rows(store.TRAIN), np.random.default_rng(0)
     labels = packed.labels(rows)
     some = generator.choice(np.unique(labels), classes, replace=False)
@@ -25,10 +25,10 @@ def chosen(packed: store.Store, classes: int, images: int) -> dict[str, np.ndarr
 
 
 def write(packed: store.Store, rows: np.ndarray, folder: Path) -> None:
-    """Write training images and all test images as PNG, which keeps their pixels."""
+    """Write training images and all test images as PNG, which is lossless."""
     for split, some in (("train", rows), ("test", packed.rows("test"))):
         for row, label in zip(some, packed.labels(some), strict=True):
-            path = folder / split / str(label) / f"{row}.png"  # names of classes may have a slash
+            path = folder / split / str(label) / f"{row}.png"  # a number, since class names may contain a slash
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(packed.images[row]).save(path)
 
@@ -36,10 +36,10 @@ def write(packed: store.Store, rows: np.ndarray, folder: Path) -> None:
 def main() -> None:
     """Write both subsets."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("variant", help="whose packed images are taken")
-    parser.add_argument("folder", type=Path, help="of raw data, in which each subset becomes a folder")
-    parser.add_argument("--classes", type=int, default=25, help="of the one")
-    parser.add_argument("--images", type=int, default=10, help="of a class of the other")
+    parser.add_argument("variant", help="the variant whose packed images are used")
+    parser.add_argument("folder", type=Path, help="folder of raw data; each subset becomes a folder in it")
+    parser.add_argument("--classes", type=int, default=25, help="classes of the first subset")
+    parser.add_argument("--images", type=int, default=10, help="images per class of the second subset")
     options = parser.parse_args()
     packed = store.open_store(paths.store(options.variant))
     for name, rows in chosen(packed, options.classes, options.images).items():

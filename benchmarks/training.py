@@ -1,9 +1,9 @@
 """Step time and peak memory of branch-wise backpropagation against the baseline loop over all branches.
 
-The baseline loop is the obvious implementation: every branch forward, one loss, one backward pass and one step of
-torch.optim.Adam over all parameters. Ours is the training of the stage train, with the settings that the stage
-makes for its process, and again in several processes that share the branches. All compute with the same arithmetic.
-Each way runs in a process of its own: on a CPU they take their steps in turns, on a GPU one way runs after the other.
+The baseline loop is the obvious implementation: a forward pass of all branches, one loss, one backward pass, and one
+step of torch.optim.Adam over all parameters. Ours is the training of the stage train, with the stage's settings for its
+process; optionally also in several processes that share the branches. All use the same arithmetic. Each method runs in
+its own process: on a CPU they take steps in turns, on a GPU one method runs after the other.
 
     python -m benchmarks.training --branches 1 4 16 48 --batch-sizes 10 32 --processes 2
     python -m benchmarks.training --device cuda --backbone resnet50 --branches 48 --size 256 --batch-sizes 10 128
@@ -63,9 +63,9 @@ METHODS = {"baseline": baseline, "branch-wise": branch_wise, "processes": branch
 
 
 def work(options: argparse.Namespace) -> None:
-    """Take a step for every line of standard input; answer with its milliseconds and the peak memory so far, MB.
+    """Take a step for every line of standard input; print its milliseconds, and the peak memory so far in MB.
 
-    Of several processes rank 0 reads and answers, for all of them.
+    If there are several processes, rank 0 reads and prints for all of them.
     """
     (branches,), (batch_size,) = options.branches, options.batch_sizes
     if options.method != "baseline":
@@ -91,13 +91,13 @@ def work(options: argparse.Namespace) -> None:
 def _peak(where: str) -> float:
     if where != "cpu":
         return torch.cuda.max_memory_allocated(where) / 1e6
-    # Not ru_maxrss: a process takes the one of its parent over.
+    # Not ru_maxrss, which a process inherits from its parent.
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
     return int(line.split()[1]) * 1024 / 1e6
 
 
 def arguments(options: argparse.Namespace, method: str, branches: int, batch_size: int) -> list[str]:
-    """Return how a method is started in a process, or several, of its own."""
+    """Return the arguments that start a method in its own process or processes."""
     start = []
     if method == "processes":
         number = str(min(options.processes, branches))
@@ -110,7 +110,7 @@ def arguments(options: argparse.Namespace, method: str, branches: int, batch_siz
 
 
 def compare(options: argparse.Namespace, branches: int, batch_size: int) -> str:
-    """Return a line of the table: medians of steps in turns, with the speed-up over the first, and the last peaks."""
+    """Return a row of the table: median step times, with the speed-up over the baseline, and peak memory."""
     names = list(METHODS)[: 2 + (options.processes > 1)]
     ways = {name: arguments(options, name, branches, batch_size) for name in names}
     found = turns.take(ways, options.warmup + options.rounds, in_turns=options.device == "cpu")
@@ -138,12 +138,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of both")
-    parser.add_argument("--tf32", action="store_true", help="for both, on a GPU")
-    parser.add_argument("--compile", action="store_true", help="ours")
-    parser.add_argument("--cuda-graphs", default="auto", choices=["auto", "off"], help="ours, on a GPU")
-    parser.add_argument("--branches-at-once", type=int, default=4, help="ours, on a CPU: threads with a branch each")
-    parser.add_argument("--processes", type=int, default=1, help="also branch-wise in so many processes")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of all methods")
+    parser.add_argument("--tf32", action="store_true", help="all methods, on a GPU")
+    parser.add_argument("--compile", action="store_true", help="only ours")
+    parser.add_argument("--cuda-graphs", default="auto", choices=["auto", "off"], help="only ours, on a GPU")
+    parser.add_argument("--branches-at-once", type=int, default=4, help="only ours, on a CPU: number of threads")
+    parser.add_argument("--processes", type=int, default=1, help="above 1: also measure ours in this many processes")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.method:

@@ -1,7 +1,7 @@
-"""Run each compared method in its own process, so that none touches another's memory or settings.
+"""Runs each compared method in its own process, so that none affects another's memory or settings.
 
-On a CPU the methods take turns while the others wait, so that other programs slow all of them alike. On a GPU they run
-one after another, each with the whole memory.
+On a CPU the methods take turns, so that other programs slow all of them equally. On a GPU they run one after another,
+so that each can use all of the memory.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ NO_MEMORY = "out of memory"
 
 
 class Worker:
-    """A process that does its work once for every line it reads, and answers with a line of numbers."""
+    """A process that does its work once for every line that it reads, and answers with a line of numbers."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         """Start `python -m arguments`."""
@@ -25,12 +25,12 @@ class Worker:
         self.process = subprocess.Popen(self.command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def turn(self) -> list[float] | None:
-        """Let it do its work once; return its answer, None if memory has run out.
+        """Let the process do its work once; return its answer, None if memory ran out.
 
         Raises:
-            ChildProcessError: it has ended for another reason.
+            ChildProcessError: the process has ended for another reason.
         """
-        with contextlib.suppress(BrokenPipeError):  # it may have ended, and said why
+        with contextlib.suppress(BrokenPipeError):  # it may have ended after reporting the reason
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -39,7 +39,7 @@ class Worker:
         return None if NO_MEMORY in line else [float(value) for value in line.split()]
 
     def end(self) -> None:
-        """Let the process go."""
+        """Let the process end, and wait for it."""
         with contextlib.suppress(BrokenPipeError):  # it may have ended already
             self.process.stdin.close()
         self.process.stdout.close()
@@ -49,12 +49,12 @@ class Worker:
 def take(
     ways: Mapping[str, Sequence[str]], rounds: int, in_turns: bool, between: Callable[[], None] = lambda: None
 ) -> dict[str, list[list[float]] | None]:
-    """Let every way do its work so many times; return its answers, None if its memory has run out.
+    """Let every method do its work several times; return the answers by name, None if a method's memory ran out.
 
     Args:
-        ways: name and arguments of a `Worker`.
-        rounds: how often.
-        in_turns: keep all of them, and let each do its work once per round; else one is ended before the next starts.
+        ways: names and arguments of the workers, see `Worker`.
+        rounds: number of repetitions.
+        in_turns: all workers run, and each does its work once per round; otherwise each ends before the next starts.
         between: called before each round.
     """
     found: dict[str, list[list[float]] | None] = {name: [] for name in ways}
@@ -71,12 +71,12 @@ def take(
 
 
 def ran_out(error: Exception) -> bool:
-    """Say whether an error means that memory has run out."""
+    """Return whether an error means that memory ran out."""
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
 
 
 def answering(work: Callable[[], None]) -> None:
-    """Do a worker's work; when memory runs out, answer so."""
+    """Do a worker's work; if memory runs out, answer with `NO_MEMORY`."""
     try:
         work()
     except (RuntimeError, MemoryError) as error:
@@ -86,6 +86,6 @@ def answering(work: Callable[[], None]) -> None:
 
 
 def wait(device: str) -> None:
-    """Wait until a GPU has done what it was given; a CPU already has."""
+    """Wait until a GPU has finished its work; on a CPU, return immediately."""
     if torch.device(device).type != "cpu":
         torch.cuda.synchronize(device)
