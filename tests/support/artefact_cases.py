@@ -1,4 +1,4 @@
-"""Damaged files between the stages: which stage reads each, what is done to it, and what the line must say."""
+"""Damaged files between the stages: the stage that reads each file, the damage, and the expected message."""
 
 import io
 
@@ -21,7 +21,7 @@ def npz(data: bytes) -> bytes:
 
 
 def header(shape: str) -> Damage:
-    """Let the header of a .npy claim another shape."""
+    """Change the shape in the header of a .npy file."""
 
     def change(data: bytes) -> bytes:
         start = data.index(b"'shape': (")
@@ -33,7 +33,7 @@ def header(shape: str) -> Damage:
     return change
 
 
-# Stage that reads it, file, what is done to it, what the line says.
+# Stage that reads the file, file, damage, pattern of the message.
 STORES: list[tuple[str, str, Damage, str]] = [
     ("train", "images.npy", cut(0), r"images\.npy: not a \.npy array"),
     ("train", "images.npy", cut(0.001), r"images\.npy: not a \.npy array"),

@@ -1,4 +1,4 @@
-"""A page opened in headless Chromium: what failed to load, and what does not fit into the column."""
+"""Opens pages in headless Chromium; finds what fails to load, and what does not fit into the width."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# Runs after the page has loaded; its findings end up in the title, which --dump-dom prints.
+# Runs after the page has loaded; writes its findings into the title, which --dump-dom prints.
 PROBE = """<script>
 window.found = [];
 window.addEventListener("error", e => found.push("error: " + (e.message || e.target.src || e.target.href)), true);
@@ -27,7 +27,7 @@ window.addEventListener("load", () => {
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes, and the text."""
+    """All tags of a page with their attributes, and its text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -48,15 +48,15 @@ def open_page(text: str, folder: Path, width: int, whole: str = "nothing") -> di
 
 
 def open_pages(texts: Sequence[str], folder: Path, width: int, whole: str = "nothing") -> list[dict]:
-    """Open pages in headless Chromium and return what the probe found; skip the test where there is no browser.
+    """Open pages in headless Chromium and return what the probe found; skip the test if there is no browser.
 
-    The pages are framed, because a headless window is never narrower than about 500 pixels.
+    The pages are shown in frames, because a headless window is never narrower than about 500 pixels.
 
     Args:
-        texts: of the pages, each beginning with its doctype.
-        folder: for files of the test.
-        width: of the frames, in pixels.
-        whole: CSS selector of elements that must not have to be scrolled sideways.
+        texts: the HTML of the pages, each beginning with its doctype.
+        folder: a folder for temporary files.
+        width: width of the frames in pixels.
+        whole: CSS selector of elements that must fit without horizontal scrolling.
     """
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:

@@ -1,11 +1,11 @@
-"""A device with the rules of a CUDA GPU whose numbers are computed on the CPU, for tests where there is no GPU.
+"""A simulated device with the rules of a CUDA GPU, which computes on the CPU, for tests without a GPU.
 
-Its tensors say that they are on the device "checked:0". What CUDA refuses is an error here: operands on different
-devices, a CPU tensor indexed by the device, work that waits while a graph is recorded. What makes the CPU wait for
-a GPU is counted: values that are read, sizes that depend on values, copies from or to pageable memory. A copy to the
-CPU that is not waited for holds garbage until an event behind it has been waited for.
+Its tensors report the device "checked:0". What CUDA refuses is an error: operands on different devices, a CPU tensor
+indexed by a tensor on the device, synchronisation while a graph is recorded. Operations for which the CPU waits for a
+GPU are counted: reading values, sizes that depend on values, copies from or to pageable memory. The target of an
+asynchronous copy to the CPU contains garbage until a later event has been waited for.
 
-It knows nothing of autocast's choice of kernels, cuDNN, NCCL, and of how graphs are captured.
+Not simulated: autocast's choice of kernels, cuDNN, NCCL, and the capture of graphs.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ NAME = "checked"
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default}
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
-# What reads values, or makes a tensor whose size depends on them.
+# Operations that read values, or return a tensor whose size depends on values.
 WAITS = {
     aten._local_scalar_dense.default,
     aten._unique2.default,
@@ -38,22 +38,22 @@ WAITS = {
     aten.unique_consecutive.default,
     aten.unique_dim.default,
 }
-# One number on the CPU may stand beside tensors on the device, but not as the state of a fused optimiser.
+# A scalar on the CPU may be combined with tensors on the device, except in these operations of fused optimisers.
 ALL_ON_DEVICE = ("_fused_adam", "_foreach")
 
 
 class Violation(RuntimeError):
-    """What CUDA would refuse."""
+    """An operation that CUDA would refuse."""
 
 
 class Log:
-    """What happened on the device.
+    """A log of events on the device.
 
     Attributes:
         waits: how often the CPU waited, by reason and line of the project.
-        recording: the graph that is being recorded, if one is.
-        queued: copies to the CPU that have not been waited for: target, values.
-        replays: graphs that were replayed.
+        recording: the graph that is being recorded, if any.
+        queued: unfinished copies to the CPU: target, values.
+        replays: number of replays of graphs.
     """
 
     def __init__(self) -> None:
@@ -67,14 +67,14 @@ class Log:
         self.replays = 0
 
     def wait(self, reason: str) -> None:
-        """Note that the CPU waits for the device until everything that is queued is done."""
+        """Record that the CPU waits for all queued work of the device."""
         if self.recording:
             raise Violation(f"the CPU waits while a graph is recorded: {reason}")
         self.waits[reason, _line()] += 1
         self.finish(len(self.queued))
 
     def finish(self, count: int) -> None:
-        """Let the first copies arrive."""
+        """Finish the first `count` copies."""
         for target, values in self.queued[:count]:
             target.copy_(values)
         del self.queued[:count]
@@ -89,7 +89,7 @@ LOG = Log()
 
 
 def _line() -> str:
-    """Return the line of the project that asked, of others the test's."""
+    """Return the line of the project that called the operation, otherwise the test's line."""
     frame, last = sys._getframe(2), "?"
     while frame:
         name = frame.f_code.co_filename
@@ -102,7 +102,7 @@ def _line() -> str:
 
 
 class Tensor(torch.Tensor):
-    """A tensor on the device; `inner` holds its numbers."""
+    """A tensor on the device; `inner` contains its values."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -140,7 +140,7 @@ class Tensor(torch.Tensor):
 
 
 class _Mode(TorchDispatchMode):
-    """Sees what makes tensors on the device out of none."""
+    """Intercepts operations that create tensors on the device without having one as an argument."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(function, args, kwargs or {})
@@ -155,7 +155,7 @@ def _is_composite(function: Any) -> bool:
 
 
 def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Check an operation, and compute it on the CPU."""
+    """Check an operation, then compute it on the CPU."""
     flat, _ = tree_flatten((args, kwargs))
     ours = [value for value in flat if _is_ours(value)]
     target = kwargs.get("device")
@@ -163,7 +163,7 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if not ours and not to_gpu:
         return function(*args, **kwargs)
     if function not in COPIES and _is_composite(function):
-        with _Mode():  # inference mode does not take these apart by itself
+        with _Mode():  # inference mode does not decompose these by itself
             return function.decompose(*args, **kwargs)
     if ours and function not in COPIES:
         _require_one_device(function, args, flat)
@@ -209,7 +209,7 @@ def _require_one_device(function: Any, args: Any, flat: list[Any]) -> None:
 
 
 def _copy_across(function: Any, args: Any, kwargs: Any, inner_args: Any, inner_kwargs: Any) -> torch.Tensor | None:
-    """Copy between the CPU and the device; None for any other copy."""
+    """Copy between the CPU and the device; return None for any other copy."""
     queued = bool(kwargs.get("non_blocking") or (function is aten.copy_.default and len(args) > 2 and args[2]))
     if function is aten.copy_.default:
         source, target = args[1], args[0]
@@ -246,30 +246,30 @@ def _bring(values: torch.Tensor, target: torch.Tensor, queued: bool) -> torch.Te
 
 
 class Event:
-    """An event in the one stream there is."""
+    """An event in the only stream."""
 
     def record(self) -> None:
-        """Note what is queued by now."""
+        """Record the copies that are queued now."""
         self.behind = len(LOG.queued)
         self.last = LOG.queued[-1][0] if LOG.queued else None
 
     def synchronize(self) -> None:
-        """Wait for it."""
+        """Wait for the event."""
         LOG.waits["event", _line()] += 1
         places = [place for place, (target, _) in enumerate(LOG.queued) if target is self.last]
         LOG.finish(places[0] + 1 if places else 0)
 
 
 class Graph:
-    """Operations on fixed memory. As on a GPU nothing is done while it is recorded: what was changed is put back."""
+    """A graph of operations on fixed memory. As on a GPU, recording changes nothing: changes are undone afterwards."""
 
     def __init__(self) -> None:
         self._operations: list[tuple[Any, Any, dict[str, Any], Any]] = []
         self._changed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def record(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run an operation, for the shapes of what it returns, and keep it."""
-        hidden = "batch_norm" in function.name()  # writes its running averages, and does not say so
+        """Record an operation; run it to get the shapes of its results."""
+        hidden = "batch_norm" in function.name()  # changes its running averages, without declaring it
         for place, argument in enumerate(function._schema.arguments):
             if hidden or (argument.alias_info is not None and argument.alias_info.is_write):
                 given = args[place] if place < len(args) else kwargs.get(argument.name)
@@ -281,13 +281,13 @@ class Graph:
         return found
 
     def put_back(self) -> None:
-        """Undo what the operations have changed, the last first: views share memory."""
+        """Undo all changes, the last first, because views share memory."""
         for value, before in reversed(list(self._changed.values())):
             value.copy_(before)
         self._changed.clear()
 
     def replay(self) -> None:
-        """Do the operations again, on the same memory."""
+        """Repeat the operations on the same memory."""
         LOG.replays += 1
         for function, args, kwargs, before in self._operations:
             again = function(*args, **kwargs)
@@ -307,7 +307,7 @@ def _graph(graph: Graph, **_: Any) -> Iterator[None]:
 
 
 def _module() -> Any:
-    """Return what torch.cuda is to CUDA."""
+    """Return the device's module, the counterpart of torch.cuda."""
     module = torch.utils.backend_registration._DummyBackendModule()
     for name, value in {
         "Event": Event,
@@ -315,7 +315,7 @@ def _module() -> Any:
         "graph": _graph,
         "graph_pool_handle": lambda: (0, 0),
         "current_stream": lambda *_: SimpleNamespace(wait_stream=lambda _: None, synchronize=lambda: None),
-        # Only while a test has it: torch.nn.DataParallel and the like take any device that is there.
+        # Only during a test, because torch.nn.DataParallel and the like use any available device.
         "is_available": lambda: NAME in lrec_device._GPUS,
         "get_device_name": lambda *_: "a checked device",
         "get_amp_supported_dtype": lambda: [torch.bfloat16],
@@ -330,19 +330,19 @@ def _module() -> Any:
 
 
 def register() -> None:
-    """Make the device known to torch, for the rest of the process."""
+    """Register the device with torch, for the rest of the process."""
     if torch._C._get_privateuse1_backend_name() != NAME:
         torch.utils.backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_module())
 
 
 @contextlib.contextmanager
 def active(patch: pytest.MonkeyPatch) -> Iterator[Log]:
-    """Let the project take the device for a GPU while the block runs."""
+    """Make the project treat the device as a GPU until the block ends."""
     register()
     made: Callable[..., torch.Tensor] = torch.tensor
 
     def tensor(data: Any, *, device: Any = None, **options: Any) -> torch.Tensor:
-        """As CUDA does it: made on the CPU, then copied."""
+        """Create a tensor on the CPU, then copy it, as with CUDA."""
         if device is not None and torch.device(device).type == NAME:
             return made(data, **options).to(device)
         return made(data, device=device, **options)

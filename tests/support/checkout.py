@@ -1,4 +1,4 @@
-"""A git clone of the working tree, and the pipeline in it: as it is, or on a data set of seconds."""
+"""Git clones of the working tree with the pipeline, unchanged or with a tiny data set."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-# The tiny pipeline's stages, in order, as DVC and Python call them.
+# The tiny pipeline's stages in order: DVC's name, and the arguments of `python -m`.
 TINY = {
     "preprocess@tiny": ["stages.preprocess", "tiny"],
     "meta_classes@tiny": ["stages.meta_classes", "tiny"],
@@ -23,19 +23,19 @@ TINY = {
     "report": ["stages.report"],
 }
 OUTPUTS = ["data", "models", "embeddings", "history", "results", "metrics", "report", "README.md", "dvc.lock"]
-# Letters outside ASCII, and spaces, all the way down.
+# Names with spaces and non-ASCII letters.
 PROJECT = "Bildsuche für 写真"
 PICTURES = "Fotos für alle"
 CLASSES = ["Rotkehlchen", "größe 2", "鳥", "Ёж", "a & b", "naïve", "🦜"]
 
 
 def environment() -> dict[str, str]:
-    """Return the environment in which `python` and `dvc` are those of the tests."""
+    """Return an environment in which `python` and `dvc` are those that run the tests."""
     return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def call(folder: Path, *command: str, **variables: str) -> str:
-    """Run a command in a folder; its output, or a failure that shows it."""
+    """Run a command in a folder and return its output; if it fails, the assertion shows the output."""
     done = subprocess.run(
         command,
         cwd=folder,
@@ -49,7 +49,7 @@ def call(folder: Path, *command: str, **variables: str) -> str:
 
 
 def clone(root: Path, folder: Path) -> None:
-    """Make a git clone that holds the working tree as it is."""
+    """Make a git clone, and copy uncommitted changes of the working tree into it."""
     call(root, "git", "clone", "--quiet", str(root), str(folder))
     changed = call(root, "git", "ls-files", "-z", "--modified", "--others", "--exclude-standard").split("\0")
     for name in filter(None, changed):
@@ -59,14 +59,14 @@ def clone(root: Path, folder: Path) -> None:
 
 
 def commit(folder: Path, message: str) -> None:
-    """Commit all that is there."""
+    """Commit all changes."""
     for command in (["config", "user.name", "Test"], ["config", "user.email", "test@example.org"], ["add", "-A"]):
         call(folder, "git", *command)
     call(folder, "git", "commit", "--quiet", "--allow-empty", "-m", message)
 
 
 def tiny(root: Path, folder: Path) -> None:
-    """Make a clone whose pipeline, on 56 images, takes half a minute: nearly all of it is starting Python."""
+    """Make a clone whose pipeline, on 56 images, takes half a minute, mostly for starting Python."""
     clone(root, folder)
     settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     own = {"layout": "folder", "folder": PICTURES, "ensemble_size": 2, "meta_class_size": 3, "epochs": 2}
@@ -86,7 +86,7 @@ def tiny(root: Path, folder: Path) -> None:
 
 
 def artefacts(folder: Path) -> dict[str, str]:
-    """Return a digest of every file that the pipeline makes, leaving out how many seconds training took."""
+    """Return a digest of every file that the pipeline makes; the seconds of training are left out."""
     found = {}
     for path in (path for name in OUTPUTS for path in [folder / name, *(folder / name).rglob("*")]):
         name = path.relative_to(folder).as_posix()
@@ -96,7 +96,7 @@ def artefacts(folder: Path) -> dict[str, str]:
 
 
 def untimed(name: str, content: bytes) -> bytes:
-    """Return an artefact's content without the seconds of trainings, and without digests that depend on them."""
+    """Return an artefact's content without the seconds of training, and without digests that depend on them."""
     if name == "metrics/benchmarks.json":
         ledger = json.loads(content)
         for entry in ledger["tiny"].values() if "tiny" in ledger else ():

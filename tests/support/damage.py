@@ -1,4 +1,4 @@
-"""Ways to damage a file: each takes its bytes and returns other ones."""
+"""Ways to damage a file: functions that map its bytes to other bytes."""
 
 import io
 import json
@@ -12,12 +12,12 @@ REMOVE = object()
 
 
 def cut(share: float) -> Damage:
-    """Keep this share of the file."""
+    """Keep only the beginning of the file, this share of its bytes."""
     return lambda data: data[: int(len(data) * share)]
 
 
 def swap(old: str, new: str | bytes) -> Damage:
-    """Put another text in the place of the first occurrence of one."""
+    """Replace the first occurrence of a text."""
 
     def change(data: bytes) -> bytes:
         assert old.encode() in data, old
@@ -27,12 +27,12 @@ def swap(old: str, new: str | bytes) -> Damage:
 
 
 def other(content: bytes) -> Damage:
-    """Put something else in its place."""
+    """Replace the whole file."""
     return lambda data: content
 
 
 def key(path: str, value: Any = REMOVE) -> Damage:
-    """Set, or remove, a value of a JSON file; a path is as a.b.0."""
+    """Set or remove a value of a JSON file; a path looks like a.b.0."""
 
     def change(data: bytes) -> bytes:
         whole = json.loads(data)
@@ -51,7 +51,7 @@ def key(path: str, value: Any = REMOVE) -> Damage:
 
 
 def array(change: Callable[[np.ndarray], np.ndarray]) -> Damage:
-    """Store another array in a .npy file, in its own memory order."""
+    """Replace the array of a .npy file; the new one keeps its memory order."""
 
     def damage(data: bytes) -> bytes:
         stream = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Databases exported as tables, and how another program reads those; tests are skipped where that is not installed."""
+"""Databases for tests of exported tables, which other programs read; tests are skipped if these are not installed."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ SUFFIX = {"lancedb": ".lance", "parquet": ".parquet"}
 
 
 def read(form: str, target: str | Path):
-    """Return a table as another program opens it: its schema, its columns."""
+    """Return the schema and the columns of a table, as read by another program."""
     if form == "parquet":
         table = pq.read_table(target)
     else:

@@ -1,4 +1,4 @@
-"""A Markdown page as HTML, in a style with the sizes of GitHub's."""
+"""Renders Markdown as HTML in a style with GitHub's sizes."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import matplotlib
 from markdown_it import MarkdownIt
 
 COLUMN = 948  # pixels of GitHub's text column
-# DejaVu comes with matplotlib, so lines are as wide on every machine; it is wider than the fonts that GitHub names.
+# DejaVu ships with matplotlib, so lines have the same width on every machine; it is wider than GitHub's fonts.
 STYLE = """
 @font-face { font-family: text; src: url(FONTS/DejaVuSans.ttf) }
 @font-face { font-family: text; font-weight: bold; src: url(FONTS/DejaVuSans-Bold.ttf) }
@@ -27,7 +27,7 @@ tr:nth-child(2n) { background: #f6f8fa }
 
 
 def page(path: Path) -> str:
-    """Return the HTML of a Markdown file; what it links to is looked up beside the file."""
+    """Return the HTML of a Markdown file; links are relative to the file's folder."""
     style = STYLE.replace("FONTS", (Path(matplotlib.get_data_path()) / "fonts/ttf").as_uri())
     body = MarkdownIt("commonmark").enable("table").render(path.read_text(encoding="utf-8"))
     head = f"<meta charset=utf-8><base href='{path.parent.as_uri()}/'><title>{path.name}</title><style>{style}</style>"

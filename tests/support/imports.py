@@ -1,11 +1,11 @@
-"""Which modules of the project a file imports, read from its syntax tree."""
+"""Finds the modules of the project that a file imports, from its syntax tree."""
 
 import ast
 from pathlib import Path
 
 
 def imported(path: Path, root: Path) -> set[str]:
-    """Return the project's files that one file imports directly, relative to the root."""
+    """Return the project's files that a file imports directly, relative to the root."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names: list[str] = []
@@ -30,7 +30,7 @@ def _file(parts: list[str], root: Path) -> str:
 
 
 def closure(path: str, root: Path) -> set[str]:
-    """Return all the project's files that running one file loads, itself included."""
+    """Return all files of the project that are loaded when a file is run, including itself."""
     todo, done = {path, f"{Path(path).parent.as_posix()}/__init__.py"}, set()
     while todo:
         current = todo.pop()

@@ -1,4 +1,4 @@
-"""Entries of a ledger, as the stage evaluate writes them."""
+"""Entries of the ledger, as the stage evaluate writes them."""
 
 SETTINGS = {
     "ensemble_size": 4,
@@ -12,7 +12,7 @@ SETTINGS = {
 
 
 def entry(**changes) -> dict:
-    """Return a run of car_cropped with 4 branches, whatever is changed."""
+    """Return an entry of car_cropped with 4 branches, with the given changes."""
     recall = {"1": 0.50049, "2": 0.6, "4": 0.7, "8": 1.0}
     return {
         "variant": "car_cropped",
@@ -42,5 +42,5 @@ def of_size(size: int, **changes) -> dict:
 
 
 def full_size(**changes) -> dict:
-    """Return an entry at the original's settings, which is comparable with the benchmark."""
+    """Return an entry with the original's settings, which is comparable with the benchmark."""
     return entry(**changes | {"settings": SETTINGS | {"ensemble_size": 48}})

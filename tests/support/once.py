@@ -1,4 +1,4 @@
-"""What is made once for all tests, by whichever of their parallel processes needs it first."""
+"""Folders that are made once for all tests, by the first of their parallel processes that needs them."""
 
 import fcntl
 import os
@@ -10,9 +10,9 @@ import pytest
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return a folder that `make` has filled, the first time that any process of this run of the tests asks for it.
+    """Return a folder that `make` fills when the first process of this test run needs it; other processes wait.
 
-    Tests take copies of what is in it. The others wait while one makes it.
+    Tests must copy its contents.
     """
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -21,7 +21,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
     with (base / f"{name}.lock").open("w") as door:
         fcntl.flock(door, fcntl.LOCK_EX)
         if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
             folder.mkdir()
             make(folder)
             done.touch()

@@ -1,4 +1,4 @@
-"""A brute-force float64 twin of the retrieval metrics, and embeddings and labels to compare them on."""
+"""A brute-force float64 twin of the retrieval metrics, and embeddings and labels for comparing them."""
 
 import math
 
@@ -47,7 +47,7 @@ def check(query, query_labels, gallery=None, gallery_labels=None, **options):
 
 @st.composite
 def embeddings(draw, width=None, least=1):
-    """Draw rows with many exact duplicates, ties, zero rows and near-duplicates, as any dtype and layout."""
+    """Draw rows with many exact duplicates, ties, zero rows and near-duplicates, in any dtype and layout."""
     rows = draw(st.integers(least, 24))
     width = width or draw(st.integers(1, 5))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -70,7 +70,7 @@ def embeddings(draw, width=None, least=1):
 
 
 def labels(draw, rows):
-    """Draw labels for some rows: whole numbers, text, or a mixture as an array of objects."""
+    """Draw labels for rows: integers, text, or a mixture as an array of objects."""
     names = draw(st.sampled_from([[0, 1, 2, 3, 4], ["b", "a", "é"], [0, "a", (1, 2), None], [7]]))
     chosen = draw(st.lists(st.sampled_from(names), min_size=rows, max_size=rows))
     if not draw(st.booleans()):

@@ -1,4 +1,4 @@
-"""A project folder as `dvc repro` leaves it, written in a second: two runs."""
+"""A project folder with two runs, as after `dvc repro`, written in a second."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ from lrec.model.ensemble import Ensemble
 
 NAMES = ["U+0416", "U+0041", "a_<b>&c", "001.Black_footed_Albatross"]
 SIZE = 32
-FILE = "raw/pictures/16.png"  # the first image of the split test of tiny
+FILE = "raw/pictures/16.png"  # the first image of tiny's split test
 AUDIT = {"images": 4, "alone": 0.0, "shuffled": 0.0, "sorted": 0.0, "largest": 0.0}
 FACTS = {"kind": "logits", "dimensions": 8, "audit": AUDIT}
 

@@ -1,4 +1,4 @@
-"""A `dvc repro` that runs beside the test, watched and killed; and what an undisturbed one leaves."""
+"""Runs `dvc repro` in the background, to be watched and killed; and the results of an undisturbed run."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PATIENCE = 300.0
 
 
 class Repro:
-    """A running `dvc repro`, in a process group of its own."""
+    """A running `dvc repro`, in its own process group."""
 
     def __init__(self, folder: Path, *targets: str) -> None:
         self.folder = folder
@@ -32,11 +32,11 @@ class Repro:
             )
 
     def members(self) -> list[psutil.Process]:
-        """Return the living processes of the group."""
+        """Return the running processes of the group."""
         return [p for p in psutil.process_iter() if _group(p) == self.dvc.pid and _lives(p)]
 
     def stage(self, name: str) -> psutil.Process | None:
-        """Wait for a stage's process; None when dvc ends without it."""
+        """Wait for a stage's process and return it; None if dvc ends without it."""
         module, *arguments = TINY[name]
         while self.dvc.poll() is None:
             for process in self.members():
@@ -74,14 +74,14 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def kill(run: Repro, name: str, sign: int, target: str, moment: float | None) -> bool:
-    """Send a signal in the middle of a stage; say whether it came in time.
+    """Send a signal in the middle of a stage; return whether it was sent before the stage ended.
 
     Args:
         run: the running pipeline.
-        name: of the stage.
+        name: name of the stage.
         sign: the signal.
-        target: "stage", "group" (with dvc, as Ctrl-C or a closing terminal does), or "dvc" alone.
-        moment: seconds after the stage's start; None is when it has begun to write a file.
+        target: "stage", "group" (including dvc, like Ctrl-C or closing the terminal), or "dvc" alone.
+        moment: seconds after the stage's start; None: when it has begun to write a file.
     """
     process = run.stage(name)
     if process is None:
@@ -104,7 +104,7 @@ def kill(run: Repro, name: str, sign: int, target: str, moment: float | None) ->
 
 @dataclass
 class Undisturbed:
-    """An undisturbed run: its folder, its artefacts, each stage's seconds, and a copy from before each stage."""
+    """An undisturbed run: its folder, its artefacts, each stage's seconds, and copies made before each stage."""
 
     folder: Path
     artefacts: dict[str, str]
@@ -112,7 +112,7 @@ class Undisturbed:
 
     @classmethod
     def read(cls, folder: Path) -> "Undisturbed":
-        """Return the run in a folder, as `undisturbed` has left it."""
+        """Return the run that `undisturbed` has made in a folder."""
         return cls(folder, **json.loads((folder.parent / "run.json").read_text(encoding="utf-8")))
 
     @property
@@ -121,7 +121,7 @@ class Undisturbed:
 
 
 def undisturbed(root: Path, folder: Path) -> None:
-    """Make the tiny project in a folder and run it stage by stage; what is noted lies beside it."""
+    """Make the tiny project in a folder and run it stage by stage; its record is written beside the folder."""
     checkout.tiny(root, folder)
     seconds = {}
     for name in TINY:

@@ -1,4 +1,4 @@
-"""The pages' data sets, each cut down to seconds."""
+"""Small versions of the data sets on the pages, which take seconds to run."""
 
 import re
 from pathlib import Path
@@ -10,14 +10,14 @@ from synthetic_sets import save_mat
 
 
 def small_sets(root: Path, folder: Path) -> None:
-    """Write params.yaml with the pages' variants, each cut down to seconds, and their raw data."""
+    """Write params.yaml with small versions of the pages' variants, and their raw data."""
     settings = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     photos = re.search(r"```yaml\n(  photos:.*?)```", (root / "docs/own-photos.md").read_text("utf-8"), re.DOTALL)
     settings["variants"] |= yaml.safe_load(photos[1])
     settings["variants"]["glyphs"] |= {"layout": "folder", "folder": "letters"}
     settings |= {"allow_partial": True}
     settings["train"]["weights"] = "none"
-    settings["embed"]["dimensions"] = 4  # where a command names no number; small sets have too few images for 512
+    settings["embed"]["dimensions"] = 4  # for commands without a number; small sets have too few images for 512
     small = {"ensemble_size": 2, "image_size": 32, "epochs": 1, "recall_at": [1, 2, 4, 8]}
     for name, size in (("glyphs", 9), ("photos", 2), ("car_cropped", 2)):
         settings["variants"][name] |= small | {"meta_class_size": size}

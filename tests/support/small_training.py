@@ -1,4 +1,4 @@
-"""A training of two branches on the tiny store that takes a second."""
+"""A training run of two branches on the tiny store, which takes a second."""
 
 import torch
 
@@ -13,7 +13,7 @@ RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=1e-3)
 
 
 def run(packed: Store, chosen: Recipe = RECIPE, **options):
-    """Train from new weights; return the weights and the history."""
+    """Train from new weights; return the trained weights and the history."""
     rows = packed.rows("train")
     groups = meta_classes.assign(6, 3, 2, 0)
     ensemble = Ensemble("resnet18", 2, 3)
@@ -24,7 +24,7 @@ def run(packed: Store, chosen: Recipe = RECIPE, **options):
 
 
 def changed(**values) -> Recipe:
-    """Return the recipe with other values."""
+    """Return the recipe with changed values."""
     return Recipe(**(vars(RECIPE) | values))
 
 
@@ -32,12 +32,12 @@ KNOWN: dict[str, tuple] = {}
 
 
 def undisturbed(packed: Store, **values) -> tuple:
-    """Train from beginning to end; once for all tests, whose images are the same."""
+    """Train without interruption, once for all tests, because their images are the same."""
     if (name := str(values)) not in KNOWN:
         KNOWN[name] = run(packed, changed(**values))
     return KNOWN[name]
 
 
 def same(first: dict, second: dict) -> bool:
-    """Tell whether two state dicts have the same bytes."""
+    """Return whether two state dicts have the same bytes."""
     return all(torch.equal(first[key], second[key]) for key in first)

@@ -1,7 +1,7 @@
-"""A whole project that the pipeline runs in seconds, and what must happen to it on bad input.
+"""A complete project on which the pipeline takes seconds, and checks of its behaviour on bad input.
 
-`make` runs the stages in this process, `make_each` keeps a copy after each of them; `linked` gives every test its own,
-by hard links, so files are replaced and never written over.
+`make` runs the stages in this process; `make_each` keeps a copy after each stage; `linked` makes a copy for a test with
+hard links, so tests must replace files and never overwrite them.
 """
 
 import copy
@@ -40,7 +40,7 @@ def _project_settings(root: Path) -> dict:
 
 
 def settings(root: Path) -> dict:
-    """Return the project's params.yaml, cut down to a training of a second."""
+    """Return the project's params.yaml, reduced to a training of a second."""
     found = copy.deepcopy(_project_settings(root))
     found |= {"datasets": ["tiny"], "backbones": ["mobilenet_v2"], "data_root": "raw"}
     found["variants"] = {"tiny": found["variants"]["glyphs"] | {"layout": "folder", "folder": "tiny", "epochs": 1}}
@@ -57,14 +57,14 @@ def write_settings(folder: Path, values: dict) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Put a new file in the place of an old one, which other projects may share."""
+    """Replace a file that other projects may share by hard links."""
     path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
 
 def make(root: Path, folder: Path, upto: str = "report", after: Callable[[str], object] = lambda _: None) -> None:
-    """Make a project and run its stages, up to one of them; call `after` with the name of each that has run."""
+    """Make a project and run its stages up to `upto`; call `after` with the name of each stage after it has run."""
     generator = np.random.default_rng(0)
     for split, names in CLASSES.items():
         for name in names:
@@ -86,19 +86,19 @@ def make(root: Path, folder: Path, upto: str = "report", after: Callable[[str], 
 
 
 def make_each(root: Path, folder: Path) -> None:
-    """Make a project, run all its stages, and keep it as it was after each, in a folder of the stage's name."""
+    """Make a project and run all its stages; keep a copy after each, in a folder with the stage's name."""
     (folder / "whole").mkdir()
     make(root, folder / "whole", after=lambda name: linked(folder / "whole", folder / name))
 
 
 def linked(made: Path, folder: Path) -> Path:
-    """Return a project of one's own. It has locks of its own: those that are held are known by their files."""
+    """Make a copy of a project with hard links, without its lock files: locks on linked files would be shared."""
     shutil.copytree(made, folder, copy_function=os.link, ignore=shutil.ignore_patterns(".lrec"))
     return folder
 
 
 def state(folder: Path) -> dict[str, tuple]:
-    """Return what tells whether anything was written: every file with its inode, size and time of writing."""
+    """Return the inode, size and modification time of every file, to find out whether anything was written."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -109,14 +109,14 @@ def state(folder: Path) -> dict[str, tuple]:
 
 
 def refused(work: Callable[[], object], capsys: pytest.CaptureFixture[str], folder: Path = Path()) -> str:
-    """Run a stage that must refuse, see `refused_by`."""
+    """Run a stage that must fail, see `refused_by`."""
     return refused_by(lambda: command.guard(work), capsys, folder)
 
 
 def refused_by(tool: Callable[[], int], capsys: pytest.CaptureFixture[str], folder: Path = Path()) -> str:
-    """Run a tool that must refuse; return its one line, once nothing else is seen to be wrong.
+    """Run a tool that must fail; return its error message.
 
-    The status is 1, standard error ends with the line and has no traceback, and no file was touched.
+    Checks that the status is 1, that standard error has exactly one printable line, and that no file was touched.
     """
     before = state(folder)
     capsys.readouterr()

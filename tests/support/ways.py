@@ -1,4 +1,4 @@
-"""How each command of the pages is run. Only sizes, folders and names that differ from run to run are replaced."""
+"""How the tests run each command of the pages. Only sizes, folders and names that differ between runs are replaced."""
 
 from written_commands import Command, everywhere
 
@@ -13,31 +13,31 @@ NOT_RUN = {
     "cr-": "the same",
     "python -c while True": "keeps a core busy without end",
 }
-# What the shell itself, or a filter behind a pipe, does.
+# Commands of the shell, and filters.
 SHELL = "cat cd cut grep ls mkdir sed sort tar uniq unzip".split()
-# Without what it needs, a command is a name in a sentence: it shows its help.
+# A command without its required arguments is only mentioned in a sentence; it is run with --help.
 NAMES = ["dvc", "dvc metrics", "dvc plots", "dvc get", "dvc exp apply", "lrec", "python -m lrec.export"]
 REPLACED = {
     "python -m lrec.export --kind": "python -m lrec.export glyphs/resnet18 --kind logits --format torchscript",
     "-S embed.kind=softmax": "-S embed.kind=features",  # an entry that the page adds
     "-S train.loss=poly1": "-S train.loss=proxy_anchor",  # the same
     "-S machine.processes=gpu": "-S machine.processes=2",
-    "-S embed.dimensions=128": "-S embed.dimensions=8",  # of the few images of small sets
+    "-S embed.dimensions=128": "-S embed.dimensions=8",  # small sets have few images
     "-S embed.dimensions=512": "-S embed.dimensions=8",
     "--nproc_per_node 4": "--nproc_per_node 2",
     "--nnodes 2 --nproc_per_node 8": "--nnodes 1 --nproc_per_node 2",
     "first.machine:29500": "localhost:0",
     "python -m lrec.export car_cropped/mobilenet_v2 --format average": "python -m lrec.export photos/mobilenet_v2 "
-    "--format average",  # a model that is there
+    "--format average",  # a model that exists in the test
     "python -m lrec.retrieve --database catalogue --query photo.jpg --num 4": "python -m lrec.retrieve --database "
-    "photos/mobilenet_v2 --query photo.jpg --num 4",  # what the command before it saves
+    "photos/mobilenet_v2 --query photo.jpg --num 4",  # the run that the previous command saves
     "exported/car_cropped/mobilenet_v2/average/average.safetensors": "mobilenet_v2-49c8b62c.pth",
 }
 COMMANDS = list(dict.fromkeys(everywhere()))
 
 
 def way(words: list[str]) -> str | None:
-    """Say how the words of a command are run; None if nothing here runs them."""
+    """Return how a command is run; None if no test runs it."""
     text = " ".join(words)
     if any(text.startswith(beginning) for beginning in NOT_RUN):
         return "not run"

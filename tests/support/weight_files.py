@@ -1,4 +1,4 @@
-"""Files of starting weights, and a tiny project that is to begin with one."""
+"""Files of starting weights, and a tiny project that uses one."""
 
 import io
 from collections.abc import Callable
@@ -12,24 +12,24 @@ State = dict[str, torch.Tensor]
 
 
 def saved(value: object, **options: object) -> bytes:
-    """Return what torch.save writes."""
+    """Return the bytes that torch.save writes."""
     stream = io.BytesIO()
     torch.save(value, stream, **options)
     return stream.getvalue()
 
 
 def safe(value: State) -> bytes:
-    """Return what safetensors writes."""
+    """Return the bytes that safetensors writes."""
     return safetensors.torch.save(value)
 
 
 def prefixed(text: str) -> Callable[[State], State]:
-    """Put a text before every key."""
+    """Add a prefix to every key."""
     return lambda state: {text + key: value for key, value in state.items()}
 
 
 def use(project: Path, root: Path, name: str) -> None:
-    """Let the project begin with the weights of a name."""
+    """Make the project start from the weights of this name."""
     values = tiny.settings(root)
     values["variants"]["tiny"]["train"]["weights"] = name
     tiny.write_settings(project, values)

@@ -1,4 +1,4 @@
-"""The commands that the pages and the comments of params.yaml give to a reader, as a shell gets them."""
+"""Finds the commands in the pages and in the comments of params.yaml."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pages import PAGES, ROOT
 
-# First words of what is a command where it is not in a block of a shell: in the text, and indented.
+# First words by which commands are recognised outside shell blocks: in the text, and in indented blocks.
 TOOLS = (
     "cosmic-ray cr-filter-operators cr-report python python3 pytest pip pipx uv conda docker dvc git lrec torchrun npm "
     "mkdir tar unzip curl wget ruff pyright"
@@ -18,13 +18,13 @@ SHELLS = ("sh", "bash", "shell", "console")
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a page, with the part of one that a sentence gives, such as -S train.seed=1."""
+    """A command of a page, or a part of one in a sentence, such as -S train.seed=1."""
 
     page: str
     text: str
 
     def parts(self) -> list[list[str]]:
-        """Return the words of each program that it starts, without variables set before it."""
+        """Return the words of each program that the command starts, without variables set before it."""
         lexer = shlex.shlex(self.text, posix=True, punctuation_chars="|&;")
         lexer.whitespace_split = True
         found: list[list[str]] = [[]]
@@ -36,20 +36,20 @@ class Command:
         return [words for words in found if words]
 
     def overrides(self) -> list[str]:
-        """Return what its options -S say."""
+        """Return the arguments of its options -S."""
         return [words[n + 1] for words in self.parts() for n, word in enumerate(words[:-1]) if word == "-S"]
 
 
 def _complete(text: str) -> bool:
     try:
         shlex.split(text, comments=True)
-    except ValueError:  # a quotation goes on in the next line
+    except ValueError:  # a quotation continues on the next line
         return False
     return not text.endswith("\\")
 
 
 def _logical(lines: list[str]) -> list[str]:
-    """Lines as a shell reads them: continued ones in one, comments left out."""
+    """Join continued lines, as a shell does, and remove comments."""
     found, open_line = [], ""
     for line in lines:
         open_line = f"{open_line.removesuffix(chr(92))}{line}" if open_line.endswith("\\") else open_line + line
@@ -63,7 +63,7 @@ def _logical(lines: list[str]) -> list[str]:
 
 
 def _of_block(language: str, block: str) -> list[str]:
-    """The commands of a fenced block: all of it, or what stands behind prompts."""
+    """Return the commands of a fenced block: all lines of a shell block, or those after prompts."""
     lines = block.splitlines()
     if language in SHELLS:
         return _logical(lines)
@@ -78,7 +78,7 @@ def _of_block(language: str, block: str) -> list[str]:
 
 
 def of_text(page: str, text: str) -> list[Command]:
-    """Return a page's commands in their order; those in the text with the blanks of its line breaks as one."""
+    """Return a page's commands in order; in commands in the text, line breaks become blanks."""
     places: list[tuple[int, str]] = []
 
     def keep(match: re.Match[str]) -> str:
@@ -97,7 +97,7 @@ def of_text(page: str, text: str) -> list[Command]:
 
 
 def of_comments(page: str, text: str) -> list[Command]:
-    """Return the commands that comments of a YAML file give: behind a colon, or as a whole comment."""
+    """Return the commands in comments of a YAML file: after a colon, or whole comments."""
     comments = re.findall(r"(?:^|\s)#\s+(.*)$", text, re.MULTILINE)
     parts = [part for comment in comments for part in re.split(r"(?<=:) ", comment)]
     return [Command(page, part.strip()) for part in parts if BEGINS.match(part)]
