@@ -83,6 +83,11 @@ class Params(schema.Section):
                 f"{key('freeze_batch_norm')}: found true with train.weights none, but a network with random weights "
                 f"has no statistics to keep in variants.{name}; set it to false"
             )
+        if schema.taught(recipe.loss) and not recipe.teacher:
+            raise ValueError(
+                f"{key('teacher')}: found null with train.loss {recipe.loss} in variants.{name}, expected a file; "
+                "export a trained run with python -m lrec.export --format exported"
+            )
         together, batch = recipe.images_per_class, recipe.batch_size
         if together and (batch % together or batch < 2 * together):
             raise ValueError(

@@ -146,7 +146,8 @@ class Train(Section):
     warmup_epochs: linear growth first, a recipe's over at most half of the epochs. weight_decay: decoupled, per step.
     classifier: of each branch, "linear", the original's, or "cosine": features and weights normalised, cosines
     multiplied by scale. loss: of each branch; those of pytorch-metric-learning learn an embedding of embedding_size
-    numbers instead of logits, and their own parameters have the rate loss_learning_rate. images_per_class: how many
+    numbers instead of logits, and their own parameters have the rate loss_learning_rate; "distillation" learns the
+    embeddings of the teacher, a file of torch.export. images_per_class: how many
     images a batch holds of each of its classes; 0 draws images at random. label_smoothing: as a fraction (0-1).
     freeze_batch_norm: normalise by the statistics of the starting weights. flip: random horizontal flip. random_crop:
     smallest fraction of the area that is cut out, 1 for none. validation_share: fraction of the training classes held
@@ -175,6 +176,7 @@ class Train(Section):
     loss: LossName | None
     embedding_size: Annotated[int, Field(ge=2, le=10**5)]
     loss_learning_rate: Rate
+    teacher: str | None
     images_per_class: Natural
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     freeze_batch_norm: bool | None
@@ -195,6 +197,11 @@ def _is_metric(loss: str) -> bool:
     return looked_up("lrec.training.losses", "LOSSES")[loss].is_metric
 
 
+def taught(loss: str) -> bool:
+    """Return whether a loss learns from a teacher."""
+    return looked_up("lrec.training.losses", "LOSSES")[loss].taught
+
+
 def _learns(loss: str) -> bool:
     return looked_up("lrec.training.losses", "LOSSES")[loss].learns
 
@@ -206,7 +213,8 @@ UNUSED: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
         **dict.fromkeys(("milestones", "gamma"), ("schedule", lambda value: value == "cosine")),
         **dict.fromkeys(("classifier", "label_smoothing"), ("loss", _is_metric)),
         "scale": ("classifier", lambda value: value == "linear"),
-        "embedding_size": ("loss", lambda value: not _is_metric(value)),
+        "embedding_size": ("loss", lambda value: not _is_metric(value) or taught(value)),
+        "teacher": ("loss", lambda value: not taught(value)),
         "loss_learning_rate": ("loss", lambda value: not _learns(value)),
         **dict.fromkeys(("validation_kind", "patience"), ("validation_share", lambda value: value == 0)),
     },

@@ -4,6 +4,8 @@ A killed run resumes from its last checkpoint. Several processes divide the work
 says, or as torchrun starts: torchrun --nproc_per_node 2 -m stages.train <variant> <backbone>
 """
 
+from pathlib import Path
+
 import torch
 
 from lrec import params, paths
@@ -14,7 +16,7 @@ from lrec.io import command, files, given, hashing, locks, provenance
 from lrec.model import saved, weights
 from lrec.model.classifiers import Classifier
 from lrec.model.ensemble import Ensemble
-from lrec.training import checkpoint, validation
+from lrec.training import checkpoint, distillation, validation
 from lrec.training.loop import Machine, fit
 from lrec.training.losses import LOSSES
 from lrec.training.recipe import Recipe
@@ -52,7 +54,8 @@ def main(variant: str, backbone: str) -> None:
         )
     where = collective.device(device.choose(machine.device))
     decided: dict[str, object] = {"precision": device.choose_precision(where, recipe.precision)}
-    if LOSSES[recipe.loss].is_metric:
+    loss = LOSSES[recipe.loss]
+    if loss.is_metric:
         decided["classifier"] = "linear"  # its head is a linear map to the embedding, whatever the recipe says
     recipe = recipe.model_copy(update=decided)
     ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items() if key != "recipe")
@@ -64,16 +67,22 @@ def main(variant: str, backbone: str) -> None:
         how = f"in {recipe.precision} on {device.describe(where)}{together}"
         print(f"{variant}/{backbone}: training {how}; recipe {recipe.recipe}; of its own: {ours or 'nothing'}")
 
+    normalization = packed.normalization(chosen.model_dump()["normalize"])
+    outputs, teacher = recipe.embedding_size if loss.is_metric else shape[0], None
+    if loss.taught:
+        teacher = distillation.Teacher(Path(recipe.teacher), chosen.image_size, normalization, where)
+        outputs = teacher.dimensions
     used = {
         "image_size": chosen.image_size,
         "crop": chosen.crop,
         "resize": chosen.resize,
-        "normalization": packed.normalization(chosen.model_dump()["normalize"]),
+        "normalization": normalization,
         "epochs": chosen.epochs,
         "meta_class_size": shape[0],
         "meta_classes": hashing.of_value(groups.tolist()),
         **recipe.model_dump(),
         "weights": weights.describe(backbone, recipe.weights),
+        "teacher": teacher.record if teacher else None,
         "data": store.digest(paths.store(variant)),
         "code": provenance.code_digest(CODE),
     }
@@ -87,7 +96,6 @@ def main(variant: str, backbone: str) -> None:
         progress = checkpoint.Checkpoint(folder / name, machine.checkpoint_minutes)
         if progress.other:
             print(f"{progress.other}: the checkpoint of a training with other settings stays; delete it for room")
-        outputs = recipe.embedding_size if LOSSES[recipe.loss].is_metric else shape[0]
         classifier = Classifier(recipe.classifier, recipe.scale)
         options = {"seed": recipe.seed, "share": recipe.share, "own": own, "classifier": classifier}
         ensemble = Ensemble(backbone, chosen.ensemble_size, outputs, recipe.weights, **options)
@@ -101,6 +109,7 @@ def main(variant: str, backbone: str) -> None:
             held=held,
             machine=Machine(where, machine.workers, machine.branches_at_once),
             checkpoint=progress,
+            teacher=teacher,
         )
         if recipe.parallel == "ensemble":
             collect(ensemble)

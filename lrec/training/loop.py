@@ -17,6 +17,7 @@ from lrec.io.errors import OUT_OF_MEMORY
 from lrec.model.ensemble import Ensemble
 from lrec.training import augment, validation
 from lrec.training.checkpoint import Checkpoint
+from lrec.training.distillation import Teacher
 from lrec.training.recipe import Recipe
 from lrec.training.state import COLUMNS, VALIDATION, State, Tally, kept_epoch
 from lrec.training.step import Trainer
@@ -83,6 +84,7 @@ def fit(
     held: Held | None = None,
     machine: Machine = ALONE,
     checkpoint: Checkpoint | None = None,
+    teacher: Teacher | None = None,
 ) -> pd.DataFrame:
     """Train an ensemble in place, in this process or together with the others that torchrun has started.
 
@@ -98,6 +100,7 @@ def fit(
             without improvement, and the model of the best epoch is kept.
         machine: device and threads; the result does not depend on the threads.
         checkpoint: the checkpoint to resume from, written at the ends of epochs and when due.
+        teacher: for the loss distillation.
 
     Returns:
         One row per epoch: epoch (from 1), learning_rate of its last step, loss (mean over branches and
@@ -111,7 +114,7 @@ def fit(
         ConnectionError: another process has ended.
     """
     device = machine.device
-    trainer = Trainer(model, recipe, device, machine.branches_at_once, int(targets.max()) + 1)
+    trainer = Trainer(model, recipe, device, machine.branches_at_once, int(targets.max()) + 1, teacher)
     divided = recipe.parallel == "data"
     smallest = 2 * collective.count() if divided else 2
     if min(len(images), recipe.batch_size) < smallest:

@@ -1,7 +1,8 @@
 """The losses of a branch; a new one is one entry of `LOSSES`.
 
 Cross entropy takes one logit per meta class. The other losses learn an embedding; they come from
-pytorch-metric-learning, which is imported only for them.
+pytorch-metric-learning, which is imported only for them, except for distillation, whose targets are the embeddings
+of a teacher instead of classes.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ class Loss:
 
     Attributes:
         make: maps D, the number of outputs of a branch and the label smoothing to a module, which maps
-            (B, outputs) and (B,) int64 meta classes to a scalar.
+            (B, outputs) and (B,) int64 meta classes to a scalar, or (B, outputs) and a teacher's embeddings.
         is_metric: whether the outputs are an embedding rather than one logit per meta class.
         learns: whether it has parameters of its own, such as proxies.
+        taught: whether the targets are a teacher's embeddings; the outputs then have their dimensions.
     """
 
     make: Callable[[int, int, float], nn.Module]
     is_metric: bool = True
     learns: bool = False
+    taught: bool = False
 
 
 def _cross_entropy(classes: int, outputs: int, label_smoothing: float) -> nn.Module:
@@ -52,6 +55,12 @@ def _multi_similarity(classes: int, outputs: int, label_smoothing: float) -> nn.
     return _library().MultiSimilarityLoss(alpha=2, beta=50, base=0.5)
 
 
+def _distillation(classes: int, outputs: int, label_smoothing: float) -> nn.Module:
+    from lrec.training.distillation import Distillation
+
+    return Distillation()
+
+
 def _library():  # noqa: ANN202 (a module)
     try:
         from pytorch_metric_learning import losses
@@ -65,6 +74,7 @@ LOSSES = {
     "proxy_anchor": Loss(_proxy_anchor, learns=True),
     "norm_softmax": Loss(_norm_softmax, learns=True),
     "multi_similarity": Loss(_multi_similarity),
+    "distillation": Loss(_distillation, taught=True),
 }
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lrec.compute import collective, threads
 from lrec.compute.device import autocast, is_gpu
 from lrec.model.ensemble import Ensemble, memory_format
+from lrec.training.distillation import Teacher
 from lrec.training.graphs import Figures, Record, Recorder
 from lrec.training.losses import LOSSES, right_ones
 from lrec.training.recipe import Recipe
@@ -38,6 +39,7 @@ class Trainer:
             compiles stem and branch with torch.compile, once for all branches.
         device: where to train.
         classes: D, meta classes per branch, if a branch's outputs are not D logits.
+        teacher: maps the images of a batch to the embeddings that a loss wants, where it wants any.
         branches_at_once: on a CPU, at most this many threads train one branch each, and torch's threads are divided
             among them. Branches are trained one by one if they are compiled, or if processes are data-parallel, since
             their messages must be in order. The sums do not depend on which thread is first.
@@ -49,9 +51,15 @@ class Trainer:
     """
 
     def __init__(
-        self, model: Ensemble, recipe: Recipe, device: str = "cpu", branches_at_once: int = 1, classes: int = 0
+        self,
+        model: Ensemble,
+        recipe: Recipe,
+        device: str = "cpu",
+        branches_at_once: int = 1,
+        classes: int = 0,
+        teacher: Teacher | None = None,
     ) -> None:
-        self.model, self.recipe, self.device = model, recipe, device
+        self.model, self.recipe, self.device, self.teacher = model, recipe, device, teacher
         self.format = memory_format(model.backbone, device)
         model.to(device, memory_format=self.format)
         self.parts = {"stem": model.stem} | {str(number): model.branches[number] for number in model.own}
@@ -69,6 +77,7 @@ class Trainer:
         one_by_one = in_order or torch.device(device).type != "cpu"
         self.threads = 1 if one_by_one else min(branches_at_once, torch.get_num_threads(), len(model.own))
         self.waiting = self.steps = self.sent = 0
+        self._wanted: Tensor | None = None
         self._forward: Callable[[nn.Module, Tensor], Tensor] = torch.compile(_call) if recipe.compile else _call
 
     def _can_record(self) -> bool:
@@ -120,6 +129,7 @@ class Trainer:
             (M,) losses of the batch, and (M,) counts of right meta classes in it, summed over all processes.
         """
         recipe = self.recipe
+        self._wanted = self.teacher(images) if self.teacher else None
         self.waiting += 1
         due = last or self.waiting == recipe.accumulate
         with autocast(self.device, recipe.precision):
@@ -165,7 +175,8 @@ class Trainer:
         leaf = maps.detach().requires_grad_(self._stem_learns)
         with autocast(self.device, self.recipe.precision, cached=self.recorder is None):
             logits = self._forward(self.model.branches[number], leaf)
-            loss = self.losses[str(number)](logits, targets[number]) * part
+            goal = targets[number] if self._wanted is None else self._wanted
+            loss = self.losses[str(number)](logits, goal) * part
         (loss / len(targets) / self.recipe.accumulate).backward()
         self._update(str(number), due)
         self._update(f"loss.{number}", due)
