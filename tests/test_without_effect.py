@@ -18,6 +18,16 @@ def test_what_a_loss_does_not_use_is_said(edited):
     ]
 
 
+def test_what_only_a_student_uses_is_said(edited):
+    assert edited("  teacher: null", "  teacher: a.pt2").without_effect("glyphs", ["teacher"]) == [
+        "train.teacher: a.pt2 has no effect while train.loss is cross_entropy"
+    ]
+    student = edited("learning_rate: 0.001", "learning_rate: 0.001, loss: distillation, teacher: a.pt2")
+    assert student.without_effect("glyphs", ["embedding_size"]) == [
+        "train.embedding_size: 512 has no effect while train.loss is distillation"
+    ]
+
+
 def test_settings_that_do_nothing_are_said(edited):
     settings = edited("  batch_size: null", "  batch_size: 4")
     given = ["batch_size", "seed", "gamma", "scale", "loss_learning_rate", "patience", "milestones"]

@@ -11,10 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from lrec.compute import collective
 from lrec.compute.device import is_gpu
-from lrec.io import hashing, missing
+from lrec.data import batches
+from lrec.data.batches import Images
+from lrec.io import hashing, missing, progress
+from lrec.model.ensemble import Ensemble, memory_format
+from lrec.model.kinds import KINDS
 
 PARAMETER = "train.teacher"
+_RIDGE = 1e-4  # relative to the mean square of the features
 _SIMILARITIES = 10  # weight of the similarities, whose squared differences are small; chosen on held-out classes
 
 
@@ -72,6 +78,43 @@ class Teacher:
         """Map (N, 3, S, S) float32, normalised for the student, to (N, n) float32 of unit norm."""
         with torch.no_grad():
             return normalize(self._network(images * self._std + self._mean).float(), dim=1)
+
+
+def start_heads(model: Ensemble, teacher: Teacher, images: Images, batch_size: int, device: str) -> None:
+    """Set each branch's head to the ridge regression from its pooled features to the teacher's embeddings.
+
+    A head that started at random would first undo what the branch's starting weights know.
+
+    Args:
+        model: this process's part of the student, on the device, with linear classifiers; it is left in evaluation mode.
+        teacher: what it learns from.
+        images: the training images.
+        batch_size: images at a time.
+        device: device of the forward passes.
+    """
+    model.eval()
+    form = memory_format(model.backbone, device)
+    width = 1 + model.branches[model.own.start].classifier.in_features  # and 1, for the bias
+    inner = torch.zeros(len(model.own), width, width, dtype=torch.float64, device=device)
+    outer = torch.zeros(len(model.own), width, teacher.dimensions, dtype=torch.float64, device=device)
+    selections = [images.rows[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    quiet = collective.rank() > 0
+    with torch.no_grad(), progress.bar(len(images), "start of the heads", quiet=quiet) as bar:
+        for pixels in batches.gather(images.pixels, selections, device, 0):
+            batch = images.normalize(pixels).contiguous(memory_format=form)
+            maps, wanted = model.stem(batch), teacher(batch).double()
+            for place, number in enumerate(model.own):
+                features = KINDS["features"].output(model.branches[number], maps).double()
+                features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+                inner[place].addmm_(features.T, features)
+                outer[place].addmm_(features.T, wanted)
+            bar.update(len(batch))
+        for place, number in enumerate(model.own):
+            inner[place].diagonal().add_(_RIDGE * inner[place].diagonal().mean())
+            found = torch.linalg.solve(inner[place], outer[place])
+            head = model.branches[number].classifier
+            head.weight.copy_(found[:-1].T)
+            head.bias.copy_(found[-1])
 
 
 class Distillation(nn.Module):

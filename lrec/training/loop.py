@@ -17,7 +17,7 @@ from lrec.io.errors import OUT_OF_MEMORY
 from lrec.model.ensemble import Ensemble
 from lrec.training import augment, validation
 from lrec.training.checkpoint import Checkpoint
-from lrec.training.distillation import Teacher
+from lrec.training.distillation import Teacher, start_heads
 from lrec.training.recipe import Recipe
 from lrec.training.state import COLUMNS, VALIDATION, State, Tally, kept_epoch
 from lrec.training.step import Trainer
@@ -123,7 +123,10 @@ def fit(
             f"for each of {collective.count()} processes; raise it, or set train.parallel to ensemble"
         )
     state, best = State(), {}
-    if checkpoint and (found := checkpoint.load(trainer.learned, trainer.optimizers)):
+    found = checkpoint.load(trainer.learned, trainer.optimizers) if checkpoint else None
+    if teacher and not found:
+        start_heads(model, teacher, images, recipe.batch_size, device)
+    if found:
         state, best = found
         if collective.rank() == 0:
             print(f"resuming from a checkpoint: epoch {state.epoch + 1}, step {state.step + 1}")

@@ -19,7 +19,7 @@ from lrec.training.losses import LOSSES, right_ones
 from lrec.training.recipe import Recipe
 from lrec.training.step import Trainer
 
-METRIC = [name for name, loss in LOSSES.items() if loss.is_metric]
+METRIC = [name for name, loss in LOSSES.items() if loss.is_metric and not loss.taught]
 
 
 def run(packed: Store, recipe: Recipe, outputs: int = 16, checkpoint: Checkpoint | None = None):

@@ -1,0 +1,69 @@
+"""A student of an exported network is a run like any other, whatever its backbone; a killed one resumes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_pipeline import COMBINATION, STAGES, replace, write_settings
+
+from lrec import export, paths
+from lrec.io import command
+from lrec.model import saved
+from lrec.training import loop
+
+UPTO = "embed"
+RUN = "tiny/mobilenet_v2"
+TEACHER = Path("exported", RUN, "exported/model.pt2")
+
+
+def taught(folder: Path, epochs: int = 1, **changes: object) -> None:
+    """Set the pipeline to train one network on the embeddings of the teacher, which is exported if it is not yet."""
+    if not TEACHER.exists():
+        assert export.main([RUN, "--format", "exported"]) == 0
+    settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    settings["train"] |= {"loss": "distillation", "teacher": str(TEACHER)} | changes
+    settings["variants"]["tiny"] |= {"ensemble_size": 1, "meta_class_size": "all", "epochs": epochs}
+    write_settings(folder, settings)
+    STAGES["meta_classes"]()
+
+
+def test_it_is_trained_embedded_and_reported(project: Path):
+    taught(project)
+    for name in ("train", "embed", "evaluate", "report", "check"):
+        STAGES[name]()
+    model, config = saved.load(paths.model(*COMBINATION))
+    assert model.outputs == 4  # two branches of two logits
+    assert config["teacher"].split()[0] == TEACHER.name
+    assert any("M=1" in name and "distillation" in name for name in json.loads(paths.LEDGER.read_text())["tiny"])
+
+
+def test_a_killed_one_resumes_to_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch):
+    taught(project, epochs=3)
+    STAGES["train"]()
+    weights = paths.model(*COMBINATION) / saved.MODEL
+    expected, history = weights.read_bytes(), paths.history(*COMBINATION).read_bytes()
+    step, calls = loop._step, []
+
+    def limited(*arguments: object) -> object:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "_step", limited)
+    with pytest.raises(KeyboardInterrupt):
+        STAGES["train"]()
+    monkeypatch.setattr(loop, "_step", step)
+    STAGES["train"]()
+    assert (weights.read_bytes(), paths.history(*COMBINATION).read_bytes()) == (expected, history)
+
+
+def test_without_a_teacher_or_with_a_damaged_one_training_is_refused(project: Path, capsys: pytest.CaptureFixture):
+    taught(project, teacher=None)
+    assert command.guard(STAGES["train"]) == 1
+    assert "error: params.yaml: train.teacher: found null with train.loss distillation" in capsys.readouterr().err
+    replace(TEACHER, TEACHER.read_bytes()[:1000])
+    taught(project)
+    assert command.guard(STAGES["train"]) == 1
+    assert f"error: {TEACHER}: does not embed images of 32 pixels" in capsys.readouterr().err
