@@ -86,7 +86,8 @@ def start_heads(model: Ensemble, teacher: Teacher, images: Images, batch_size: i
     A head that started at random would first undo what the branch's starting weights know.
 
     Args:
-        model: this process's part of the student, on the device, with linear classifiers; it is left in evaluation mode.
+        model: this process's part of the student, on the device, with linear classifiers; it is left in evaluation
+            mode.
         teacher: what it learns from.
         images: the training images.
         batch_size: images at a time.

@@ -15,7 +15,8 @@ from lrec.data.batches import Images
 from lrec.data.store import Store
 from lrec.embedding.graph import Embedding
 from lrec.model.ensemble import Ensemble
-from lrec.training.distillation import Distillation, Teacher
+from lrec.model.kinds import KINDS
+from lrec.training.distillation import Distillation, Teacher, start_heads
 from lrec.training.loop import fit
 from lrec.training.recipe import Recipe
 
@@ -91,6 +92,33 @@ def test_a_program_that_does_not_embed_such_images_is_refused(tmp_path: Path):
     path = written(nn.Identity(), tmp_path)
     with pytest.raises(ValueError, match=r"found an output \(2, 3, 32, 32\) of two images, expected \(2, n\) finite"):
         Teacher(path, SIZE, OWN)
+
+
+def test_heads_start_where_the_loss_is_smallest(tiny_store: Store):
+    """Wanted here is a linear map of the features, so a ridge regression finds it; heads at random do not."""
+    student = Ensemble("resnet18", 2, 3)
+    images = Images(tiny_store.images, tiny_store.rows("train"), **tiny_store.normalization("dataset"))
+    batch = images.normalize(torch.from_numpy(tiny_store.images[images.rows]))
+    wanted = torch.randn(512, 3, generator=torch.Generator().manual_seed(0))
+
+    class Linear:
+        dimensions = 3
+
+        def __call__(self, batch):
+            return KINDS["features"].output(student.branches[0], student.stem(batch)) @ wanted
+
+    def lacking() -> list[float]:
+        goal = normalize(Linear()(batch), dim=1)
+        return [float(Distillation()(outputs, goal)) for outputs in student(batch).unbind(1)]
+
+    student.eval()
+    with torch.no_grad():
+        before = lacking()
+        start_heads(student, Linear(), images, batch_size=7, device="cpu")
+        first, second = lacking()
+    assert before[0] > 0.1
+    assert first < 0.01 * before[0]
+    assert second < before[1]
 
 
 def test_a_student_comes_closer_to_its_teacher(tiny_store: Store, tmp_path: Path):
