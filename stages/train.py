@@ -82,7 +82,7 @@ def main(variant: str, backbone: str) -> None:
         "meta_classes": hashing.of_value(groups.tolist()),
         **recipe.model_dump(),
         "weights": weights.describe(backbone, recipe.weights),
-        "teacher": teacher.record if teacher else None,
+        **({"teacher": teacher.record, "teacher_macs": teacher.macs} if teacher else {}),
         "data": store.digest(paths.store(variant)),
         "code": provenance.code_digest(CODE),
     }

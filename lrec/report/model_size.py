@@ -49,8 +49,11 @@ def compute(entry: dict[str, Any]) -> tuple[int, int]:
 
     A training step is counted as three forward passes, since the backward pass has two products of the same size for
     each one of the forward pass. The stem is counted once, because it is computed once for all branches.
+    A student's teacher embeds each image of a step, and both networks embed all images once before.
     """
     used, run = entry["settings"], entry.get("run") or {}
     shape = used["ensemble_size"], saved.outputs(used), used["image_size"], used["share"]
     image = count_macs(entry["backbone"], *shape)
-    return image, 3 * image * entry["counts"]["train"][0] * run.get("epochs", used["epochs"])
+    teacher, epochs = used.get("teacher_macs", 0), run.get("epochs", used["epochs"])
+    start = image + teacher if teacher else 0
+    return image, entry["counts"]["train"][0] * ((3 * image + teacher) * epochs + start)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.utils.flop_counter import FlopCounterMode
 
 from lrec.compute import collective
 from lrec.compute.device import is_gpu
@@ -36,6 +37,7 @@ class Teacher:
 
     Attributes:
         dimensions: n.
+        macs: multiply-accumulates of one image.
         record: the name of the file and the start of its SHA-256.
 
     Raises:
@@ -60,7 +62,8 @@ class Teacher:
 
                 program = move_to_device_pass(program, device)
             self._network = program.module()
-            found = self(torch.zeros(2, 3, image_size, image_size, device=device))
+            with FlopCounterMode(display=False) as counted:
+                found = self(torch.zeros(2, 3, image_size, image_size, device=device))
         except Exception as error:  # a damaged file can raise nearly anything inside torch
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise ValueError(
@@ -72,6 +75,7 @@ class Teacher:
                 f"{path}: found an output {tuple(found.shape)} of two images, expected (2, n) finite numbers"
             )
         self.dimensions = found.shape[1]
+        self.macs = counted.get_total_flops() // 4  # two operations each, two images
         self.record = f"{path.name} {hashing.of_file(path)[:16]}"
 
     def __call__(self, images: Tensor) -> Tensor:

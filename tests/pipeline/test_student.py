@@ -35,6 +35,7 @@ def test_it_is_trained_embedded_and_reported(project: Path):
     model, config = saved.load(paths.model(*COMBINATION))
     assert model.outputs == 4  # two branches of two logits
     assert config["teacher"].split()[0] == TEACHER.name
+    assert config["teacher_macs"] > 10**6
     assert any("M=1" in name and "distillation" in name for name in json.loads(paths.LEDGER.read_text())["tiny"])
 
 
@@ -60,7 +61,10 @@ def test_a_killed_one_resumes_to_the_same_bytes(project: Path, monkeypatch: pyte
 
 
 def test_without_a_teacher_or_with_a_damaged_one_training_is_refused(project: Path, capsys: pytest.CaptureFixture):
-    taught(project, teacher=None)
+    taught(project)
+    settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    settings["train"]["teacher"] = None
+    write_settings(project, settings)
     assert command.guard(STAGES["train"]) == 1
     assert "error: params.yaml: train.teacher: found null with train.loss distillation" in capsys.readouterr().err
     replace(TEACHER, TEACHER.read_bytes()[:1000])

@@ -33,3 +33,5 @@ def test_compute_of_a_run_follows_from_images_epochs_and_branches():
     assert image == model_size.count_macs("resnet18", 4, 8, 32)
     assert training == 3 * image * 100 * 5  # it ended early
     assert model_size.compute(entry | {"run": {}})[1] == 3 * image * 100 * 7
+    student = entry | {"settings": settings | {"teacher_macs": 1000}}
+    assert model_size.compute(student) == (image, training + 100 * (5 * 1000 + image + 1000))

@@ -16,6 +16,7 @@ from lrec.data.store import Store
 from lrec.embedding.graph import Embedding
 from lrec.model.ensemble import Ensemble
 from lrec.model.kinds import KINDS
+from lrec.report import model_size
 from lrec.training.distillation import Distillation, Teacher, start_heads
 from lrec.training.loop import fit
 from lrec.training.recipe import Recipe
@@ -59,6 +60,8 @@ def test_a_teacher_sees_the_images_as_its_own_training_did(tmp_path: Path):
     images = Images(pixels.numpy(), np.arange(5), **OWN)
     teacher = Teacher(path, SIZE, OWN)
     assert teacher.dimensions == 1024
+    # thop, which counts for the report, counts normalisation too.
+    assert teacher.macs == pytest.approx(model_size.count_macs("resnet18", 2, 4, SIZE), rel=0.02)
     with torch.no_grad():
         expected = ensemble.embed(Images(pixels.numpy(), np.arange(5), **OTHER).normalize(pixels), "features")
     torch.testing.assert_close(teacher(images.normalize(pixels)), expected, rtol=1e-3, atol=1e-5)
