@@ -5,6 +5,7 @@ from pathlib import Path
 import checked_device
 import pytest
 import torch
+from torch import nn
 
 from lrec.data import meta_classes
 from lrec.data.batches import Images
@@ -13,6 +14,7 @@ from lrec.model.classifiers import Classifier
 from lrec.model.ensemble import Ensemble
 from lrec.training import validation
 from lrec.training.checkpoint import Checkpoint
+from lrec.training.distillation import Teacher
 from lrec.training.graphs import WARM_UP
 from lrec.training.loop import Machine, fit
 from lrec.training.recipe import Recipe
@@ -27,8 +29,25 @@ OPTIONS = {
     "crop, label smoothing, weight decay": {"random_crop": 0.5, "label_smoothing": 0.1, "weight_decay": 0.1},
     "accumulation, frozen batch norm": {"accumulate": 2, "freeze_batch_norm": True, "flip": False},
     "validation, cosine classifier": {"validation_share": 0.3, "classifier": "cosine"},
+    "distillation": {"loss": "distillation"},
     "metric learning": {"loss": "norm_softmax", "images_per_class": 2, "schedule": "cosine", "warmup_epochs": 0.5},
 }
+
+
+class Means(nn.Module):
+    """A teacher's program: maps images to the means of their channels."""
+
+    def forward(self, images):
+        return images.mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a teacher's program, for any number of images."""
+    path = tmp_path_factory.mktemp("teacher") / "model.pt2"
+    shapes = ({0: torch.export.Dim("images")},)
+    torch.export.save(torch.export.export(Means(), (torch.rand(2, 3, 32, 32),), dynamic_shapes=shapes), path)
+    return path
 
 
 def train(packed: Store, machine: Machine, checkpoint: Checkpoint | None = None, **options):
@@ -41,7 +60,11 @@ def train(packed: Store, machine: Machine, checkpoint: Checkpoint | None = None,
     held = validation.Held(images.some(out), labels[out]) if out.any() else None
     groups = meta_classes.assign(6, 3, 2, 0)[:, labels[~out]]
     model = Ensemble(BACKBONE, 2, 3, classifier=Classifier(options.get("classifier", "linear")))
-    history = fit(model, images.some(~out), groups, recipe, held=held, machine=machine, checkpoint=checkpoint)
+    more = {"held": held, "machine": machine, "checkpoint": checkpoint}
+    if program := chosen.get("program"):
+        size = packed.images.shape[1]
+        more["teacher"] = Teacher(program, size, packed.normalization("dataset"), machine.device)
+    history = fit(model, images.some(~out), groups, recipe, **more)
     return {key: value.detach().cpu() for key, value in model.state_dict().items()}, history
 
 
@@ -51,10 +74,13 @@ def require_same(found, expected) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_numbers_are_the_cpus(tiny_store: Store, gpu: checked_device.Log, name: str):
-    if "loss" in OPTIONS[name]:
+def test_numbers_are_the_cpus(tiny_store: Store, gpu: checked_device.Log, program: Path, name: str):
+    options = OPTIONS[name]
+    if name == "metric learning":
         pytest.importorskip("pytorch_metric_learning", reason="an optional dependency: requirements-extra.txt")
-    require_same(train(tiny_store, ON_GPU, **OPTIONS[name]), train(tiny_store, ON_CPU, **OPTIONS[name]))
+    if name == "distillation":
+        options = options | {"program": program}
+    require_same(train(tiny_store, ON_GPU, **options), train(tiny_store, ON_CPU, **options))
 
 
 @pytest.mark.parametrize("name", list(OPTIONS)[:3])
