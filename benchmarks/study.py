@@ -38,6 +38,7 @@ PANELS = {
     "embed_mmacs": ("an image, 10⁶ multiply-accumulates", (100, 200, 400, 800)),
     "bytes": ("bytes of an embedding", (64, 512, 2048, 20480)),
 }
+AVERAGE, STUDENT = "average of the branches", "student"
 MARKERS = {"one network": "o", "ensemble": "D", "shipped": "^", "original recipe": "s"}
 
 
@@ -160,7 +161,8 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
 
     Finalists have two points, of the whole and of the whitened embedding, with the mean recall over their seeds. Runs
     of the original's recipe and embeddings for shipping are taken from the ledger. The latter are codes of whitened
-    embeddings, and the average of the branches, whose training compute is missing, because it belongs to another run.
+    embeddings, and the average of the branches and students, whose training compute is missing, because they need that
+    of another run as well.
 
     Args:
         table: the table of the study.
@@ -181,14 +183,16 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
         used = entry["settings"]
         if entry["embedding"].get("reduce") == "whitened":
             family, codes = "shipped", ("float32", "int8", "binary")
-            label = f"M={used['ensemble_size']}, whitened" if used["epochs"] else "average of the branches"
+            own = f"M={used['ensemble_size']}, whitened" if used["epochs"] else AVERAGE
+            label = STUDENT if "teacher" in used else own
         elif ledger.learns_as_original(entry):
             family, codes = "original recipe", ("float32", f"pca {WHITENED} whitened")
             label = f"original, M={used['ensemble_size']}"
         else:
             continue
         image, training = model_size.compute(entry)
-        costs = {"embed_mmacs": image / 1e6, "train_tmacs": training / 1e12 if used["epochs"] else float("nan")}
+        known_training = label not in (AVERAGE, STUDENT)
+        costs = {"embed_mmacs": image / 1e6, "train_tmacs": training / 1e12 if known_training else float("nan")}
         found = {code["code"]: code for code in entry["analysis"]["compression"]}
         shown += [
             {"label": label, "family": family, **costs}
