@@ -27,8 +27,12 @@ REPLACED = {
     "--nproc_per_node 4": "--nproc_per_node 2",
     "--nnodes 2 --nproc_per_node 8": "--nnodes 1 --nproc_per_node 2",
     "first.machine:29500": "localhost:0",
-    "python -m lrec.export car_cropped/mobilenet_v2 --format average": "python -m lrec.export photos/mobilenet_v2 "
-    "--format average",  # a model that exists in the test
+    # A model that exists in the test.
+    **{
+        f"python -m lrec.export car_cropped/mobilenet_v2 --format {form}": "python -m lrec.export photos/mobilenet_v2 "
+        f"--format {form}"
+        for form in ("average", "exported")
+    },
     "python -m lrec.retrieve --database catalogue --query photo.jpg --num 4": "python -m lrec.retrieve --database "
     "photos/mobilenet_v2 --query photo.jpg --num 4",  # the run that the previous command saves
     "exported/car_cropped/mobilenet_v2/average/average.safetensors": "mobilenet_v2-49c8b62c.pth",
