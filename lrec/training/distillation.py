@@ -1,7 +1,7 @@
-"""Distillation: a network learns the embeddings that another one, its teacher, gives to the same images.
+"""Distillation: a student network learns the embeddings that a teacher network computes for the same images.
 
-The teacher is a program of torch.export, such as `python -m lrec.export --format exported` writes, which includes the
-normalisation of images and the reduction of embeddings. It sees each image as the student does, flipped and cropped.
+The teacher is a program of torch.export, as written by `python -m lrec.export --format exported`; it includes the
+normalisation of images and the reduction of embeddings. It embeds each image as flipped and cropped for the student.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from lrec.model.kinds import KINDS
 
 PARAMETER = "train.teacher"
 _RIDGE = 1e-4  # relative to the mean square of the features
-_SIMILARITIES = 10  # weight of the similarities, whose squared differences are small; chosen on held-out classes
+_SIMILARITIES = 10  # weight of the similarities, whose squared differences are small; no other weight was tried
 
 
 class Teacher:
@@ -87,12 +87,12 @@ class Teacher:
 def start_heads(model: Ensemble, teacher: Teacher, images: Images, batch_size: int, device: str) -> None:
     """Set each branch's head to the ridge regression from its pooled features to the teacher's embeddings.
 
-    A head that started at random would first undo what the branch's starting weights know.
+    A head that starts at random first destroys the features of the branch's starting weights.
 
     Args:
         model: this process's part of the student, on the device, with linear classifiers; it is left in evaluation
             mode.
-        teacher: what it learns from.
+        teacher: the network whose embeddings the student learns.
         images: the training images.
         batch_size: images at a time.
         device: device of the forward passes.
@@ -123,9 +123,9 @@ def start_heads(model: Ensemble, teacher: Teacher, images: Images, batch_size: i
 
 
 class Distillation(nn.Module):
-    """The loss of a batch: what its embeddings, and the similarities among them, lack of the teacher's.
+    """The difference between a student's and its teacher's embeddings of a batch.
 
-    One minus the mean cosine to the teacher's embeddings, and ten times the mean squared difference of the pairwise
+    One minus the mean cosine to the teacher's embeddings, plus ten times the mean squared difference of the pairwise
     similarities (Tung and Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019; Park et al., Relational
     Knowledge Distillation, CVPR 2019).
     """
