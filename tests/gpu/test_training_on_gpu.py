@@ -5,7 +5,7 @@ from pathlib import Path
 import checked_device
 import pytest
 import torch
-from torch import nn
+from small_training import Means, program
 
 from lrec.data import meta_classes
 from lrec.data.batches import Images
@@ -34,22 +34,6 @@ OPTIONS = {
 }
 
 
-class Means(nn.Module):
-    """A teacher's program: maps images to the means of their channels."""
-
-    def forward(self, images):
-        return images.mean((2, 3))
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a teacher's program, for any number of images."""
-    path = tmp_path_factory.mktemp("teacher") / "model.pt2"
-    shapes = ({0: torch.export.Dim("images")},)
-    torch.export.save(torch.export.export(Means(), (torch.rand(2, 3, 32, 32),), dynamic_shapes=shapes), path)
-    return path
-
-
 def train(packed: Store, machine: Machine, checkpoint: Checkpoint | None = None, **options):
     chosen = EAGER | options
     recipe = Recipe.of(chosen, chosen.pop("epochs"))
@@ -61,9 +45,9 @@ def train(packed: Store, machine: Machine, checkpoint: Checkpoint | None = None,
     groups = meta_classes.assign(6, 3, 2, 0)[:, labels[~out]]
     model = Ensemble(BACKBONE, 2, 3, classifier=Classifier(options.get("classifier", "linear")))
     more = {"held": held, "machine": machine, "checkpoint": checkpoint}
-    if program := chosen.get("program"):
+    if taught_by := chosen.get("program"):
         size = packed.images.shape[1]
-        more["teacher"] = Teacher(program, size, packed.normalization("dataset"), machine.device)
+        more["teacher"] = Teacher(taught_by, size, packed.normalization("dataset"), machine.device)
     history = fit(model, images.some(~out), groups, recipe, **more)
     return {key: value.detach().cpu() for key, value in model.state_dict().items()}, history
 
@@ -74,12 +58,12 @@ def require_same(found, expected) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_numbers_are_the_cpus(tiny_store: Store, gpu: checked_device.Log, program: Path, name: str):
+def test_numbers_are_the_cpus(tiny_store: Store, gpu: checked_device.Log, tmp_path: Path, name: str):
     options = OPTIONS[name]
     if name == "metric learning":
         pytest.importorskip("pytorch_metric_learning", reason="an optional dependency: requirements-extra.txt")
     if name == "distillation":
-        options = options | {"program": program}
+        options = options | {"program": program(Means(), tmp_path)}
     require_same(train(tiny_store, ON_GPU, **options), train(tiny_store, ON_CPU, **options))
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_training import interrupted
 from tiny_pipeline import COMBINATION, STAGES, replace, write_settings
 
 from lrec import export, paths
 from lrec.io import command
 from lrec.model import saved
-from lrec.training import loop
 
 UPTO = "embed"
 RUN = "tiny/mobilenet_v2"
@@ -23,6 +23,7 @@ def taught(folder: Path, epochs: int = 1, **changes: object) -> None:
         assert export.main([RUN, "--format", "exported"]) == 0
     settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     settings["train"] |= {"loss": "distillation", "teacher": str(TEACHER)} | changes
+    settings["machine"]["checkpoint_minutes"] = 1e-9  # after each step
     settings["variants"]["tiny"] |= {"ensemble_size": 1, "meta_class_size": "all", "epochs": epochs}
     write_settings(folder, settings)
     STAGES["meta_classes"]()
@@ -39,24 +40,15 @@ def test_it_is_trained_embedded_and_reported(project: Path):
     assert any("M=1" in name and "distillation" in name for name in json.loads(paths.LEDGER.read_text())["tiny"])
 
 
-def test_a_killed_one_resumes_to_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_one_resumes_to_the_same_bytes(project: Path, capsys: pytest.CaptureFixture):
     taught(project, epochs=3)
     STAGES["train"]()
     weights = paths.model(*COMBINATION) / saved.MODEL
     expected, history = weights.read_bytes(), paths.history(*COMBINATION).read_bytes()
-    step, calls = loop._step, []
-
-    def limited(*arguments: object) -> object:
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return step(*arguments)
-
-    monkeypatch.setattr(loop, "_step", limited)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(3):
         STAGES["train"]()
-    monkeypatch.setattr(loop, "_step", step)
     STAGES["train"]()
+    assert "resuming from a checkpoint: epoch 2, step 2" in capsys.readouterr().out
     assert (weights.read_bytes(), paths.history(*COMBINATION).read_bytes()) == (expected, history)
 
 

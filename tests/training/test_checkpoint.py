@@ -12,29 +12,18 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from small_training import changed, run, same, undisturbed
+from small_training import changed, interrupted, run, same, undisturbed
 
 from lrec.data.store import Store
-from lrec.training import loop
 from lrec.training.checkpoint import Checkpoint
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 6])
-def test_a_stopped_training_goes_on_bit_by_bit(tiny_store: Store, tmp_path: Path, stop_after: int, monkeypatch):
+def test_a_stopped_training_goes_on_bit_by_bit(tiny_store: Store, tmp_path: Path, stop_after: int):
     """Stopped in the middle of an epoch (four steps each) and after a checkpoint of each step."""
     expected, history = undisturbed(tiny_store, epochs=3, random_crop=0.5)
-    step, calls = loop._step, []
-
-    def limited(*arguments):
-        if len(calls) == stop_after:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return step(*arguments)
-
-    monkeypatch.setattr(loop, "_step", limited)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(stop_after):
         run(tiny_store, changed(epochs=3, random_crop=0.5), checkpoint=Checkpoint(tmp_path / "checkpoint" / "a", 0))
-    monkeypatch.setattr(loop, "_step", step)
     again = Checkpoint(tmp_path / "checkpoint" / "a", 1e9)
     found, resumed = run(tiny_store, changed(epochs=3, random_crop=0.5), checkpoint=again)
     assert resumed.equals(history)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_training import Means, program
 from torch import nn
 from torch.nn.functional import normalize
 
-from lrec import export
 from lrec.data.batches import Images
 from lrec.data.store import Store
 from lrec.embedding.graph import Embedding
@@ -24,20 +24,6 @@ from lrec.training.recipe import Recipe
 SIZE = 32
 OWN = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
 OTHER = {"mean": [0.1, 0.2, 0.3], "std": [0.9, 0.8, 0.7]}
-
-
-class Means(nn.Module):
-    """Maps images to the means of their channels, a program of two lines."""
-
-    def forward(self, images):
-        return images.mean((2, 3))
-
-
-def written(network: nn.Module, folder: Path) -> Path:
-    """Export a program for any number of images."""
-    with torch.no_grad():
-        export.exported(network, torch.rand(2, 3, SIZE, SIZE), folder)
-    return folder / "model.pt2"
 
 
 @given(st.integers(2, 6), st.integers(2, 5), st.integers(0, 99))
@@ -55,7 +41,7 @@ def test_the_loss_by_hand():
 
 def test_a_teacher_sees_the_images_as_its_own_training_did(tmp_path: Path):
     ensemble = Ensemble("resnet18", 2, 4).eval()
-    path = written(Embedding(ensemble, OTHER, "features"), tmp_path)
+    path = program(Embedding(ensemble, OTHER, "features"), tmp_path)
     pixels = torch.randint(0, 256, (5, SIZE, SIZE, 3), dtype=torch.uint8)
     images = Images(pixels.numpy(), np.arange(5), **OWN)
     teacher = Teacher(path, SIZE, OWN)
@@ -68,7 +54,7 @@ def test_a_teacher_sees_the_images_as_its_own_training_did(tmp_path: Path):
 
 
 def test_any_program_can_teach_and_is_recorded(tmp_path: Path):
-    teacher = Teacher(written(Means(), tmp_path), SIZE, OWN)
+    teacher = Teacher(program(Means(), tmp_path), SIZE, OWN)
     images = torch.rand(3, 3, SIZE, SIZE)
     std, mean = (torch.tensor(OWN[key])[:, None, None] for key in ("std", "mean"))
     torch.testing.assert_close(teacher((images - mean) / std), normalize(images.mean((2, 3)), dim=1))
@@ -88,11 +74,11 @@ def test_a_file_that_is_absent_or_damaged_is_refused(tmp_path: Path):
 
 
 def test_a_program_that_does_not_embed_such_images_is_refused(tmp_path: Path):
-    path = written(nn.Flatten(), tmp_path)
+    path = program(nn.Flatten(), tmp_path)
     assert Teacher(path, SIZE, OWN).dimensions == 3 * SIZE**2
     with pytest.raises(ValueError, match=r"does not embed images of 64 pixels \(.+\); export a network"):
         Teacher(path, 64, OWN)
-    path = written(nn.Identity(), tmp_path)
+    path = program(nn.Identity(), tmp_path)
     with pytest.raises(ValueError, match=r"found an output \(2, 3, 32, 32\) of two images, expected \(2, n\) finite"):
         Teacher(path, SIZE, OWN)
 
@@ -130,9 +116,7 @@ def test_a_student_comes_closer_to_its_teacher(tiny_store: Store, tmp_path: Path
     size = tiny_store.images.shape[1]
     torch.manual_seed(1)
     network = Embedding(Ensemble("resnet18", 2, 8), normalization)
-    with torch.no_grad():
-        export.exported(network, torch.rand(2, 3, size, size), tmp_path)
-    teacher = Teacher(tmp_path / "model.pt2", size, normalization)
+    teacher = Teacher(program(network, tmp_path, size), size, normalization)
     student = Ensemble("resnet18", 2, teacher.dimensions)
     images = Images(tiny_store.images, rows, **normalization)
     targets = np.stack([tiny_store.labels(rows)] * 2)

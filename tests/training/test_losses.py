@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_training import interrupted
 from torch.nn.functional import cross_entropy
 
 from lrec.data.batches import Images
 from lrec.data.store import Store
 from lrec.model.ensemble import Ensemble
-from lrec.training import loop
 from lrec.training.checkpoint import Checkpoint
 from lrec.training.loop import balanced, fit
 from lrec.training.losses import LOSSES, right_ones
@@ -55,22 +55,12 @@ def test_metric_losses_learn(tiny_store: Store, name: str):
 
 
 @pytest.mark.parametrize("name", ["proxy_anchor", "multi_similarity"])
-def test_a_stopped_training_resumes_bit_by_bit(tiny_store: Store, tmp_path: Path, name: str, monkeypatch):
+def test_a_stopped_training_resumes_bit_by_bit(tiny_store: Store, tmp_path: Path, name: str):
     """What the loss itself has learned is part of the checkpoint."""
     recipe = Recipe(epochs=2, batch_size=10, learning_rate=1e-3, loss=name)
     expected, history = run(tiny_store, recipe)
-    step, calls = loop._step, []
-
-    def limited(*arguments):
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return step(*arguments)
-
-    monkeypatch.setattr(loop, "_step", limited)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(4):
         run(tiny_store, recipe, checkpoint=Checkpoint(tmp_path / "c" / "a", 0))
-    monkeypatch.setattr(loop, "_step", step)
     found, resumed = run(tiny_store, recipe, checkpoint=Checkpoint(tmp_path / "c" / "a", 1e9))
     assert resumed.equals(history)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
