@@ -153,6 +153,29 @@ def add_up(tensors: Sequence[Tensor]) -> int:
     return message.nbytes
 
 
+def gather(rows: Tensor, own: range, size: int) -> Tensor:
+    """Return the rows of all processes, of which each has computed its own.
+
+    Gradients flow only into this process's rows, multiplied by the number of processes. So if all processes compute the
+    same function of all rows, the mean of their gradients is the gradient that one process with all rows would get.
+
+    Args:
+        rows: (len(own), ...), this process's rows.
+        own: their places among all rows.
+        size: number of all rows; if `own` has all, they are returned as they are.
+    """
+    if len(own) == size:
+        return rows
+    # Sums in float32, of which gloo has every operation; adding zeros changes no value.
+    whole = rows.new_zeros(size, *rows.shape[1:], dtype=torch.promote_types(rows.dtype, torch.float32))
+    whole[own.start : own.stop] = rows.detach()
+    add_up([whole])
+    whole = whole.to(rows.dtype)
+    if rows.requires_grad:
+        rows.register_hook(lambda gradient: gradient * count())
+    return torch.cat([whole[: own.start], rows, whole[own.stop :]])
+
+
 def bring(module: nn.Module, owner: int) -> None:
     """Copy a module's parameters and buffers from the process `owner` to rank 0; both have the module's layers."""
     if owner == 0 or rank() not in (0, owner):

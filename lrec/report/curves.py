@@ -129,7 +129,7 @@ def _by_compute(entries: dict[str, dict[str, Any]], colours: dict[str, int]) -> 
             )
             for point in points
         ]
-        drawn.append(chart.lines(lines, x, title, log=True, words=True))
+        drawn += [chart.lines(lines, x, title, log=True, words=True)] if lines else []
     return drawn
 
 

@@ -42,8 +42,9 @@ class Checkpoint:
     """The checkpoint of one training run.
 
     Args:
-        folder: the folder of this run. Of the checkpoints of other runs in its parent folder, the one with the longest
-            training time is kept, so that it is not lost when other settings are tried.
+        folder: the folder of this run, in a folder that holds nothing but checkpoints: of those of other runs, the one
+            with the longest training time is kept, so that it is not lost when other settings are tried; all else in
+            the parent folder is deleted.
         minutes: interval between checkpoints, in addition to those at the ends of epochs.
 
     Attributes:

@@ -43,7 +43,7 @@ ALONE = Machine()
 
 
 def balanced(rows: np.ndarray, classes: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Put rows into a random order of runs of `count` images of one class; the last run of a class may be shorter.
+    """Put rows into a random order of runs of `count` images of one class; what is left of the classes comes last.
 
     Args:
         rows: (R,).
@@ -55,24 +55,29 @@ def balanced(rows: np.ndarray, classes: np.ndarray, count: int, generator: np.ra
     order = order[np.argsort(classes[order], kind="stable")]
     starts = np.flatnonzero(np.diff(classes[order], prepend=classes[order][0] - 1))
     runs = [run[at : at + count] for run in np.split(order, starts[1:]) for at in range(0, len(run), count)]
-    return rows[np.concatenate([runs[place] for place in generator.permutation(len(runs))])]
+    mixed = [runs[place] for place in generator.permutation(len(runs))]
+    return rows[np.concatenate(sorted(mixed, key=lambda run: len(run) < count))]
 
 
-def shuffled(rows: np.ndarray, batch_size: int, generator: np.random.Generator, smallest: int = 2) -> list[np.ndarray]:
-    """Split rows at random into batches; every row is in one of them.
+def cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Cut rows into batches; every row is in one of them.
 
-    A last batch of fewer than `smallest` images is merged into the batch before: batch norm cannot average over one
-    image, and data-parallel processes need two images each.
+    A last batch of one image is merged into the batch before: batch norm cannot average over one image.
     """
-    return cut(generator.permutation(rows), batch_size, smallest)
-
-
-def cut(order: np.ndarray, batch_size: int, smallest: int) -> list[np.ndarray]:
-    """Cut rows into batches without shuffling, see `shuffled`."""
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if len(parts) > 1 and len(parts[-1]) < smallest:
+    if len(parts) > 1 and len(parts[-1]) < 2:
         parts[-2:] = [np.concatenate(parts[-2:])]
     return parts
+
+
+def _own(size: int, parallel: str) -> range:
+    """Return the places of this process's images in a batch.
+
+    Data-parallel processes share it, unless one would have fewer than two images: then each takes the whole batch, so
+    that batches do not depend on the number of processes, with which a resumed training may differ.
+    """
+    divided = parallel == "data" and size >= 2 * collective.count()
+    return collective.shard(size) if divided else range(size)
 
 
 def fit(
@@ -116,7 +121,7 @@ def fit(
     device = machine.device
     trainer = Trainer(model, recipe, device, machine.branches_at_once, int(targets.max()) + 1, teacher)
     divided = recipe.parallel == "data"
-    smallest = 2 * collective.count() if divided else 2
+    smallest = 2 * collective.count() if divided else 2  # of all batches but the last
     if min(len(images), recipe.batch_size) < smallest:
         raise ValueError(
             f"train.batch_size: found {recipe.batch_size} of {len(images)} images, expected at least {smallest}, two "
@@ -144,10 +149,10 @@ def fit(
         label = f"epoch {state.epoch + 1}/{recipe.epochs}"
         with progress.bar(len(images), label, quiet=collective.rank() > 0) as bar:
             tally = Tally(state, bar, late)
-            for batch in _batches(images, classes, recipe, state, smallest, machine):
+            for batch in _batches(images, classes, recipe, state, machine):
                 trainer.set_learning_rate(batch.rate)
                 meta = to_device(targets[:, position[batch.rows]], device)
-                tally.add(batch.size, *_step(trainer, batch, meta))
+                tally.add(len(batch.rows), *_step(trainer, batch, meta))
                 if checkpoint and not batch.last and trainer.waiting == 0 and checkpoint.due():
                     tally.read()
                     save()
@@ -179,28 +184,36 @@ def _validated(model: Ensemble, held: Held, recipe: Recipe, device: str) -> floa
 
 @dataclass(frozen=True)
 class Batch:
-    """The input of one step: this process's rows of the store and their images, and the size of the whole batch."""
+    """The input of one step.
+
+    Attributes:
+        rows: (B,) int64, rows of the store.
+        own: places in it of the images that this process takes.
+        images: (len(own), 3, S, S), these images.
+        rate: learning rate.
+        together: batches whose mean gradient makes one step of the optimisers.
+        last: whether it is the last batch of the epoch.
+    """
 
     rows: np.ndarray
+    own: range
     images: Tensor
-    size: int
     rate: float
+    together: int
     last: bool
 
 
-def _batches(
-    images: Images, classes: np.ndarray, recipe: Recipe, state: State, smallest: int, machine: Machine
-) -> Iterator[Batch]:
+def _batches(images: Images, classes: np.ndarray, recipe: Recipe, state: State, machine: Machine) -> Iterator[Batch]:
     """Yield the remaining batches of an epoch; `classes` are those of the R images."""
     generator = np.random.default_rng([recipe.seed, state.epoch])
     if recipe.images_per_class:
         order = balanced(images.rows, classes, recipe.images_per_class, generator)
-        wholes = cut(order, recipe.batch_size, smallest)
     else:
-        wholes = shuffled(images.rows, recipe.batch_size, generator, smallest)
+        order = generator.permutation(images.rows)
+    wholes = cut(order, recipe.batch_size)
     changes = [augment.draw(generator, len(whole), recipe.flip, recipe.random_crop) for whole in wholes]
     start = state.step
-    own = [collective.shard(len(whole)) if recipe.parallel == "data" else range(len(whole)) for whole in wholes]
+    own = [_own(len(whole), recipe.parallel) for whole in wholes]
     selections = [whole[part.start : part.stop] for whole, part in zip(wholes, own, strict=True)]
     loaded = batches.gather(images.pixels, selections[start:], machine.device, machine.workers)
     for number, pixels in enumerate(loaded, start):
@@ -209,19 +222,20 @@ def _batches(
         batch = images.normalize(pixels, flipped)
         batch = batch if change.windows is None else augment.crop(batch, to_device(change.windows, machine.device))
         rate = recipe.rate(state.epoch, (number + 1) / len(wholes))
-        yield Batch(selections[number], batch, len(wholes[number]), rate, number + 1 == len(wholes))
+        together = min(recipe.accumulate, len(wholes) - number // recipe.accumulate * recipe.accumulate)
+        yield Batch(wholes[number], own[number], batch, rate, together, number + 1 == len(wholes))
 
 
 def _step(trainer: Trainer, batch: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Take a step; if memory runs out, raise an error that says what to change."""
     try:
-        return trainer.step(batch.images, targets, batch.last, len(batch.rows) / batch.size)
+        return trainer.step(batch.images, targets, batch.together, batch.own)
     except RuntimeError as error:
         if not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
             raise
         first = "set machine.branches_at_once to 1 (slower, the same figures), or " if trainer.threads > 1 else ""
         raise MemoryError(
-            f"out of memory on {trainer.device}: {len(batch.rows)} images of {batch.images.shape[2]} px in a batch; "
-            f"{first}lower train.batch_size (train.accumulate makes up for it), the variant's image_size or its "
-            "ensemble_size"
+            f"out of memory on {trainer.device}: {len(batch.own)} images of {batch.images.shape[2]} px in a batch; "
+            f"{first}lower train.batch_size (train.accumulate keeps the images of a step), the variant's image_size or "
+            "its ensemble_size"
         ) from error

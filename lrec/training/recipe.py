@@ -54,6 +54,8 @@ class Recipe:
         >>> recipe = Recipe(epochs=10, learning_rate=1.0, milestones=[0.5, 0.7], gamma=0.5)
         >>> [recipe.rate(epoch, 1) for epoch in (0, 4, 5, 6, 7)]
         [1.0, 1.0, 0.5, 0.5, 0.25]
+        >>> Recipe(epochs=90, learning_rate=1.0, milestones=[0.7]).rate(62, 1)  # though 90 * 0.7 is 62.99...
+        1.0
         """
         time = epoch + done
         if time < self.warmup_epochs:
@@ -61,5 +63,5 @@ class Recipe:
         if self.schedule == "cosine":
             phase = (time - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
             return self.learning_rate * (1 + math.cos(math.pi * phase)) / 2
-        passed = sum(epoch >= max(1, int(self.epochs * milestone)) for milestone in self.milestones)
+        passed = sum(epoch >= max(1, int(round(self.epochs * milestone, 9))) for milestone in self.milestones)
         return self.learning_rate * self.gamma**passed

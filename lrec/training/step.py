@@ -8,7 +8,8 @@ step, not after every operation.
 
 Several processes share the work in one of two ways. Branch parallel: each holds some of the branches and sees all
 images; only the stem's gradients are summed. Data parallel: each holds all branches and sees some of the images;
-all gradients are summed, one branch at a time, and batch norm sees only the images of its own process.
+all gradients are averaged, one branch at a time, and batch norm sees only the images of its own process. The outputs of
+a branch are gathered first, since some losses compare the images of a batch with each other.
 """
 
 import threading
@@ -77,6 +78,7 @@ class Trainer:
         one_by_one = in_order or torch.device(device).type != "cpu"
         self.threads = 1 if one_by_one else min(branches_at_once, torch.get_num_threads(), len(model.own))
         self.waiting = self.steps = self.sent = 0
+        self._divisor = collective.count() if recipe.parallel == "data" else 1
         self._wanted: Tensor | None = None
         self._forward: Callable[[nn.Module, Tensor], Tensor] = torch.compile(_call) if recipe.compile else _call
 
@@ -116,36 +118,39 @@ class Trainer:
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
 
-    def step(self, images: Tensor, targets: Tensor, last: bool = False, part: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Process one batch, and step the optimisers after every `accumulate` batches.
+    def step(
+        self, images: Tensor, targets: Tensor, together: int | None = None, own: range | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Process one batch, and step the optimisers after the last of the batches that belong together.
 
         Args:
             images: (B, 3, S, S) float32, normalised: the batch, or this process's part of it.
-            targets: (M, B) int64 meta classes.
-            last: step the optimisers in any case, at the end of an epoch.
-            part: these images' share of the batch.
+            targets: (M, B) int64 meta classes of the whole batch.
+            together: batches whose mean gradient makes one step of the optimisers; None for the recipe's `accumulate`.
+            own: places of these images in the batch; None for all.
 
         Returns:
-            (M,) losses of the batch, and (M,) counts of right meta classes in it, summed over all processes.
+            (M,) losses of the whole batch, and (M,) counts of right meta classes in it.
         """
-        recipe = self.recipe
-        self._wanted = self.teacher(images) if self.teacher else None
+        recipe, own, together = self.recipe, own or range(len(images)), together or self.recipe.accumulate
+        self._wanted = collective.gather(self.teacher(images), own, targets.shape[1]) if self.teacher else None
         self.waiting += 1
-        due = last or self.waiting == recipe.accumulate
+        due = self.waiting == together
         with autocast(self.device, recipe.precision):
             maps = self._forward(self.model.stem, images.contiguous(memory_format=self.format))
         record = self.recorder.find(maps, lambda: self._recorded(maps, targets)) if self.recorder else None
-        found = record.run(maps.detach(), targets) if record else self._branches(maps, targets, part, due)
+        found = record.run(maps.detach(), targets) if record else self._branches(maps, targets, own, together)
         if found.gradient is not None:
             maps.backward(found.gradient.to(maps.dtype))
             self._update("stem", due)
         if due:
             self.waiting = 0
             self.steps += 1
-        collective.add_up([found.losses, found.right])
+        if recipe.parallel == "ensemble":
+            collective.add_up([found.losses, found.right])
         return found.losses, found.right
 
-    def _branches(self, maps: Tensor, targets: Tensor, part: float, due: bool) -> Figures:
+    def _branches(self, maps: Tensor, targets: Tensor, own: range, together: int) -> Figures:
         """Train all branches on the stem's output."""
         kind = torch.promote_types(maps.dtype, torch.float32)
         losses, right = torch.zeros(2, len(targets), dtype=kind, device=maps.device)
@@ -153,7 +158,7 @@ class Trainer:
 
         def train(numbers: Iterator[int]) -> None:
             for number in numbers:
-                found = self._branch(number, maps, targets, losses, right, part=part, due=due)
+                found = self._branch(number, maps, targets, losses, right, own=own, together=together)
                 if found is not None:
                     gradient.add(number, found)
 
@@ -168,16 +173,18 @@ class Trainer:
         losses: Tensor,
         right: Tensor,
         *,
-        part: float = 1.0,
-        due: bool = True,
+        own: range | None = None,
+        together: int = 1,
     ) -> Tensor | None:
         """Train a branch; write its loss and count into (M,) tensors, and return the gradient of the stem's output."""
         leaf = maps.detach().requires_grad_(self._stem_learns)
         with autocast(self.device, self.recipe.precision, cached=self.recorder is None):
             logits = self._forward(self.model.branches[number], leaf)
+            logits = collective.gather(logits, own or range(len(logits)), targets.shape[1])
             goal = targets[number] if self._wanted is None else self._wanted
-            loss = self.losses[str(number)](logits, goal) * part
-        (loss / len(targets) / self.recipe.accumulate).backward()
+            loss = self.losses[str(number)](logits, goal)
+        (loss / len(targets) / together / self._divisor).backward()
+        due = self.waiting == together
         self._update(str(number), due)
         self._update(f"loss.{number}", due)
         losses[number] = loss.detach()

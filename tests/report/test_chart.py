@@ -43,6 +43,14 @@ def test_chart_draws_spreads_and_says_what_points_are():
     assert [text for text in re.findall(r">(\w)</text>", drawn) if text.isalpha()] == ["a", "b"]
 
 
+def test_untrained_results_have_no_cost_of_training(root: Path):
+    settings = {"ensemble_size": 1, "meta_class_size": 5, "image_size": 64, "share": "layer1", "epochs": 0}
+    entry = {"backbone": "mobilenet_v2", "counts": {"train": [100, 5]}, "settings": settings, "recall": {"1": 0.4}}
+    (found,) = curves.compared({"mine": {"a": entry, "b": entry}}, {})
+    titles = [re.search("<figcaption>(.*)</figcaption>", drawn)[1].split(",")[0] for drawn in found.charts]
+    assert titles == ["Recall@K", "Recall@1 by embedding compute"]
+
+
 def test_results_of_a_variant_are_compared(root: Path):
     codes = [{"code": str(b), "bytes": b, "recall_at_1": float(r)} for b, r in ((4, 30), (8, 20), (16, 40))]
     sizes = [{"branches": 1, "recall_at_1": 30.0, "recall_at_1_spread": 0.0}]

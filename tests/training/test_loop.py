@@ -7,17 +7,31 @@ from small_training import changed, run, same, undisturbed
 
 from lrec.data.store import Store
 from lrec.io import progress
-from lrec.training import augment
-from lrec.training.loop import Machine, shuffled
+from lrec.training import augment, loop
+from lrec.training.loop import Machine, cut
 from lrec.training.recipe import Recipe
 from lrec.training.state import State, Tally
+from lrec.training.step import Trainer
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(12, [4, 4, 4]), (10, [2, 4, 4]), (9, [4, 5]), (3, [3])])
+@pytest.mark.parametrize(("count", "sizes"), [(12, [4, 4, 4]), (10, [4, 4, 2]), (9, [4, 5]), (3, [3])])
 def test_every_image_is_in_one_batch(count: int, sizes: list[int]):
-    parts = shuffled(np.arange(100, 100 + count), 4, np.random.default_rng(0))
-    assert sorted(len(part) for part in parts) == sizes
-    assert sorted(np.concatenate(parts)) == list(range(100, 100 + count))
+    parts = cut(np.arange(100, 100 + count), 4)
+    assert [len(part) for part in parts] == sizes
+    assert np.concatenate(parts).tolist() == list(range(100, 100 + count))
+
+
+def test_an_epoch_ends_with_a_step_of_the_batches_that_are_left(tiny_store: Store, monkeypatch: pytest.MonkeyPatch):
+    """Thirty images in batches of seven make five batches."""
+    found = []
+
+    def step(trainer: Trainer, batch: loop.Batch, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found.append((len(batch.rows), batch.together))
+        return torch.zeros(2), torch.zeros(2)
+
+    monkeypatch.setattr(loop, "_step", step)
+    run(tiny_store, changed(epochs=1, batch_size=7, accumulate=3))
+    assert found == [(7, 3), (7, 3), (7, 3), (7, 2), (2, 2)]
 
 
 def test_same_seed_same_bytes_whatever_the_workers(tiny_store: Store):

@@ -95,6 +95,9 @@ def test_balanced_batches_hold_runs_of_a_class(labels: list[int], count: int, se
     order = balanced(rows, classes, count, np.random.default_rng(seed))
     assert sorted(order) == rows.tolist()
     found = classes[order - 100]
+    # Runs of `count` images of a class come first, so batches of a multiple of `count` cut none of them.
+    full = sum(np.bincount(classes) // count)
+    assert all(len(set(run)) == 1 for run in found[: full * count].reshape(-1, count))
     starts = np.flatnonzero(np.diff(found, prepend=-1))
     lengths = np.diff([*starts, len(found)])
     # Each class has at most one run that is not a whole number of `count`, beside runs that meet.

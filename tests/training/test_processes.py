@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import normalize
 
 from lrec import paths
 from lrec.compute import collective
@@ -25,6 +26,7 @@ from lrec.io import locks
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
 from lrec.report import model_size
+from lrec.training.losses import LOSSES
 from lrec.training.recipe import Recipe
 from lrec.training.step import Trainer
 from stages import train
@@ -36,40 +38,56 @@ import torch
 from safetensors.torch import load_file, save_file
 from lrec.compute import collective
 from lrec.model.ensemble import Ensemble
-from lrec.training.recipe import Recipe
-from lrec.training.step import Trainer, collect
+from lrec.training.step import collect
+from test_processes import BATCHES, LOSSES, trainer_of
 folder = Path(sys.argv[1])
 data = load_file(folder / "data.safetensors")
 
-def train(parallel, frozen):
+def train(parallel, loss):
     own = collective.shard(3) if parallel == "ensemble" else None
     ensemble = Ensemble("resnet18", 3, 4, own=own).double()
-    trainer = Trainer(ensemble, Recipe(epochs=1, parallel=parallel, freeze_batch_norm=frozen, accumulate=2))
-    trainer.set_learning_rate(1e-3)
-    trainer.start_epoch()
+    trainer = trainer_of(ensemble, parallel, loss)
     losses = []
-    for images, targets in zip(data["images"], data["targets"]):
-        part = collective.shard(images.shape[0]) if parallel == "data" else range(images.shape[0])
-        some = slice(part.start, part.stop)
-        losses.append(trainer.step(images[some], targets[:, some], part=len(part) / images.shape[0]))
+    for size, images, targets in zip(BATCHES, data["images"], data["targets"]):
+        part = collective.shard(size) if parallel == "data" and size > 3 else range(size)
+        losses.append(trainer.step(images[part.start:part.stop], targets[:, :size], own=part))
     if parallel == "ensemble":
         collect(ensemble)
     if collective.rank() == 0:
         state = {key: value.contiguous() for key, value in ensemble.state_dict().items()}
+        state |= {f"loss.{key}": value for key, value in trainer.losses.state_dict().items() if parallel == "data"}
         state["losses"] = torch.stack([loss for loss, _ in losses])
         state["right"] = torch.stack([right for _, right in losses])
         state["sent"] = torch.tensor([trainer.sent / trainer.steps])
-        save_file(state, folder / f"{parallel}_parallel.safetensors")
+        save_file(state, folder / f"{parallel} {loss}.safetensors")
 
 with collective.together():
-    train("ensemble", frozen=False)
-    train("data", frozen=True)
+    train("ensemble", "cross_entropy")
+    for loss in LOSSES:
+        train("data", loss)
 """
+BATCHES = (6, 6, 6, 3)  # of the last, each of two processes takes all
+
+
+def trainer_of(ensemble: Ensemble, parallel: str, loss: str) -> Trainer:
+    """Return the trainer of a job of any number of processes, for its first step."""
+    frozen = parallel == "data"  # so that the images of a batch do not see each other
+    recipe = Recipe(epochs=1, parallel=parallel, loss=loss, freeze_batch_norm=frozen, accumulate=2)
+    trainer = Trainer(ensemble, recipe, classes=4, teacher=_mean_colours if LOSSES[loss].taught else None)
+    trainer.losses.double()
+    trainer.set_learning_rate(1e-3)
+    trainer.start_epoch()
+    return trainer
+
+
+def _mean_colours(images: torch.Tensor) -> torch.Tensor:
+    return normalize(images.mean((2, 3)) @ torch.eye(3, 4).double())
 
 
 def torchrun(processes: int, *arguments: str, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([os.getcwd(), *(str(Path(__file__).parents[part]) for part in (0, 1))]) + "/support"
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, **options)
 
 
@@ -87,22 +105,21 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("parallel", "frozen"), [("ensemble", False), ("data", True)])
-def test_two_processes_equal_one(both: Path, parallel: str, frozen: bool):
-    """Three branches on two processes."""
-    data, found = load_file(both / "data.safetensors"), load_file(both / f"{parallel}_parallel.safetensors")
+@pytest.mark.parametrize(("parallel", "loss"), [("ensemble", "cross_entropy"), *(("data", loss) for loss in LOSSES)])
+def test_two_processes_equal_one(both: Path, parallel: str, loss: str):
+    """Three branches on two processes; several losses compare all images of a batch."""
+    data, found = load_file(both / "data.safetensors"), load_file(both / f"{parallel} {loss}.safetensors")
     alone = Ensemble("resnet18", 3, 4).double()
-    trainer = Trainer(alone, Recipe(epochs=1, freeze_batch_norm=frozen, accumulate=2))
-    trainer.set_learning_rate(1e-3)
-    trainer.start_epoch()
-    for number, (images, targets) in enumerate(zip(data["images"], data["targets"], strict=True)):
-        losses, right = trainer.step(images, targets)
-        torch.testing.assert_close(found["losses"][number], losses, rtol=1e-9, atol=1e-12)
+    trainer = trainer_of(alone, parallel, loss)
+    for number, (size, images, targets) in enumerate(zip(BATCHES, data["images"], data["targets"], strict=True)):
+        losses, right = trainer.step(images[:size], targets[:, :size])
+        torch.testing.assert_close(found["losses"][number], losses, rtol=1e-6, atol=1e-9)
         assert torch.equal(found["right"][number], right)
-    for key, value in alone.state_dict().items():
+    learned = {f"loss.{key}": value for key, value in trainer.losses.state_dict().items() if parallel == "data"}
+    for key, value in (alone.state_dict() | learned).items():
         torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-9, msg=key)
     stem = sum(value.numel() for value in alone.stem.parameters())
-    whole = sum(value.numel() for value in alone.parameters())
+    whole = sum(value.numel() for value in [*alone.parameters(), *trainer.losses.parameters()])
     assert found["sent"].item() == 8 * (stem if parallel == "ensemble" else whole)
 
 
@@ -213,6 +230,53 @@ def test_another_number_of_processes_resumes(project: Path):
     assert not checkpoints(project)
     ensemble, _ = saved.load(project / paths.model("tiny", "resnet18"))
     assert ensemble.own == range(3)
+
+
+RESUMED = """
+import sys
+from pathlib import Path
+import numpy as np
+from lrec.compute import collective
+from lrec.data.batches import Images
+from lrec.model.ensemble import Ensemble
+from lrec.training.checkpoint import Checkpoint
+from lrec.training.loop import fit
+from lrec.training.recipe import Recipe
+from small_training import interrupted
+pixels = np.random.default_rng(0).integers(0, 256, (19, 32, 32, 3), dtype=np.uint8)
+images = Images(pixels, np.arange(19), [0.5] * 3, [0.25] * 3)
+targets = np.stack([np.arange(19) % 3, np.arange(19) // 7])
+recipe = Recipe(epochs=1, batch_size=8, parallel="data", freeze_batch_norm=True)
+folder = Path(sys.argv[1], f"{sys.argv[2]} processes", "a")
+with collective.together():
+    if sys.argv[2] == str(collective.count()):
+        checkpoint, ensemble = Checkpoint(folder, 1e-9), Ensemble("resnet18", 2, 3)
+        history = fit(ensemble, images, targets, recipe, checkpoint=checkpoint)
+        if collective.rank() == 0:
+            print(history.to_json(orient="records"))
+    else:
+        with interrupted(2):
+            fit(Ensemble("resnet18", 2, 3), images, targets, recipe, checkpoint=Checkpoint(folder, 1e-9))
+"""
+
+
+def test_data_parallel_resumes_with_another_number_of_processes(tmp_path: Path):
+    """Of 19 images in batches of 8, the last three, too few to share, are left."""
+    script = tmp_path / "program.py"
+    script.write_text(RESUMED)
+
+    def job(processes: int, goal: int) -> str:
+        done = torchrun(processes, str(script), str(tmp_path), str(goal))
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    job(1, 2)
+    said = job(2, 2).splitlines()
+    assert said[0] == "resuming from a checkpoint: epoch 1, step 3"
+    (resumed,) = json.loads(next(line for line in said if line.startswith("[")))
+    (alone,) = json.loads(job(1, 1))
+    assert resumed["accuracy"] == alone["accuracy"]
+    assert resumed["loss"] == pytest.approx(alone["loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,21 @@ def test_accumulated_batches_equal_one_large_batch():
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7, msg=name)
 
 
+def test_a_last_group_of_fewer_batches_has_their_mean_gradient():
+    """Seen in Adam's first moment, since its steps do not depend on the scale of a gradient."""
+    images, targets = torch.randn(4, 3, 32, 32), torch.randint(0, 4, (2, 4))
+    moments = []
+    for accumulate, together in ((1, None), (4, 1)):
+        torch.manual_seed(0)
+        steps = trainer(Ensemble("resnet18", 2, 4), 1e-3, freeze_batch_norm=True, accumulate=accumulate)
+        steps.start_epoch()
+        steps.step(images, targets, together)
+        assert steps.steps == 1
+        moments.append([value["exp_avg"] for value in steps.optimizers["stem"].state.values()])
+    for one, other in zip(*moments, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_weights():
     frozen = trainer(Ensemble("resnet18", 1, 4), 1e-3, freeze_batch_norm=True)
     frozen.start_epoch()
