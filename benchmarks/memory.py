@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from lrec.model.ensemble import Ensemble
 
 META_CLASSES = 12
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d")
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "convnext_tiny", "efficientnet_v2_s")
 
 
 class _Kept:
