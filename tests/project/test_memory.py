@@ -1,6 +1,7 @@
 """Activations of branch-wise backpropagation are those of the stem and one branch, whatever M is."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,3 +43,9 @@ def test_resnet50_of_the_original_fits_16_gb():
     assert weights == round(4 * model_size.count_parameters("resnet50", 48, 12) / 1e9, 2)
     assert branch_wise == pytest.approx(weights + adam + gradients + activations, abs=0.03)
     assert branch_wise < 16 < 32 < baseline
+
+
+def test_the_pages_table_is_what_the_command_prints(root: Path):
+    page = (root / "docs/training.md").read_text(encoding="utf-8")
+    for backbone in memory.BACKBONES:
+        assert memory.row(backbone, 48, 10, 256) in page
