@@ -73,7 +73,7 @@ def main(variant: str, backbone: str) -> None:
         "runtime": runtime,
         "code": [torch.__version__, provenance.code_digest(CODE)],
     }
-    splits = list(dict.fromkeys(packed.index["split"]))
+    data, splits = store.digest(paths.store(variant)), list(dict.fromkeys(packed.index["split"]))
     tested = store.tested(splits)
 
     def networks() -> Iterator[tuple[str, Ensemble, list[str]]]:
@@ -94,7 +94,7 @@ def main(variant: str, backbone: str) -> None:
             batch_norm.fold(network)
             how = options
             if settings.reduce != "none":
-                about = {"model": begun if prefix else identity["model"], "data": store.digest(paths.store(variant))}
+                about = {"model": begun if prefix else identity["model"], "data": data}
                 about |= settings.model_dump(include={"kind", "reduce", "dimensions"})
                 some = replace(images, rows=packed.rows(store.TRAIN))
                 whole = opened(work / GRAPHS / f"{prefix}{WHOLE}", network, config, options, settings.runtime, packed)
@@ -114,7 +114,8 @@ def main(variant: str, backbone: str) -> None:
             sizes = {"images": settings.audit_images, "batch_size": settings.batch_size}
             found = audit.measure(again, stored, rows, packed.labels(rows), **sizes)
             facts = settings.model_dump(include={"kind", "dtype", "precision", "batch_size"})
-            facts |= runtime | {"dimensions": stored.shape[1], "weights": identity["model"], "audit": found}
+            facts |= runtime | {"dimensions": stored.shape[1], "weights": identity["model"], "data": data}
+            facts |= {"audit": found}
             if settings.reduce != "none":
                 facts |= {"reduce": settings.reduce, "reduction": hashing.of_file(work / reduction.FILE)}
             if settings.precision == INT8:

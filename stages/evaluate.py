@@ -13,7 +13,7 @@ from lrec.io import command, files, given, locks, splits
 from lrec.model import saved
 
 # Keys of embedding.json that are not settings.
-DIGESTS = ("audit", "weights", "reduction", "graph")
+DIGESTS = ("audit", "weights", "data", "reduction", "graph")
 
 
 @locks.holding(

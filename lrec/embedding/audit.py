@@ -20,6 +20,7 @@ from lrec.model.kinds import KINDS
 
 Difference = Annotated[float, Field(ge=0)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+ShortDigest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
 class Audit(TypedDict):
@@ -35,6 +36,7 @@ class Audit(TypedDict):
 class Facts(TypedDict):
     """The keys of embedding.json; dimensions is d, weights the SHA-256 of the model's weights.
 
+    data: `lrec.data.store.digest` of the packed images; absent if an earlier version embedded them.
     runtime: the runtime that computed the embeddings; runtime_version: its version, if it is not torch. graph: for
     int8, the SHA-256 of the graph, model.onnx in the same folder. reduce, reduction: for reduced embeddings, the
     method, and the SHA-256 of `lrec.paths.reduction`.
@@ -48,6 +50,7 @@ class Facts(TypedDict):
     reduction: NotRequired[Digest]
     dimensions: Annotated[int, Field(ge=1)]
     weights: Digest
+    data: NotRequired[ShortDigest]
     audit: Audit
 
 

@@ -6,10 +6,11 @@ import glob
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ import pandas as pd
 # Errors for operations that a file system, such as a network file system, does not support.
 UNKNOWN = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _BLOCK = 2**24  # bytes
+_ATTEMPTS, _PAUSE = 50, 0.02  # to read folders that are being replaced; seconds between attempts
+
+Result = TypeVar("Result")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -76,6 +80,44 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.replace(path, _retired(path))
         os.replace(draft, path)
         remove(_retired(path))
+
+
+def unreplaced(folders: Sequence[Path], read: Callable[[], Result]) -> Result:
+    """Call `read`, which opens files of folders, until `atomic_folder` replaces none of them meanwhile.
+
+    Otherwise one file could be of the old folder and the next of the new one. Files that are opened stay readable.
+
+    Raises:
+        ValueError: a folder was replaced during every attempt.
+        Exception: raised by `read`, while no folder was being replaced.
+    """
+    failed: Exception | None = None
+    for _ in range(_ATTEMPTS):
+        before, failed = [_identity(folder) for folder in folders], None
+        try:
+            found = read()
+        except (OSError, ValueError) as error:
+            failed = error
+        if before == [_identity(folder) for folder in folders] and not any(map(_is_between, folders)):
+            if failed:
+                raise failed
+            return found
+        time.sleep(_PAUSE)
+    raise failed or ValueError(f"{folders[0]}: replaced again and again while it was read; run again")
+
+
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    """Return numbers that differ between a folder and one that replaces it; None if there is none."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns  # the number of a deleted folder may be used again
+
+
+def _is_between(folder: Path) -> bool:
+    """Return whether the old folder is gone and the new one not yet there."""
+    return bool(folder.name) and _retired(folder).exists() and not folder.exists()
 
 
 def require_replaceable(path: Path, own: Collection[str]) -> None:

@@ -7,6 +7,7 @@ not sufficient: they are released when dvc ends, but a stage continues to run af
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import json
@@ -23,6 +24,8 @@ from lrec.io import environment, files, missing
 
 FOLDER = Path(".lrec/claims")
 PATIENCE = 30.0  # seconds
+# Errors of file systems that do not lock folders; NFS locks only files that are opened for writing.
+_UNKNOWN = (*files.UNKNOWN, errno.EBADF, errno.ENOLCK)
 Paths = Callable[..., Iterable[Path]]
 
 
@@ -65,6 +68,28 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 stream.write(json.dumps(own).encode())
         yield
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process or thread replaces the folder `path`, and let none do so until the block ends.
+
+    Unlike `held`, it works in any current folder, leaves no file behind and waits instead of refusing: the folder that
+    contains `path` is locked. Leftovers of killed processes are removed. File systems that cannot lock folders, such
+    as NFS, give no protection.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _UNKNOWN:
+                raise
+        files.clear_drafts(path)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

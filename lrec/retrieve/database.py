@@ -146,16 +146,21 @@ class Database:
 
     @cached_property
     def stored(self) -> store.Store | None:
-        """The packed store of the images, or None if it is missing."""
+        """The packed store of the images, or None if it is missing, or was packed again since and differs."""
         folder = self.place(self.facts.get("store") or "")
         if not self.facts.get("store") or not (folder / store.IMAGES).is_file():
             return None
-        opened = store.open_store(folder)
+        opened, expected = store.open_store(folder), self.facts.get("store_digest")
+        if expected and store.digest(folder) != expected:
+            return None
         rows, last = self.index["row"], len(opened.images) - 1
         if len(strange := rows[(rows < search.NO_ROW) | (rows > last)]):
             found = f"found row {strange.iloc[0]} in the index, expected {search.NO_ROW} to {last}"
             raise ValueError(f"{folder}: {found}; save the database again")
-        return opened
+        held = self.index[rows != search.NO_ROW]
+        # Databases that an earlier version saved have no digest.
+        same = expected or (opened.index["path"].to_numpy()[held["row"]] == held["path"].to_numpy()).all()
+        return opened if same else None
 
     def embed(self, images: SomeImages) -> np.ndarray:
         """Embed one or several files, their bytes, opened images or (H, W, 3) uint8 arrays as (N, d) float32."""

@@ -25,8 +25,8 @@ from lrec.retrieve.tables import FORMATS, METADATA, TEXTS, VECTOR, Found, facts_
 
 _MODELS = paths.model("variant", "backbone").parts[0]
 BATCH_BYTES = 2**24  # of embeddings in memory at a time
-# Facts with paths on the database's own machine.
-_PLACES = ("root", "model", "store", *storage.MADE)
+# Facts about paths on the database's own machine.
+_PLACES = ("root", "model", "store", "store_digest", *storage.MADE)
 
 
 def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:

@@ -28,7 +28,8 @@ class Query:
     Attributes:
         name: its path, as in the index or as the user wrote it.
         class_name: "" where unknown.
-        source: (H, W, 3) uint8, or a file, which is decoded when needed, since a folder may hold thousands.
+        source: (H, W, 3) uint8, or a file, which is decoded when needed, since a folder may hold thousands; the file
+            of an image in the database need not exist.
         row: its row in the database, or `search.NO_ROW` if it is not there.
         one_of_many: whether it was found in a folder or by a glob; such a file is left out if it cannot be decoded.
     """
@@ -55,15 +56,14 @@ class Finder:
         self._database = database
         self.passed_over: list[str] = []  # one line for each folder with files of other formats
         table = database.index.assign(own=range(len(database)), split=database.facts.get("split"))
-        folder = database.place(database.facts.get("store") or "")
-        if database.facts.get("store") and (folder / store.INDEX).is_file():
-            stored = store.read_index(folder / store.INDEX)
+        if database.stored is not None:
+            stored = database.stored.index
             others = stored[~stored["row"].isin(table["row"])].assign(own=search.NO_ROW)
             table = pd.concat([table, others[list(table.columns)]], ignore_index=True)
         self._table = table
         paths = [(path, place) for place, path in enumerate(table["path"]) if path]
         self._places = {names.composed(path): place for path, place in paths} | dict(paths)
-        self._raw = _raw_folders(folder.name, database.place(""))
+        self._raw = _raw_folders(Path(database.facts.get("store") or "").name, database.place(""))
 
     def default(self) -> list[Query]:
         """Return a few images, always the same: from the query split if the gallery is searched, else the database."""

@@ -16,7 +16,7 @@ from lrec.data import store
 from lrec.datasets.decoding import Resize
 from lrec.embedding import audit, codes, graph, reduction, runtimes
 from lrec.embedding.codes import Codes
-from lrec.io import files, missing, reading
+from lrec.io import files, locks, missing, reading
 from lrec.model import saved
 from lrec.model.kinds import KINDS
 
@@ -37,9 +37,10 @@ class Facts(TypedDict, total=False):
 
     weights: SHA-256 of the weights that made the embeddings. reduction, reduction_digest: the file with the reduction
     of the embeddings, and its SHA-256; both or neither. graph, graph_digest: likewise, for the 8-bit graph that made
-    them. root: the folder, relative to the database's own, to which the paths of model, reduction, graph, store
-    and images are relative. model: `OWN_MODEL` if the database has a copy, which includes reduction and graph. codes:
-    the encoding of the embeddings, if any. runtime: the runtime that made the embeddings and embeds new images.
+    them. root: the folder, relative to the database's own, to which the paths of model, reduction, graph, store and
+    images are relative. store_digest: `lrec.data.store.digest` of the store. model: `OWN_MODEL` if the database has a
+    copy, which includes reduction and graph. codes: the encoding of the embeddings, if any. runtime: the runtime that
+    made the embeddings and embeds new images.
     """
 
     root: str
@@ -50,6 +51,7 @@ class Facts(TypedDict, total=False):
     graph: str
     graph_digest: audit.Digest
     store: str
+    store_digest: audit.ShortDigest
     resize: Resize
     kind: Literal[tuple(KINDS)]
     codes: codes.Name
@@ -86,6 +88,11 @@ class Stored(NamedTuple):
 
 def read(path: Path, split: str | None) -> Stored:
     """Open a database; `path` and `split` are those of `Database.load`, as are the errors."""
+    root, run = _run(path)
+    return files.unreplaced([path, root / paths.EMBEDDINGS / run], lambda: _read(path, split))
+
+
+def _read(path: Path, split: str | None) -> Stored:
     if (path / FACTS).is_file():
         if split is not None:
             raise ValueError(f"{path}: found a split ({split}), expected none: a saved database has no splits")
@@ -116,7 +123,8 @@ def read(path: Path, split: str | None) -> Stored:
 
 def _run(path: Path) -> tuple[Path, Path]:
     """Return the project and the run, if a path is the folder of a run's embeddings; otherwise the path as given."""
-    if path.is_dir() and (whole := Path(os.path.abspath(path))).parents[1].name == paths.EMBEDDINGS.name:
+    whole = Path(os.path.abspath(path))
+    if path.is_dir() and len(whole.parents) > 2 and whole.parents[1].name == paths.EMBEDDINGS.name:
         here = whole.parents[2] == Path.cwd()
         return Path() if here else whole.parents[2], whole.relative_to(whole.parents[1])
     return Path(), path
@@ -138,8 +146,10 @@ def _saved(folder: Path) -> Stored:
     table = table.astype({"row": np.int64})
     if name := facts.pop("codes", None):
         stored = reading.read_array(folder / EMBEDDINGS, reading.SAVED, 2, codes.DTYPES[name])
-        return Stored(stored, table, facts, _read_codes(folder / CODES, name, stored))
-    return Stored(_open_array(folder / EMBEDDINGS, reading.SAVED), table, facts)
+    else:
+        stored = _open_array(folder / EMBEDDINGS, reading.SAVED)
+    _require_as_many(folder / EMBEDDINGS, stored, folder / INDEX, table, "save the database again")
+    return Stored(stored, table, facts, _read_codes(folder / CODES, name, stored) if name else None)
 
 
 def _read_codes(path: Path, name: codes.Name, stored: np.ndarray) -> Codes:
@@ -185,24 +195,41 @@ def _of_run(root: Path, variant: str, backbone: str, split: str | None) -> Store
     if split not in there:
         raise ValueError(f"split: found {split!r}, expected one of {', '.join(there)} for {variant}")
     rows = table[table["split"] == split]
-    dataset, embedded = store.read_facts(packed), audit.read(root / paths.embedding_facts(variant, backbone))
+    dataset, made = store.read_facts(packed), root / paths.embedding_facts(variant, backbone)
+    embedded, data = audit.read(made), store.digest(packed)
+    if embedded.get("data", data) != data:
+        raise ValueError(
+            f"{made}: its embeddings are of other packed images (digest {embedded['data']}) than {packed} holds "
+            f"({data}), so rows and images would not correspond; run `dvc repro`"
+        )
     facts = {
         "name": f"{variant}/{backbone}",
         "split": split,
         "model": paths.model(variant, backbone).as_posix(),
         "weights": embedded["weights"],
         "store": paths.store(variant).as_posix(),
+        "store_digest": data,
         "resize": dataset["resize"],
         "crop": dataset["crop"],
         "kind": embedded["kind"],
     }
     for key in MADE:
         if key in embedded:
-            made = paths.embeddings(variant, backbone) / MADE[key]
-            facts |= {key: made.as_posix(), digest_of(key): embedded[key]}
+            file = paths.embeddings(variant, backbone) / MADE[key]
+            facts |= {key: file.as_posix(), digest_of(key): embedded[key]}
     facts |= {"runtime": embedded["runtime"]} if "runtime" in embedded else {}
     facts |= {"root": str(root)} if root != Path() else {}
-    return Stored(_open_array(folder / f"{split}.npy", "embed"), rows[list(COLUMNS)].reset_index(drop=True), facts)
+    embeddings = _open_array(folder / f"{split}.npy", "embed")
+    _require_as_many(folder / f"{split}.npy", embeddings, packed / store.INDEX, rows, "run `dvc repro`")
+    return Stored(embeddings, rows[list(COLUMNS)].reset_index(drop=True), facts)
+
+
+def _require_as_many(path: Path, embeddings: np.ndarray, index: Path, rows: pd.DataFrame, remedy: str) -> None:
+    """Refuse a file of embeddings that does not have one for each row of an index."""
+    if len(embeddings) != len(rows):
+        raise ValueError(
+            f"{path}: found {len(embeddings):,} embeddings, expected {len(rows):,}, one per image of {index}; {remedy}"
+        )
 
 
 def training(facts: dict[str, Any]) -> list[np.ndarray]:
@@ -240,9 +267,25 @@ def write(
         FileNotFoundError: the model is missing.
         ValueError: the folder holds other files, or an embedding to encode is not finite.
     """
+    require_replaceable(path)
+    with locks.alone(path):
+        _write(path, parts, index, facts, copied, encoding)
+
+
+def require_replaceable(path: Path) -> None:
+    """Refuse a folder that holds other files than those of a saved database."""
     files.require_replaceable(path, (EMBEDDINGS, INDEX, FACTS, CODES, OWN_MODEL))
     files.require_replaceable(path / OWN_MODEL, (saved.MODEL, saved.CONFIG, *MADE.values()))
-    files.clear_drafts(path)
+
+
+def _write(
+    path: Path,
+    parts: Sequence[np.ndarray],
+    index: pd.DataFrame,
+    facts: dict[str, Any],
+    copied: Sequence[Path],
+    encoding: Codes | None,
+) -> None:
     with files.atomic_folder(path) as draft:
         dtype, width = (encoding.dtype, encoding.bytes) if encoding else (parts[0].dtype, parts[0].shape[1])
         out = files.map_array(draft / EMBEDDINGS, dtype, (len(index), width))

@@ -132,6 +132,7 @@ def test_a_failed_audit_stops_the_evaluation(project: Path, monkeypatch: pytest.
     found = json.loads(facts.read_text())
     assert found["audit"]["images"] == 15
     assert found["dimensions"] == 5
+    assert found["data"] == store.digest(project / "data/processed/glyphs")
     found["audit"] |= {"sorted": 0.5, "largest": 0.5}
     facts.write_text(json.dumps(found))
     with pytest.raises(ValueError, match=r"^embeddings/glyphs/resnet18: embedded sorted, .* differ by 0\.5, [^\n]+$"):

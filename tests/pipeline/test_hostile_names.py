@@ -17,7 +17,7 @@ from synthetic_sets import write
 
 from lrec import class_names, paths
 from lrec.data import store
-from lrec.io import command, files, text
+from lrec.io import command, files, reading, text
 from lrec.report import benchmarks, ledger, readme, tables
 from lrec.retrieve import __main__ as retrieve
 from lrec.retrieve import contact_sheet
@@ -147,6 +147,8 @@ def test_hidden_characters_of_an_index(
     assert store.read_index(paths.store("tiny") / store.INDEX)["class"].tolist() == index["class"].tolist()
     for name in ("evaluate", "report"):
         assert command.guard(tiny.STAGES[name], debug=True) == 0
+    facts = paths.embedding_facts("tiny", "mobilenet_v2")
+    files.write_json(facts, reading.read_json(facts, "embed") | {"data": store.digest(paths.store("tiny"))})
     monkeypatch.setattr(sys, "argv", ["retrieve", "--query", *(f"row:{row}" for row in (0, 8, 16, 24))])
     assert retrieve.main() == 0
     shown = capsys.readouterr()

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from retrieval_project import FILE
 
+from lrec.io import locks, reading
 from lrec.metrics import search
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
@@ -71,3 +72,36 @@ def test_the_model_is_read_once_by_all_threads(database: Database, monkeypatch: 
         found = list(pool.map(lambda _: database.encoder, range(2)))
     assert found[0] is found[1]
     assert len(read) == 1
+
+
+def test_a_folder_that_is_saved_while_it_is_opened(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Index and embeddings are of one database."""
+    database.save(tmp_path / "saved")
+    other = Database(np.array(database.parts[0][::-1]), database.index[::-1].reset_index(drop=True), database.facts)
+    whole, read = reading.read_table, []
+
+    def read_table(path: Path, *how, **options) -> pd.DataFrame:
+        found = whole(path, *how, **options)
+        if not read:
+            read.append(path)
+            other.save(tmp_path / "saved")
+        return found
+
+    monkeypatch.setattr(reading, "read_table", read_table)
+    opened = Database.load(tmp_path / "saved")
+    pd.testing.assert_frame_equal(opened.index, other.index)
+    np.testing.assert_array_equal(opened.parts[0], other.parts[0])
+
+
+def test_two_that_save_one_folder_take_turns(database: Database, tmp_path: Path):
+    """From any current folder; a claim of the project would be in the current one."""
+    thread = threading.Thread(target=database.save, args=[tmp_path / "saved"])
+    with locks.alone(tmp_path / "saved"):
+        draft = tmp_path / ".saved.draft.tmp"
+        draft.mkdir()
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        assert draft.exists()
+    thread.join()
+    assert [entry.name for entry in tmp_path.iterdir() if "saved" in entry.name] == ["saved"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from retrieval_project import note_store
 
 from lrec.data import store
 from lrec.io import files
@@ -160,6 +161,7 @@ def test_hostile_names_are_text(made: Path, tmp_path: Path, monkeypatch: pytest.
     index["class"] = index["class"].replace("U+0416", HOSTILE)
     index["path"] = [f"{row}{HOSTILE}.png" for row in range(40)]
     files.write_table(Path("data/processed/tiny/index.csv"), index)
+    note_store(folder, "tiny")
     searcher = Searcher("tiny/resnet18")
     asked = searcher.by_upload(HOSTILE, Path("raw/pictures/20.png").read_bytes())
     shown = HOSTILE.replace("\x1b", "\ufffd").replace("\u202e", "\ufffd")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from browser import BROWSERS
 from PIL import Image
-from retrieval_project import make
+from retrieval_project import make, note_store
 
 from lrec.data import store
 from lrec.io import files
@@ -87,6 +87,7 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     index["class"] = index["class"].replace("a_<b>&c", HOSTILE)
     index.loc[22, "path"] = f"{HOSTILE}.png"
     files.write_table(table, index)
+    note_store(folder, "tiny")
     return folder
 
 

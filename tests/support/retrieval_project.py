@@ -1,5 +1,6 @@
 """A project folder with two runs, as after `dvc repro`, written in a second."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,13 @@ def make(root: Path, folder: Path) -> None:
         Image.fromarray(pictures[row]).save(raw / f"{row}.png")
 
 
+def note_store(folder: Path, variant: str) -> None:
+    """Record a store that a test has changed as the one that was embedded."""
+    path = folder / paths.embedding_facts(variant, "resnet18")
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    files.write_json(path, facts | {"data": store.digest(folder / paths.store(variant))})
+
+
 def _combination(folder: Path, variant: str, pictures: list[np.ndarray], splits: tuple[str, str]) -> None:
     index = pd.DataFrame({"path": [f"{row}.png" for row in range(40)], "class": [NAMES[row % 4] for row in range(40)]})
     index["split"] = [splits[row >= 16] for row in range(40)]
@@ -67,6 +75,7 @@ def _combination(folder: Path, variant: str, pictures: list[np.ndarray], splits:
     out = folder / paths.embeddings(variant, "resnet18")
     out.mkdir(parents=True)
     weights = hashing.of_file(folder / paths.model(variant, "resnet18") / saved.MODEL)
-    files.write_json(folder / paths.embedding_facts(variant, "resnet18"), FACTS | {"weights": weights})
+    facts = FACTS | {"weights": weights, "data": store.digest(target)}
+    files.write_json(folder / paths.embedding_facts(variant, "resnet18"), facts)
     for split in splits:
         np.save(out / f"{split}.npy", embedded[(index["split"] == split).to_numpy()])

@@ -1,0 +1,77 @@
+"""Folders that another process replaces: all files read are of one, and those who replace it take turns."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from lrec.io import files, locks
+
+
+def write(folder: Path, text: str) -> None:
+    with files.atomic_folder(folder) as draft:
+        for name in ("a", "b"):
+            (draft / name).write_text(text)
+
+
+def read(folder: Path) -> str:
+    return "".join((folder / name).read_text() for name in ("a", "b"))
+
+
+def test_files_read_are_of_one_folder(tmp_path: Path):
+    folder, read_first = tmp_path / "f", []
+    write(folder, "1")
+
+    def disturbed() -> str:
+        first = (folder / "a").read_text()
+        if not read_first:
+            write(folder, "2")
+        read_first.append(first)
+        return first + (folder / "b").read_text()
+
+    assert files.unreplaced([folder], disturbed) == "22"
+    assert read_first == ["1", "2"]
+
+
+def test_a_folder_between_two_renames_is_waited_for(tmp_path: Path):
+    folder = tmp_path / "f"
+    write(folder, "1")
+    folder.rename(files._retired(folder))
+    back = threading.Timer(0.1, files._retired(folder).rename, [folder])
+    back.start()
+    assert files.unreplaced([folder], lambda: read(folder)) == "11"
+    back.join()
+
+
+def test_errors_of_a_folder_at_rest_are_raised_at_once(tmp_path: Path):
+    called = []
+    with pytest.raises(FileNotFoundError):
+        files.unreplaced([tmp_path / "f"], lambda: (called.append(1), read(tmp_path / "f")))
+    assert called == [1]
+
+
+def test_one_that_never_rests_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "_PAUSE", 0)
+    with pytest.raises(ValueError, match="f: replaced again and again while it was read; run again"):
+        files.unreplaced([tmp_path / "f"], lambda: write(tmp_path / "f", "1"))
+
+
+def test_one_replaces_a_folder_at_a_time(tmp_path: Path):
+    """Another waits, and removes no draft of the first, though it removes those of killed processes."""
+    path, left, entered = tmp_path / "new/f", tmp_path / "new/.f.dead.tmp", threading.Event()
+    left.mkdir(parents=True)
+
+    def other() -> None:
+        with locks.alone(path):
+            entered.set()
+
+    thread = threading.Thread(target=other)
+    with locks.alone(path):
+        assert not left.exists()
+        with files.atomic_folder(path) as draft:
+            thread.start()
+            assert not entered.wait(0.3)
+            assert draft.exists()
+    thread.join()
+    assert entered.is_set()
+    assert [entry.name for entry in path.parent.iterdir()] == ["f"]
