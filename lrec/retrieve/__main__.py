@@ -18,10 +18,10 @@ from lrec import paths
 from lrec.class_names import readable
 from lrec.compute import device
 from lrec.embedding import codes
-from lrec.io import command, locks, reading
+from lrec.io import command, reading
 from lrec.io.text import escaped
 from lrec.metrics import search
-from lrec.retrieve import approximate, contact_sheet, image_files, query, serve
+from lrec.retrieve import approximate, contact_sheet, image_files, query, serve, storage
 from lrec.retrieve.database import Database
 
 RESULTS, FIGURE = 8, Path("retrieval.png")
@@ -68,7 +68,7 @@ def parser(prog: str = "python -m lrec.retrieve") -> argparse.ArgumentParser:
     options.add_argument(
         "--num", "--retrieval_num", type=int, help="results per query (default: 8, or all if there are fewer)"
     )
-    options.add_argument("--output", type=_png, help="figure (default: retrieval.png)")
+    options.add_argument("--output", type=_png, help="figure (default: retrieval.png; with --json, none)")
     options.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options.add_argument("--index", choices=approximate.KINDS, help="search with faiss, and compare with exact search")
     options.add_argument("--save", metavar="FOLDER", help="save the database instead of searching")
@@ -93,6 +93,8 @@ def run(options: argparse.Namespace) -> None:
     _require_effect(options)
     name = query.default_database() if options.database is None else options.database
     where = device.choose(options.device)
+    if options.save is not None:  # before images are embedded, which may take hours
+        storage.require_replaceable(Path(options.save))
     if options.serve:
         port = serve.PORT if options.port is None else options.port
         serve.run(name, options.split, where, options.host or serve.HOST, port, options.images)
@@ -103,7 +105,6 @@ def run(options: argparse.Namespace) -> None:
     if options.save is not None:
         print("\n".join(map(escaped, save(database, options))))
         return
-    output = options.output or FIGURE
     finder = query.Finder(database)
     queries = finder.find(options.query) if options.query else finder.default()
     queries, embedded, left_out = _embed(database, queries)
@@ -121,15 +122,17 @@ def run(options: argparse.Namespace) -> None:
         scores, rows = index.search(embedded, number, exclude)
         notes.append(f"faiss {options.index}: {100 * approximate.agreement(exact, rows):.1f}% of the exact results")
     answers = [query.answer(database, *found) for found in zip(queries, scores, rows, strict=True)]
-    draw(database, queries, answers, output)
-    more = f", the first {MAX_ROWS} of {len(queries)} queries" if len(queries) > MAX_ROWS else ""
-    more += f", the first {MAX_COLUMNS} of {number} results" if number > MAX_COLUMNS else ""
-    notes.append(f"figure: {output}{more}")
     if options.json:
         print(json.dumps({"database": name, "split": database.facts.get("split"), "queries": answers}, indent=2))
     else:
         print("\n\n".join(table(found) for found in answers) + "\n")
-    print("\n".join(map(escaped, notes)), file=sys.stderr if options.json else sys.stdout)
+    said = sys.stderr if options.json else sys.stdout
+    print("\n".join(map(escaped, notes)), file=said, flush=True)
+    if output := options.output or (None if options.json else FIGURE):
+        draw(database, queries, answers, output)
+        more = f", the first {MAX_ROWS} of {len(queries)} queries" if len(queries) > MAX_ROWS else ""
+        more += f", the first {MAX_COLUMNS} of {number} results" if number > MAX_COLUMNS else ""
+        print(escaped(f"figure: {output}{more}"), file=said)
 
 
 def _require_effect(options: argparse.Namespace) -> None:
@@ -147,10 +150,8 @@ def _require_effect(options: argparse.Namespace) -> None:
 
 def save(database: Database, options: argparse.Namespace) -> list[str]:
     """Save a database; return lines that describe it, with the recall of its codes if evaluate measured it."""
-    folder = Path.cwd() / options.save
-    with locks.held([folder]):
-        database.save(folder, options.with_model, options.codes)
-    saved = Database.load(folder)
+    database.save(options.save, options.with_model, options.codes)
+    saved = Database.load(options.save)
     notes = [f"{options.save}: {saved.described}"]
     if options.codes and database.facts.get("split"):
         run = database.facts["name"]
@@ -213,7 +214,9 @@ def draw(database: Database, queries: list[query.Query], answers: list[dict[str,
         path,
         [
             [
-                contact_sheet.Tile(asked.pixels(), asked.class_name),
+                contact_sheet.Tile(
+                    asked.pixels() if asked.row == search.NO_ROW else database.image(asked.row), asked.class_name
+                ),
                 *(
                     contact_sheet.Tile(database.image(r["row"]), r["class"], r["similarity"], r["right"])
                     for r in found["results"][:MAX_COLUMNS]

@@ -87,6 +87,30 @@ def test_saved_with_codes_and_model(catalogue: Path, tmp_path: Path, capsys: pyt
     assert Database.load("again").search("catalogue/sub/21.png", 1)[1] == [[1]]
 
 
+def test_a_moved_one_is_searched_by_its_own_rows(catalogue: Path, tmp_path: Path, capsys, monkeypatch):
+    """Its embeddings are there; only the picture of the query is not."""
+    Database.load("tiny/resnet18").of_images(catalogue).save("saved", with_model=True)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move("saved", tmp_path / "elsewhere/saved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert tool.main(["--database", "saved", "--query", "catalogue/17.png", "--num", "5"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("query: catalogue/17.png, class: unknown\n")
+    assert out.endswith("figure: retrieval.png\n")
+
+
+def test_a_folder_of_other_files_is_refused_before_anything_is_embedded(catalogue: Path, capsys, monkeypatch):
+    monkeypatch.setattr(Database, "of_images", None)
+    arguments = ["--database", "tiny/resnet18", "--images", "catalogue", "--save"]
+    for there, found in (("mine/thesis.txt", "mine: found thesis.txt"), ("saved/model/x", "saved/model: found x")):
+        Path(there).parent.mkdir(parents=True)
+        Path(there).touch()
+        assert tool.main([*arguments, there.partition("/")[0]]) == 1
+        assert f"error: {found}, expected a new or empty folder" in capsys.readouterr().err
+
+
 def test_a_catalogue_does_not_take_an_index_beside_it_for_a_store(catalogue: Path):
     Path("index.csv").write_text("path,class,row\n")
     Path("images.npy").write_text("mine")

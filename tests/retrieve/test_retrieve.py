@@ -1,5 +1,6 @@
 """Search on the command line: what counts as a query, what is printed, what is drawn, and errors."""
 
+import errno
 import json
 import shutil
 import sys
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from retrieval_project import make
 
-from lrec.retrieve import Database, query
+from lrec.retrieve import Database, contact_sheet, query
 from lrec.retrieve import __main__ as tool
 
 
@@ -71,10 +72,27 @@ def test_fewer_results_where_there_are_fewer(
 
 def test_the_figure_has_a_bound(project: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tool, "MAX_COLUMNS", 3)
-    found = ask(capsys, "--query", "row:20", "row:21", "--num", "20")
+    found = ask(capsys, "--query", "row:20", "row:21", "--num", "20", "--output", "wide.png")
     assert [len(query["results"]) for query in found["queries"]] == [20, 20]
-    with Image.open(project / "retrieval.png") as figure:
+    with Image.open(project / "wide.png") as figure:
         assert figure.width < 5 * 190
+
+
+def test_results_are_printed_where_no_figure_can_be_written(
+    project: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(path: Path, rows: list) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(contact_sheet, "draw", refuse)
+    assert tool.main(["--query", "row:20", "--num", "1"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("query: 20.png")
+    assert out.endswith("tiny/resnet18: 24 images, 8 dimensions\n")
+    assert err == "error: retrieval.png: Read-only file system; make the folder writable, or run in another one\n"
+    assert len(ask(capsys, "--query", "row:20", "--num", "1")["queries"]) == 1  # JSON alone draws nothing
+    assert tool.main(["--json", "--query", "row:20", "--output", "r.png"]) == 1
+    assert json.loads(capsys.readouterr().out)["queries"][0]["query"] == "20.png"
 
 
 def test_files_of_other_formats_are_named(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
