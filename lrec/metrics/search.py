@@ -186,12 +186,16 @@ def _first(
 
 
 def _blocks(gallery: Sequence[np.ndarray], size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the number of the first row and up to `size` rows: embeddings as float32, codes unchanged."""
-    first = 0
-    for part in gallery:
-        for start in range(0, len(part), size):
-            yield (
-                first + start,
-                np.array(part[start : start + size], dtype=np.float32 if part.dtype.kind == "f" else None),
-            )
-        first += len(part)
+    """Yield the number of the first row and up to `size` rows: embeddings as float32, codes unchanged.
+
+    A block may have rows of many arrays: a database has a small one for each addition, and between removed rows.
+    """
+    dtype = np.float32 if gallery[0].dtype.kind == "f" else gallery[0].dtype
+    edges = np.cumsum([0, *map(len, gallery)])
+    for first in range(0, int(edges[-1]), size):
+        begin, end = np.searchsorted(edges, first, "right") - 1, np.searchsorted(edges[:-1], first + size)
+        pieces = [
+            part[max(first - start, 0) : first + size - start]
+            for start, part in zip(edges[begin:end].tolist(), gallery[begin:end], strict=True)
+        ]
+        yield first, np.concatenate(pieces, dtype=dtype)

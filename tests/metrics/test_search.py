@@ -152,6 +152,22 @@ def test_codes_are_widened_block_by_block(monkeypatch: pytest.MonkeyPatch, dtype
     assert seen == [1024, 1024, 952]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.uint8])
+def test_many_small_arrays_share_blocks(monkeypatch: pytest.MonkeyPatch, dtype: type):
+    """As after additions and removals; a block for each would make the search hundreds of times slower."""
+    generator = np.random.default_rng(0)
+    whole = generator.integers(0, 9, (3000, 8)).astype(dtype)
+    parts = np.split(whole, np.sort(generator.integers(0, 3001, 500)))  # some are empty
+    sizes, compared = [], search.to_device
+    monkeypatch.setattr(
+        search, "to_device", lambda values, device: (sizes.append(len(values)), compared(values, device))[1]
+    )
+    found = search.top(whole[:4], parts, 50, np.arange(4), memory_bytes=1)
+    assert sizes == [4, 4, 1024, 1024, 952]  # queries and their own rows first
+    for ours, theirs in zip(found, search.top(whole[:4], [whole], 50, np.arange(4), memory_bytes=1), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_more_queries_than_are_searched_together():
     generator = np.random.default_rng(0)
     gallery = generator.integers(-9, 9, (700, 4)).astype(np.float32)
