@@ -52,8 +52,8 @@ def top(
         minus the number of differing bits.
 
     Raises:
-        ValueError: k is out of range, the dimensions differ, a query or a row is not finite, or the gallery holds
-            codes and the queries are not codes.
+        ValueError: nothing can be found, k is out of range, the dimensions differ, a query or a row is not finite, or
+            the gallery holds codes and the queries are not codes.
     """
     size, width, stored = sum(len(part) for part in gallery), gallery[0].shape[1], gallery[0].dtype
     queries = np.asarray(queries)
@@ -69,6 +69,9 @@ def top(
     most = size - int((hidden != NO_ROW).any())
     if isinstance(k, bool) or not isinstance(k, numbers.Integral):
         raise ValueError(f"number of results: found {k!r:.80}, expected a whole number")
+    if most < 1:
+        what = "the only row is excluded" if size else "the database is empty"
+        raise ValueError(f"gallery: {what}, so nothing can be found; add images")
     if not 1 <= k <= most:
         raise ValueError(f"number of results: found {k}, expected 1 to {most:,}, the images that can be found")
     scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)

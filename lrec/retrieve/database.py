@@ -86,16 +86,32 @@ class Database:
     def described(self) -> str:
         """Size and encoding as readable text."""
         stored = f" as {self.codes.name} codes of {self.codes.bytes:,} bytes" if self.codes else ""
-        return f"{len(self):,} images, {self.width} dimensions{stored}"
+        return f"{len(self):,} image{'s' * (len(self) != 1)}, {self.width} dimensions{stored}"
 
     def place(self, path: str) -> Path:
         """Resolve a path from the facts or the index."""
         return Path(self.facts.get("root") or "") / path
 
-    def _written(self, image: str | Path) -> str:
-        """Return an image's path for the index: as given if the root is the current folder, otherwise absolute."""
-        here = os.path.realpath(self.facts.get("root") or "") == os.path.realpath("")
-        return str(image) if here else os.path.abspath(image)
+    def indexed(self, image: str | Path) -> str:
+        """Return a file's path as the index has it: relative to the root if it is below the root, otherwise absolute.
+
+        A relative path is kept as given if the root is the current folder.
+        """
+        root = self.facts.get("root") or ""
+        if not os.path.isabs(image) and os.path.realpath(root) == os.path.realpath(""):
+            return str(image)
+        whole = os.path.abspath(image)
+        outer = [base for base in (os.path.abspath(root), os.path.realpath(root)) if Path(whole).is_relative_to(base)]
+        return os.path.relpath(whole, outer[0]) if outer else whole
+
+    def _to_index(self, image: str | Path) -> str:
+        """Return a file's path for the index; refuse one that is not UTF-8 text."""
+        path = self.indexed(image)
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{image}: its name is not UTF-8 text; rename it") from error
+        return path
 
     def embedding(self, row: int) -> np.ndarray:
         """Return the embedding of a row, (d,) float32; in a database of codes, its code."""
@@ -195,14 +211,22 @@ class Database:
             ValueError: no file can be read, or this database has no model.
         """
         files, notes = image_files.find_all(images)
-        embedded, unread = self.embed_readable(files)
-        line = image_files.left_out(files, unread)
+        paths, unread = {}, {}
+        for place, file in enumerate(files):
+            try:
+                paths[place] = self._to_index(file)
+            except ValueError as error:
+                unread[place] = error
+        named = list(paths)
+        embedded, unreadable = self.embed_readable([files[place] for place in named])
+        unread |= {named[place]: error for place, error in unreadable.items()}
+        line = image_files.left_out(files, dict(sorted(unread.items())))
         if not len(embedded):
             raise ValueError(f"found no image that can be read; {line}")
         for note in filter(None, [*notes, line]):
             command.warn(note)
-        paths = [self._written(file) for place, file in enumerate(files) if place not in unread]
-        index = pd.DataFrame({"path": paths, "class": "", "row": np.full(len(paths), search.NO_ROW, np.int64)})
+        kept = [path for place, path in paths.items() if place not in unread]
+        index = pd.DataFrame({"path": kept, "class": "", "row": np.full(len(kept), search.NO_ROW, np.int64)})
         facts = {key: self.facts[key] for key in storage.OF_MODEL if key in self.facts}
         return Database(embedded, index, facts, self._device)
 
@@ -249,17 +273,18 @@ class Database:
             Their rows, (N,) int64.
 
         Raises:
-            ValueError: lengths or dimensions differ, or a class name is not allowed in data sets.
+            ValueError: lengths or dimensions differ, a class name is not allowed in data sets, or a file's name is not
+                UTF-8 text.
         """
         vectors = self._vectors(images)
         listed = given.images(images) if vectors is None else [""] * len(vectors)
         known = given.classes(classes, len(listed), self.index["class"].unique())
+        paths = [self._to_index(image) if isinstance(image, str | Path) else "" for image in listed]
         embedded = self.encode(self.embed(listed)) if vectors is None else vectors
         if embedded.ndim != 2 or embedded.shape[1] != self.parts[0].shape[1]:
             raise ValueError(f"embeddings: found the shape {embedded.shape}, expected (N, {self.parts[0].shape[1]})")
         if not np.isfinite(embedded).all():
             raise ValueError("embeddings: found a value that is not finite, expected numbers")
-        paths = [self._written(image) if isinstance(image, str | Path) else "" for image in listed]
         new = pd.DataFrame({"path": paths, "class": known, "row": np.full(len(paths), search.NO_ROW, np.int64)})
         with TURN:
             first = len(self)
@@ -279,7 +304,8 @@ class Database:
         with TURN:
             wanted = np.atleast_1d(np.asarray(rows, dtype=object))
             if bad := [row for row in wanted if isinstance(row, bool) or row not in range(len(self))]:
-                raise ValueError(f"row: found {bad[0]!r:.40}, expected 0 to {len(self) - 1:,}")
+                expected = f"expected 0 to {len(self) - 1:,}" if len(self) else "but the database is empty"
+                raise ValueError(f"row: found {bad[0]!r:.40}, {expected}")
             kept = np.ones(len(self), bool)
             kept[wanted.astype(np.int64)] = False
             # Runs of rows that are kept become views, so that memory maps are not read.

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lrec.datasets import decoding, names
 
@@ -72,7 +72,10 @@ def decoded(name: str, file: Any) -> Image.Image:
         image = Image.open(file, formats=decoding.FORMATS)
     except Exception as error:  # a damaged file can raise nearly anything inside Pillow
         expected = ", ".join(decoding.FORMATS)
-        raise ValueError(f"{name}: not readable as an image, expected one of {expected}") from error
+        reason = f": {' '.join(str(error).split()) or type(error).__name__}; replace it"
+        if isinstance(error, UnidentifiedImageError):  # its message names a Python object
+            reason = f", expected one of {expected}"
+        raise ValueError(f"{name}: not readable as an image{reason}") from error
     with image:
         image.filename = name  # for errors
         return decoding.convert(image)

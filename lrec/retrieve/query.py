@@ -136,7 +136,10 @@ class Finder:
         return self._database.place(entry["path"])
 
     def _of_file(self, path: Path, one_of_many: bool) -> Query:
-        """Return the query for a file; a file in the data set's raw folder is the image of that name in the index."""
+        """Return the query for a file: the image in the index, if the file is listed there or in the raw folder."""
+        own = self._known(self._database.indexed(path))
+        if own is not None and self._table["row"].iloc[own] == search.NO_ROW:
+            return self._at(own)
         for raw in self._raw:
             if path.resolve().is_relative_to(raw):
                 parts = path.resolve().relative_to(raw).parts

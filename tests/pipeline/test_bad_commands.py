@@ -94,7 +94,7 @@ SAVED: list[tuple[str, Damage, str]] = [
     ("database.json", key("kind", None), "kind: found None"),
     ("database.json", key("store", 7), "store: found 7"),
     ("index.csv", cut(0), "index.csv: columns none, expected path, class, row"),
-    ("index.csv", rows(lambda lines: lines[:-1]), "index: found 7 rows, expected 8"),
+    ("index.csv", rows(lambda lines: lines[:-1]), "found 8 embeddings, expected 7"),
     ("index.csv", swap(",12\n", ",twelve\n"), "'twelve' as row, expected a whole number"),
     ("index.csv", swap(",12\n", ",99\n"), "found row 99 in the index, expected -1 to 19"),
     ("index.csv", swap("path", "file"), "columns file, class, row"),

@@ -1,6 +1,7 @@
 """One's own catalogue: a folder of images without classes, embedded with a database's model, searched and saved."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from lrec.embedding.codes import Codes
 from lrec.retrieve import Database, encoder
 from lrec.retrieve import __main__ as tool
 from lrec.retrieve.page import Searcher
+from lrec.retrieve.query import Finder
 
 
 @pytest.fixture
@@ -85,6 +87,43 @@ def test_saved_with_codes_and_model(catalogue: Path, tmp_path: Path, capsys: pyt
     np.testing.assert_allclose(again.parts[0], run.parts[0][4:6], atol=1e-5)
     again.save("again")
     assert Database.load("again").search("catalogue/sub/21.png", 1)[1] == [[1]]
+
+
+def test_a_name_that_is_not_text_is_left_out(catalogue: Path, capsys: pytest.CaptureFixture):
+    """An index is UTF-8; such a name would otherwise lose all that was embedded when the index is written."""
+    for name in (b"\xff.png", b"17\xe9.png"):
+        shutil.copy(catalogue / "16.png", os.fsencode(catalogue) + b"/" + name)
+    assert tool.main(["--database", "tiny/resnet18", "--images", "catalogue", "--save", "saved"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "saved: 6 images, 8 dimensions\n"
+    assert r"WARNING: left out 4 of 10 files that cannot be read: catalogue/17\udce9.png, catalogue/18 cut.png" in err
+    assert "(the first: its name is not UTF-8 text; rename it)" in err
+    database = Database.load("saved")
+    with pytest.raises(ValueError, match="its name is not UTF-8 text; rename it"):
+        database.add(os.fsdecode(os.fsencode(catalogue) + b"/\xff.png"))
+    assert len(database) == 6
+
+
+@pytest.mark.parametrize("given", ["absolute", "from another folder"])
+def test_pictures_below_the_project_are_found_when_all_is_moved(
+    catalogue: Path, tmp_path: Path, given: str, monkeypatch
+):
+    """However their folder was named; those outside stay where they are."""
+    shutil.copytree(catalogue, tmp_path / "outside")
+    run = Path("embeddings/tiny/resnet18").resolve()
+    Path("notebooks").mkdir()
+    pictures, mine = catalogue.absolute(), Path("mine").absolute()
+    if given != "absolute":
+        monkeypatch.chdir("notebooks")
+        pictures = Path("../catalogue")
+    whole = Database.load(run).of_images([pictures / "16.png", tmp_path / "outside/17.png"])
+    assert whole.index["path"].tolist() == ["catalogue/16.png", str(tmp_path / "outside/17.png")]
+    assert [asked.row for asked in Finder(whole).find([str(pictures / "16.png"), str(pictures / "17.png")])] == [0, -1]
+    whole.save(mine, with_model=True)
+    monkeypatch.chdir(tmp_path)
+    Path("project").rename("moved")
+    database = Database.load("moved/mine")
+    assert [database.image(row) is not None for row in range(2)] == [True, True]
 
 
 def test_a_moved_one_is_searched_by_its_own_rows(catalogue: Path, tmp_path: Path, capsys, monkeypatch):

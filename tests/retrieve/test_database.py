@@ -121,6 +121,18 @@ def test_bad_calls(database: Database):
         Database.load("tiny/resnet19")
 
 
+def test_an_empty_one_says_so(database: Database):
+    database.remove(range(23))
+    assert database.described == "1 image, 8 dimensions"
+    with pytest.raises(ValueError, match="gallery: the only row is excluded, so nothing can be found; add images"):
+        database.search(FILE, 1, exclude=0)
+    database.remove(0)
+    with pytest.raises(ValueError, match="gallery: the database is empty, so nothing can be found; add images"):
+        database.search(FILE, 1)
+    with pytest.raises(ValueError, match="row: found 0, but the database is empty"):
+        database.remove(0)
+
+
 @pytest.mark.parametrize("k", [1.5, "3", None, True])
 def test_the_number_of_results_is_a_whole_one(database: Database, k):
     with pytest.raises(ValueError, match="number of results: found .*, expected a whole number"):

@@ -13,6 +13,15 @@ from retrieval_project import FILE
 from lrec.retrieve import Database
 
 
+def _png(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+LARGE = _png(Image.new("1", (20_000, 20_000)))  # Pillow refuses it when it is opened
+
+
 def test_search_takes_embeddings_tensors_and_images(database: Database):
     expected = database.search(np.array(database.parts[0][:2]), 3)
     assert expected[1][:, 0].tolist() == [0, 1]
@@ -113,6 +122,7 @@ def test_an_opened_image_is_embedded_as_its_file(database: Database, tmp_path: P
         (np.full((1, 8), np.nan, np.float32), "found a value that is not finite"),
         (io.BytesIO(b"a\nb"), "^open file: not readable as an image, expected one of JPEG, PNG"),
         (b"", "^0 bytes: not readable as an image, expected one of JPEG, PNG"),
+        (LARGE, r"^[\d,]+ bytes: not readable as an image: .*400000000 pixels.* exceeds limit.*; replace it$"),
         (io.StringIO("text"), "image: found StringIO, expected a file, its bytes, an opened image"),
         (Path("raw/pictures/3.png").read_bytes, "image: found method"),
     ],
