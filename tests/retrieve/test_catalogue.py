@@ -238,3 +238,7 @@ def test_the_server_of_the_page(catalogue: Path, root: Path):
         refused = client.post("/search", content=image[:900])
     assert refused.status_code == 400
     assert refused.json() == {"detail": "900 bytes: not readable as an image: image file is truncated; replace it"}
+    shutil.rmtree("catalogue.saved/model", ignore_errors=True)
+    shutil.move("models", "moved")
+    with pytest.raises(FileNotFoundError, match="the model that embeds images for this database"):
+        exec(program.replace('"catalogue"', '"catalogue.saved"'), {"__name__": "server"})

@@ -166,3 +166,7 @@ def test_the_threshold_of_the_page(root: Path, tmp_path: Path, monkeypatch: pyte
         "from 0.998 on, 100.0% of the first results are right\n"
         "66.7% of the queries have one, 0.0% if their class is not there\n"
     )
+    index["class"] = list("abcbcadee")  # only the two of e find each other
+    index.loc[8, "class"] = "a"
+    with pytest.raises(SystemExit, match="at no threshold are 95 % of the first results right"):
+        exec(program, {})
