@@ -127,7 +127,17 @@ def export(
         if not difference <= TOLERANCE:
             raise ValueError(f"{target}: found embeddings that differ by {difference:.1e}, expected {TOLERANCE:.0e}")
         facts = quantized.measure(draft, packed, how[1] is not None) if packed else {}
+        if form == "onnx":
+            graph.describe(draft / graph.FILE, _about(variant, backbone, config, *how))
     return difference, facts
+
+
+def _about(variant: str, backbone: str, config: dict[str, Any], kind: str, reduced: Reduction | None) -> dict[str, Any]:
+    """Return what a program must know to use a graph; kind and hashes are named as in a saved database's facts."""
+    about = {key: config[key] for key in ("image_size", "resize", "crop") if key in config}
+    about |= {"images": "RGB, 0 to 1", "kind": kind}
+    about |= {"weights": hashing.of_file(paths.model(variant, backbone) / saved.MODEL)}
+    return about | ({"reduction_digest": hashing.of_file(paths.reduction(variant, backbone))} if reduced else {})
 
 
 def export_average(variant: str, backbone: str, target: Path) -> Path:

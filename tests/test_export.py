@@ -38,6 +38,15 @@ def run(file: Path, images: np.ndarray) -> np.ndarray:
     return network(torch.from_numpy(images)).detach().numpy()
 
 
+ABOUT = {"image_size": 32, "resize": "squash", "crop": "none", "images": "RGB, 0 to 1", "kind": "logits"}
+
+
+def noted(file: Path) -> dict:
+    """Return what a graph says about itself."""
+    session = __import__("onnxruntime").InferenceSession(file)
+    return json.loads(session.get_modelmeta().custom_metadata_map["lrec"])
+
+
 @pytest.mark.parametrize(
     ("kind", "name"), [("onnx", "model.onnx"), ("torchscript", "model.ts"), ("exported", "model.pt2")]
 )
@@ -54,6 +63,8 @@ def test_embeds_like_the_pipeline(kind: str, name: str, monkeypatch: pytest.Monk
     images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / 255
     found = run(Path("exported/tiny/resnet18", kind, name), images)
     np.testing.assert_allclose(found, database.parts[0][:5], atol=1e-4)
+    if kind == "onnx":
+        assert noted(Path("exported/tiny/resnet18/onnx/model.onnx")) == ABOUT | {"weights": database.facts["weights"]}
 
 
 @pytest.mark.parametrize("there", ["thesis.txt", "sub/notes", ".draft.tmp"])
@@ -116,6 +127,7 @@ def test_onnx_is_one_file_or_says_two(monkeypatch: pytest.MonkeyPatch, capsys: p
         assert sorted(entry.name for entry in target.iterdir()) == written
         said = "two files, model.onnx and model.onnx.data; keep them together" in capsys.readouterr().out
         assert said == (len(written) == 2)
+        assert noted(target / "model.onnx").items() >= ABOUT.items()
 
 
 def test_quantised_it_keeps_its_recall(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
@@ -131,6 +143,7 @@ def test_quantised_it_keeps_its_recall(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert (target / "model.onnx").stat().st_size < 0.3 * weights
     facts = json.loads((target / "quantization.json").read_text())
     assert (facts["queries"], facts["calibration_images"]) == (24, 16)
+    assert noted(target / "model.onnx").items() >= ABOUT.items()
     before, after = facts["recall_at_1"]["float32"], facts["recall_at_1"]["int8"]
     assert after >= before - 0.1
     said = capsys.readouterr()

@@ -4,10 +4,12 @@ It takes any number N of images (N, 3, S, S) float32, RGB scaled to 0-1, normali
 float32 of unit norm, the same as those of the stage embed, reduction included.
 """
 
+import json
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from lrec.model.ensemble import Ensemble
 
 FILE, WEIGHTS = "model.onnx", "model.onnx.data"  # weights that exceed `ONE_FILE` are in the second file
 INPUT, OUTPUT = "images", "embeddings"
+METADATA = "lrec"  # the key of a graph's metadata under which `describe` writes
 ONE_FILE = 2**31 - 2**24  # bytes of weights; an ONNX file holds at most 2 GiB, including the graph
 PACKAGES = ("onnx", "onnxscript")  # needed by torch.onnx, whose own message is less clear
 
@@ -93,3 +96,19 @@ def write(network: Embedding, image_size: int, folder: Path) -> None:
             verbose=False,
             external_data=weight_bytes(network) > ONE_FILE,
         )
+
+
+def describe(path: Path, about: dict[str, Any]) -> None:
+    """Add notes about a graph to the metadata of its file, as JSON under the key `METADATA`.
+
+    The weights are not read: appending a message of protobuf to another one merges the two.
+
+    Args:
+        path: the file, whose metadata do not have the key yet.
+        about: the notes, which must be valid in JSON.
+    """
+    import onnx
+
+    entry = onnx.StringStringEntryProto(key=METADATA, value=json.dumps(about, sort_keys=True))
+    with path.open("ab") as stream:
+        stream.write(onnx.ModelProto(metadata_props=[entry]).SerializeToString())

@@ -120,6 +120,8 @@ def test_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[str], monk
     session = __import__("onnxruntime").InferenceSession("onnx/model.onnx")
     found = session.run(["embeddings"], {"images": given.numpy()})[0]
     np.testing.assert_allclose(found, np.load(folder / "test.npy"), atol=1e-3)
+    noted = json.loads(session.get_modelmeta().custom_metadata_map["lrec"])
+    assert all(noted[key] == database.facts[key] for key in ("weights", "kind", "reduction_digest"))
 
 
 def test_another_reduction_is_refused(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -127,10 +127,13 @@ def test_the_program_without_lrec(project: Path, root: Path, monkeypatch: pytest
     shutil.copy(tmp_path / "onnx/model.onnx", tmp_path / "shipped")
     monkeypatch.chdir(tmp_path / "shipped")
     capsys.readouterr()
-    exec(program.replace("(128, 128)", "(32, 32)"), ran := {})
+    exec(program, ran := {})
     found = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert found == database.index["path"].iloc[rows].tolist()
     np.testing.assert_allclose(ran["pixels"].transpose(0, 2, 3, 1) * 255, pixels, atol=1e-3)
+    files.write_json(Path("database.json"), json.loads(Path("database.json").read_bytes()) | {"weights": "f" * 64})
+    with pytest.raises(AssertionError, match="another model"):
+        exec(program, {})
 
 
 # Tests

@@ -168,5 +168,5 @@ def test_the_threshold_of_the_page(root: Path, tmp_path: Path, monkeypatch: pyte
     )
     index["class"] = list("abcbcadee")  # only the two of e find each other
     index.loc[8, "class"] = "a"
-    with pytest.raises(SystemExit, match="at no threshold are 95 % of the first results right"):
+    with pytest.raises(SystemExit, match="95 % of the first results are right at no threshold"):
         exec(program, {})
