@@ -137,6 +137,7 @@ class Database:
     def _encoder(self) -> Encoder:
         model, made, runtime = self._model(), self._made(), self.facts.get("runtime", runtimes.TORCH)
         how = {"reduced": made.get("reduction"), "quantized": made.get("graph"), "runtime": runtime}
+        how |= {"weights": self.facts.get("weights")}
         return Encoder(model, self.facts["resize"], self._device, self.facts["kind"], **how)
 
     def _model(self) -> Path:

@@ -35,6 +35,7 @@ class Encoder:
         runtime: "torch", or a key of `lrec.embedding.runtimes.RUNTIMES`, which runs the exported graph on a CPU.
         quantized: file with the 8-bit graph, kind and reduction included, with which the stage embed made the
             embeddings; None for the network as it was trained.
+        weights: SHA-256 of the model if the caller has checked it, so that a large file is not read once more.
 
     Raises:
         FileNotFoundError: the model, the reduction or the graph is missing.
@@ -51,6 +52,7 @@ class Encoder:
         reduced: str | Path | None = None,
         runtime: str = runtimes.TORCH,
         quantized: str | Path | None = None,
+        weights: str | None = None,
     ) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind: found {kind!r:.40}, expected one of {', '.join(KINDS)}")
@@ -66,7 +68,7 @@ class Encoder:
         self.image_size: int = config["image_size"]
         fitted = reduction.read(Path(reduced)) if reduced else None
         if reduced:
-            _require_own(Path(reduced), Path(folder), kind)
+            _require_own(Path(reduced), Path(folder), kind, weights)
         self._network = self._opened(Path(folder), kind, fitted, runtime, quantized)
         device = device if isinstance(self._network, Ensemble) else "cpu"
         self._options = extract.Options(kind, _BATCH, device=device, reduction=fitted)
@@ -136,7 +138,7 @@ class Encoder:
         return out[:done], unread
 
 
-def _require_own(path: Path, folder: Path, kind: str) -> None:
+def _require_own(path: Path, folder: Path, kind: str, weights: str | None) -> None:
     """Refuse a reduction that was fitted to embeddings of another kind or another model."""
     about = reduction.about(path)
     if about.get("kind", kind) != kind:
@@ -144,7 +146,7 @@ def _require_own(path: Path, folder: Path, kind: str) -> None:
             f"{path}: reduces embeddings of kind {about['kind']!r:.40}, found {kind!r}; pass that kind, or no reduction"
         )
     model = folder / saved.MODEL
-    if model.is_file() and "model" in about and about["model"] != (found := hashing.of_file(model)):
+    if model.is_file() and "model" in about and about["model"] != (found := weights or hashing.of_file(model)):
         raise ValueError(
             f"{path}: was fitted to another model (SHA-256 {about['model']!s:.16}) than {model} ({found[:16]}); pass "
             "the one that the stage embed wrote for this model"

@@ -57,7 +57,7 @@ def encoder(schema: Any, model: str | Path, device: str = "cpu") -> Encoder:
     reading.require_made(path, str(facts["weights"]), "other weights", remedy)
     made = {name: _beside(folder, storage.MADE[name]) for name in storage.MADE if storage.digest_of(name) in facts}
     storage.require_made(facts, made, "use that file, or export the table again")
-    how = {"reduced": made.get("reduction"), "quantized": made.get("graph")}
+    how = {"reduced": made.get("reduction"), "quantized": made.get("graph"), "weights": str(facts["weights"])}
     runtime = facts.get("runtime", runtimes.TORCH)
     return Encoder(folder, facts["resize"], device, facts["kind"], runtime=runtime, **how)
 

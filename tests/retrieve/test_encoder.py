@@ -102,3 +102,19 @@ def test_arguments_of_an_encoder_are_checked_at_once(database: Database, tmp_pat
     reduction.save(tmp_path / "other", fitted, {"kind": "logits", "model": "0" * 64})
     with pytest.raises(ValueError, match=r"other: was fitted to another model \(SHA-256 0{16}\) than models/tiny"):
         Encoder("models/tiny/resnet18", reduced=tmp_path / "other")
+
+
+def test_a_model_is_hashed_once(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also for a reduction, which names its model: the file may have gigabytes."""
+    fitted, path = reduction.Reduction(torch.zeros(8), torch.eye(8)), tmp_path / "own"
+    reduction.save(path, fitted, {"kind": "logits", "model": database.facts["weights"]})
+    database.facts |= {"reduction": str(path), "reduction_digest": hashing.of_file(path)}
+    read, whole = [], hashing.of_file
+    monkeypatch.setattr(hashing, "of_file", lambda path: (read.append(path.name), whole(path))[1])
+    assert database.embed(FILE).shape == (1, 8)
+    assert read.count(saved.MODEL) == 1
+    reduction.save(path, fitted, {"kind": "logits", "model": "0" * 64})
+    del vars(database)["_encoder"]
+    database.facts["reduction_digest"] = whole(path)
+    with pytest.raises(ValueError, match="own: was fitted to another model"):
+        database.embed(FILE)
