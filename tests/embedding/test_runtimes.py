@@ -118,9 +118,6 @@ def test_the_stage_and_the_search(runtime: str, project: Path, monkeypatch: pyte
     assert facts["audit"]["largest"] < 1e-5
     assert len(quick) == 1
     monkeypatch.setattr(Ensemble, "embed", lambda *arguments: pytest.fail("torch was used"))
-    packed = paths.store("glyphs") / store.DATASET
-    facts = {"found": "made", "crop": "none", "resize": "squash", "counts": {}, "official": None, "partial": False}
-    packed.write_text(json.dumps(json.loads(packed.read_text()) | facts))
     database = Database.load("glyphs/resnet18")
     database.save("mine", with_model=True)
     pixels = store.open_store(paths.store("glyphs")).images[30:35]
@@ -154,9 +151,6 @@ def test_in_8_bits(
     assert facts["audit"]["largest"] < 1e-6
     assert (folder / graph.FILE).stat().st_size < 0.3 * (paths.model(*RUN) / "model.safetensors").stat().st_size
 
-    packed = paths.store("glyphs") / store.DATASET
-    made = {"found": "made", "crop": "none", "resize": "squash", "counts": {}, "official": None, "partial": False}
-    packed.write_text(json.dumps(json.loads(packed.read_text()) | made))
     database = Database.load("glyphs/resnet18")
     database.save("mine", with_model=True)
     shutil.move("mine", tmp_path / "mine")
@@ -183,7 +177,7 @@ def test_no_digest_is_a_setting_of_a_result():
     """They differ from machine to machine, and results are compared."""
     hints = get_type_hints(audit.Facts, include_extras=True)
     digests = {name for name, hint in hints.items() if "0-9a-f" in repr(hint)}
-    assert digests == {"graph", "reduction", "weights"}
+    assert digests == {"data", "graph", "reduction", "weights"}
     assert digests < set(evaluate_stage.DIGESTS)
 
 
