@@ -1,5 +1,7 @@
 """Folders that another process replaces: all files read are of one, and those who replace it take turns."""
 
+import errno
+import os
 import threading
 from pathlib import Path
 
@@ -75,3 +77,14 @@ def test_one_replaces_a_folder_at_a_time(tmp_path: Path):
     thread.join()
     assert entered.is_set()
     assert [entry.name for entry in path.parent.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_that_locks_no_folders(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    with locks.alone(tmp_path / "f"):
+        write(tmp_path / "f", "1")
+    assert read(tmp_path / "f") == "11"
