@@ -39,7 +39,7 @@ PANELS = {
     "bytes": ("bytes of an embedding", (64, 512, 2048, 20480)),
 }
 AVERAGE, STUDENT = "average of the branches", "student"
-MARKERS = {"one network": "o", "ensemble": "D", "shipped": "^", "original recipe": "s"}
+MARKERS = {"one network": "o", "ensemble": "D", "shipped": "^", "original's loss": "s"}
 
 
 def runs_of(study: dict[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
     """Return the points of the figure: label, family, costs, recall at 1 on the test classes, and code if any.
 
     Finalists have two points, of the whole and of the whitened embedding, with the mean recall over their seeds. Runs
-    of the original's recipe and embeddings for shipping are taken from the ledger. The latter are codes of whitened
+    of the original's loss and embeddings for shipping are taken from the ledger. The latter are codes of whitened
     embeddings, and the average of the branches and students, whose training compute is missing, because they need that
     of another run as well.
 
@@ -184,9 +184,9 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
         if entry["embedding"].get("reduce") == "whitened":
             family, codes = "shipped", ("float32", "int8", "binary")
             own = f"M={used['ensemble_size']}, whitened" if used["epochs"] else AVERAGE
-            label = STUDENT if "teacher" in used else own
+            label = STUDENT if used.get("teacher") else own
         elif ledger.learns_as_original(entry):
-            family, codes = "original recipe", ("float32", f"pca {WHITENED} whitened")
+            family, codes = "original's loss", ("float32", f"pca {WHITENED} whitened")
             label = f"original, M={used['ensemble_size']}"
         else:
             continue
