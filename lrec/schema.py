@@ -148,11 +148,11 @@ class Train(Section):
     multiplied by scale. loss: of each branch; those of pytorch-metric-learning learn an embedding of embedding_size
     numbers instead of logits, and their own parameters have the rate loss_learning_rate; "distillation" learns the
     embeddings of the teacher, a file of torch.export. images_per_class: how many images a batch holds of each of its
-    classes, until only fewer are left; 0 draws images at random. label_smoothing: as a fraction (0-1).
-    freeze_batch_norm: normalise by the statistics of the starting weights. flip: random horizontal flip. random_crop:
-    smallest fraction of the area that is cut out, 1 for none. validation_share: fraction of the training classes held
-    out for validation after each epoch (0-1). validation_kind: of the embedding whose recall is the validation.
-    patience: training ends after this many epochs without an improvement; the best is kept.
+    classes, apart from batches of what is left of the classes; 0 draws images at random. label_smoothing: as a fraction
+    (0-1). freeze_batch_norm: normalise by the statistics of the starting weights. flip: random horizontal flip.
+    random_crop: smallest fraction of the area that is cut out, 1 for none. validation_share: fraction of the training
+    classes held out for validation after each epoch (0-1). validation_kind: of the embedding whose recall is the
+    validation. patience: training ends after this many epochs without an improvement; the best is kept.
 
     precision: of the forward pass; "auto" is bfloat16 on a GPU that has it, else float32. tf32: let a GPU round the
     factors of float32 products. compile: generate kernels first. cuda_graphs: "auto" lets a GPU record the branches'

@@ -154,7 +154,7 @@ def add_up(tensors: Sequence[Tensor]) -> int:
 
 
 def gather(rows: Tensor, own: range, size: int) -> Tensor:
-    """Return the rows of all processes, of which each has computed its own.
+    """Return all rows, of which each process has computed a part.
 
     Gradients flow only into this process's rows, multiplied by the number of processes. So if all processes compute the
     same function of all rows, the mean of their gradients is the gradient that one process with all rows would get.

@@ -4,12 +4,13 @@
 facts of the data set. Labels number the classes of the whole store from 0; training classes come first.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, NotRequired
 
 import numpy as np
 import pandas as pd
@@ -45,8 +46,12 @@ class Packed(TypedDict):
 
 
 class Facts(Packed):
-    """The keys of dataset.json that the stage preprocess writes; counts are (images, classes) per split."""
+    """The keys of dataset.json that the stage preprocess writes.
 
+    pixels: the SHA-256 of all images; earlier versions did not write it. counts: (images, classes) per split.
+    """
+
+    pixels: NotRequired[str]
     crop: str
     resize: str
     counts: _Counts
@@ -122,30 +127,32 @@ def pack(
         images: N functions, each returning one (S, S, 3) uint8 image; called from several threads.
         index: N rows with the columns path, class and split.
         image_size: S.
-        dataset: facts for dataset.json, to which the pixel sums of the training split are added.
+        dataset: facts for dataset.json, to which pixel sums of the training split and a hash of all images are added.
         workers: decoding threads, 0 for one per core. Memory does not grow with N.
 
     Raises:
         ValueError: raised by one of the functions; then nothing is written.
     """
     training = (index["split"] == TRAIN).to_numpy()
-    sums = np.zeros((2, 3), dtype=object)
+    sums, total = np.zeros((2, 3), dtype=object), hashlib.sha256()
     with files.atomic_folder(folder) as draft, (draft / IMAGES).open("wb") as stream:
         shape = (len(images), image_size, image_size, 3)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
         for row, image in enumerate(_in_order(images, workers)):
-            stream.write(image.tobytes())
+            stream.write(data := image.tobytes())
+            total.update(data)
             if training[row]:
                 values = image.reshape(-1, 3).astype(np.int64)
                 sums += np.stack([values.sum(0), (values**2).sum(0)])
-        pixels = {
+        sums_of = {
             "count": int(training.sum()) * image_size**2,
             "sum": [int(value) for value in sums[0]],
             "sum_of_squares": [int(value) for value in sums[1]],
         }
         _write_index(draft / INDEX, index)
-        files.write_json(draft / DATASET, dataset | {"image_size": image_size, "train_pixels": pixels})
+        added = {"image_size": image_size, "train_pixels": sums_of, "pixels": total.hexdigest()}
+        files.write_json(draft / DATASET, dataset | added)
 
 
 def _in_order(images: Sequence[Callable[[], np.ndarray]], workers: int) -> Iterator[np.ndarray]:
@@ -204,8 +211,10 @@ def read_facts(folder: Path) -> Facts:
 
 
 def digest(folder: Path) -> str:
-    """Return a hash of a store's index and the sums of its pixels, the same on every machine."""
-    return hashing.of_files([folder / INDEX, folder / DATASET])
+    """Return a hash of a store's index, its images and how they were made, the same on every machine."""
+    facts = reading.read_json(folder / DATASET, "preprocess", Packed)
+    kept = {key: value for key, value in facts.items() if key != "found"}  # prose about the raw data
+    return hashing.of_value([hashing.of_file(folder / INDEX), kept])
 
 
 def open_store(folder: Path) -> Store:

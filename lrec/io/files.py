@@ -83,13 +83,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def unreplaced(folders: Sequence[Path], read: Callable[[], Result]) -> Result:
-    """Call `read`, which opens files of folders, until `atomic_folder` replaces none of them meanwhile.
+    """Call `read`, which opens files of these folders, again until none of them is replaced during the call.
 
     Otherwise one file could be of the old folder and the next of the new one. Files that are opened stay readable.
 
     Raises:
         ValueError: a folder was replaced during every attempt.
-        Exception: raised by `read`, while no folder was being replaced.
+        Exception: raised by `read`, while no folder was being replaced, or in the last attempt.
     """
     failed: Exception | None = None
     for _ in range(_ATTEMPTS):
@@ -110,14 +110,14 @@ def _identity(folder: Path) -> tuple[int, ...] | None:
     """Return numbers that differ between a folder and one that replaces it; None if there is none."""
     try:
         found = os.stat(folder)
-    except OSError:
+    except (OSError, ValueError):  # there is none, or it cannot have such a name
         return None
     return found.st_dev, found.st_ino, found.st_mtime_ns  # the number of a deleted folder may be used again
 
 
 def _is_between(folder: Path) -> bool:
     """Return whether the old folder is gone and the new one not yet there."""
-    return bool(folder.name) and _retired(folder).exists() and not folder.exists()
+    return bool(folder.name) and os.path.exists(_retired(folder)) and not os.path.exists(folder)
 
 
 def require_replaceable(path: Path, own: Collection[str]) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lrec.io import environment, files, missing
+from lrec.io import command, environment, files, missing
 
 FOLDER = Path(".lrec/claims")
 PATIENCE = 30.0  # seconds
@@ -72,7 +72,7 @@ def held(writes: Iterable[Path], reads: Iterable[Path] = ()) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Wait until no other process or thread replaces the folder `path`, and let none do so until the block ends.
+    """Wait until no other process or thread replaces `path` or a folder beside it; keep them waiting during the block.
 
     Unlike `held`, it works in any current folder, leaves no file behind and waits instead of refusing: the folder that
     contains `path` is locked. Leftovers of killed processes are removed. File systems that cannot lock folders, such
@@ -82,7 +82,11 @@ def alone(path: Path) -> Iterator[None]:
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                command.warn(f"{path}: waiting for another process that saves in {path.parent}")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in _UNKNOWN:
                 raise

@@ -169,6 +169,7 @@ class Database:
             return None
         opened, expected = store.open_store(folder), self.facts.get("store_digest")
         if expected and store.digest(folder) != expected:
+            command.warn(f"{folder}: packed again since the database was saved, so no pictures are shown; save again")
             return None
         rows, last = self.index["row"], len(opened.images) - 1
         if len(strange := rows[(rows < search.NO_ROW) | (rows > last)]):

@@ -200,7 +200,7 @@ def _of_run(root: Path, variant: str, backbone: str, split: str | None) -> Store
     if embedded.get("data", data) != data:
         raise ValueError(
             f"{made}: its embeddings are of other packed images (digest {embedded['data']}) than {packed} holds "
-            f"({data}), so rows and images would not correspond; run `dvc repro`"
+            f"({data}), so rows and images may not correspond; run `dvc repro`"
         )
     facts = {
         "name": f"{variant}/{backbone}",
@@ -273,7 +273,9 @@ def write(
 
 
 def require_replaceable(path: Path) -> None:
-    """Refuse a folder that holds other files than those of a saved database."""
+    """Refuse a folder that holds other files than those of a saved database, or that cannot be replaced."""
+    if not path.name:
+        raise ValueError(f"{path}: the current folder cannot be replaced; name a new folder in it")
     files.require_replaceable(path, (EMBEDDINGS, INDEX, FACTS, CODES, OWN_MODEL))
     files.require_replaceable(path / OWN_MODEL, (saved.MODEL, saved.CONFIG, *MADE.values()))
 

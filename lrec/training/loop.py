@@ -43,7 +43,7 @@ ALONE = Machine()
 
 
 def balanced(rows: np.ndarray, classes: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Put rows into a random order of runs of `count` images of one class; what is left of the classes comes last.
+    """Put rows into a random order of runs of `count` images of one class; the rest of each class comes last.
 
     Args:
         rows: (R,).
@@ -211,6 +211,8 @@ def _batches(images: Images, classes: np.ndarray, recipe: Recipe, state: State, 
     else:
         order = generator.permutation(images.rows)
     wholes = cut(order, recipe.batch_size)
+    if recipe.images_per_class:  # what is left of the classes has few pairs, and should not end every epoch
+        wholes = [*(wholes[place] for place in generator.permutation(len(wholes) - 1)), wholes[-1]]
     changes = [augment.draw(generator, len(whole), recipe.flip, recipe.random_crop) for whole in wholes]
     start = state.step
     own = [_own(len(whole), recipe.parallel) for whole in wholes]
@@ -236,6 +238,6 @@ def _step(trainer: Trainer, batch: Batch, targets: Tensor) -> tuple[Tensor, Tens
         first = "set machine.branches_at_once to 1 (slower, the same figures), or " if trainer.threads > 1 else ""
         raise MemoryError(
             f"out of memory on {trainer.device}: {len(batch.own)} images of {batch.images.shape[2]} px in a batch; "
-            f"{first}lower train.batch_size (train.accumulate keeps the images of a step), the variant's image_size or "
-            "its ensemble_size"
+            f"{first}lower train.batch_size (raise train.accumulate to keep as many images per step), the variant's "
+            "image_size or its ensemble_size"
         ) from error

@@ -58,7 +58,7 @@ def test_one_that_never_rests_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
         files.unreplaced([tmp_path / "f"], lambda: write(tmp_path / "f", "1"))
 
 
-def test_one_replaces_a_folder_at_a_time(tmp_path: Path):
+def test_one_replaces_a_folder_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture):
     """Another waits, and removes no draft of the first, though it removes those of killed processes."""
     path, left, entered = tmp_path / "new/f", tmp_path / "new/.f.dead.tmp", threading.Event()
     left.mkdir(parents=True)
@@ -76,6 +76,7 @@ def test_one_replaces_a_folder_at_a_time(tmp_path: Path):
             assert draft.exists()
     thread.join()
     assert entered.is_set()
+    assert f"{path}: waiting for another process that saves in {path.parent}" in capsys.readouterr().err
     assert [entry.name for entry in path.parent.iterdir()] == ["f"]
 
 

@@ -148,6 +148,10 @@ def test_a_folder_of_other_files_is_refused_before_anything_is_embedded(catalogu
         Path(there).touch()
         assert tool.main([*arguments, there.partition("/")[0]]) == 1
         assert f"error: {found}, expected a new or empty folder" in capsys.readouterr().err
+    Path("empty").mkdir()
+    monkeypatch.chdir("empty")
+    assert tool.main(["--database", "../tiny/resnet18", "--images", "../catalogue", "--save", "."]) == 1
+    assert "error: .: the current folder cannot be replaced; name a new folder in it" in capsys.readouterr().err
 
 
 def test_a_catalogue_does_not_take_an_index_beside_it_for_a_store(catalogue: Path):

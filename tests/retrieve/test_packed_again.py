@@ -14,18 +14,21 @@ from lrec.retrieve import __main__ as tool
 PACKED = Path("data/processed/tiny")
 
 
-def pack_again() -> None:
-    """Reverse the images, so that all counts stay the same."""
+def pack_again(names: bool = True) -> None:
+    """Reverse the images, so that all counts stay the same; without their names only those of the split test."""
     packed, facts = store.open_store(PACKED), store.read_facts(PACKED)
-    index = packed.index.assign(
-        path=packed.index["path"].to_numpy()[::-1], **{"class": packed.index["class"][::-1].tolist()}
-    )
-    pixels = np.array(packed.images[::-1])
+    index, pixels = packed.index, np.array(packed.images)
+    if names:
+        index = index.assign(path=index["path"].to_numpy()[::-1], **{"class": index["class"][::-1].tolist()})
+        pixels = pixels[::-1]
+    else:
+        pixels[packed.rows("test")] = pixels[packed.rows("test")][::-1]
     store.pack(PACKED, [lambda image=image: image for image in pixels], index, pixels.shape[1], dict(facts), 1)
 
 
-def test_a_run_whose_images_were_packed_again(project: Path, capsys: pytest.CaptureFixture):
-    pack_again()
+@pytest.mark.parametrize("names", [True, False])
+def test_a_run_whose_images_were_packed_again(project: Path, names: bool, capsys: pytest.CaptureFixture):
+    pack_again(names)
     message = "embeddings/tiny/resnet18/embedding.json: its embeddings are of other packed images"
     with pytest.raises(ValueError, match=f"^{message}.*; run `dvc repro`$"):
         Database.load("tiny/resnet18")
@@ -53,6 +56,19 @@ def test_another_number_of_rows(project: Path):
         ValueError, match=r"^saved/embeddings\.npy: found 25 embeddings, expected 24.* save the database again$"
     ):
         Database.load("saved")
+
+
+def test_other_pictures_under_the_same_names(project: Path, capsys: pytest.CaptureFixture):
+    Database.load("tiny/resnet18").save("saved")
+    pack_again(names=False)
+    assert Database.load("saved").image(0) is None
+    assert "packed again since the database was saved, so no pictures are shown" in capsys.readouterr().err
+
+
+def test_other_words_about_the_raw_data_change_nothing(project: Path):
+    facts = json.loads((PACKED / store.DATASET).read_text())
+    (PACKED / store.DATASET).write_text(json.dumps(facts | {"found": "in other words"}))
+    Database.load("tiny/resnet18")
 
 
 @pytest.mark.parametrize("earlier", [False, True])
