@@ -200,7 +200,7 @@ def test_on_the_command_line(database: Database, name: str, capsys: pytest.Captu
         (["--with-model"], "--with-model: has no effect without --save"),
         (["--save", "mine", "--query", "row:16"], "--query: has no effect with --save"),
         (["--save", "mine", "--serve"], "--save: has no effect with --serve"),
-        (["--save", ""], "found"),
+        (["--save", ""], "cannot be replaced"),
     ],
 )
 def test_options_without_effect(database: Database, arguments: list[str], message: str, capsys: pytest.CaptureFixture):
