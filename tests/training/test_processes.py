@@ -38,6 +38,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from lrec.compute import collective
 from lrec.model.ensemble import Ensemble
+from lrec.training.loop import _own
 from lrec.training.step import collect
 from test_processes import BATCHES, COMPARED, learned, trainer_of
 folder = Path(sys.argv[1])
@@ -49,7 +50,7 @@ def train(parallel, loss):
     trainer = trainer_of(ensemble, parallel, loss)
     losses = []
     for size, images, targets in zip(BATCHES, data["images"], data["targets"]):
-        part = collective.shard(size) if parallel == "data" and size > 3 else range(size)
+        part = _own(size, parallel)
         losses.append(trainer.step(images[part.start:part.stop], targets[:, :size], own=part))
     if parallel == "ensemble":
         collect(ensemble)
@@ -94,7 +95,8 @@ def _mean_colours(images: torch.Tensor) -> torch.Tensor:
 
 def torchrun(processes: int, *arguments: str, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    path = os.pathsep.join([os.getcwd(), *(str(Path(__file__).parents[part]) for part in (0, 1))]) + "/support"
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join(map(str, (Path.cwd(), tests / "training", tests / "support")))
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, **options)
 
@@ -121,7 +123,7 @@ def test_two_processes_equal_one(both: Path, parallel: str, loss: str):
     trainer = trainer_of(alone, parallel, loss)
     for number, (size, images, targets) in enumerate(zip(BATCHES, data["images"], data["targets"], strict=True)):
         losses, right = trainer.step(images[:size], targets[:, :size])
-        torch.testing.assert_close(found["losses"][number], losses, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(found["losses"][number], losses, rtol=1e-9, atol=1e-12)
         assert torch.equal(found["right"][number], right)
     for key, value in (alone.state_dict() | learned(trainer, parallel)).items():
         torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-9, msg=key)
