@@ -86,7 +86,7 @@ def main(variant: str, backbone: str) -> None:
         "data": store.digest(paths.store(variant)),
         "code": provenance.code_digest(CODE),
     }
-    images = Images(packed.images, packed.rows(store.TRAIN), **used["normalization"])
+    images = Images(packed.images, packed.rows(store.TRAIN), **normalization)
     labels = packed.labels(images.rows)
     out = validation.hold_out(labels, recipe.validation_share, recipe.seed)
     held = validation.Held(images.some(out), labels[out]) if out.any() else None

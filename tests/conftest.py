@@ -39,6 +39,7 @@ FIRST = [
     "pipeline/test_killed.py",
     "project/test_benchmarks.py",
     "training/test_processes.py",
+    "training/test_parallel_stage.py",
     "training/test_checkpoint.py",
     "pipeline/test_two_at_once.py",
     "project/test_installed.py",

@@ -3,6 +3,7 @@
 Results with different settings, such as ensemble size or kind of embedding, are separate entries.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -184,11 +185,13 @@ def name(entry: dict[str, Any]) -> str:
     >>> used |= {"loss": "proxy_anchor", "warmup_epochs": 0.5, "weights": "none"}
     >>> name(entry | {"settings": used, "kind": "features", "partial": True})
     'resnet18 (M=4, D=98, share layer3, proxy_anchor, warm-up, 1 epoch, weights none, 128 px, partial, features)'
+    >>> used |= {"weights": "average.safetensors fa433323667f9e4d"}
     >>> name(entry | {"variant": "mine", "settings": used, "embedding": {"precision": "int8"}})
-    'resnet18 (M=4, share layer3, proxy_anchor, warm-up, int8)'
+    'resnet18 (M=4, share layer3, proxy_anchor, warm-up, weights average, int8)'
     """
     used, (dataset, _) = entry["settings"], reference.VARIANTS.get(entry["variant"], ("", ""))
     groups, size, epochs = used["meta_class_size"], used["image_size"], used["epochs"]
+    start = _starting_weights(used["weights"], entry["backbone"])
     differs = [
         (f"M={used['ensemble_size']}", used["ensemble_size"] != reference.ENSEMBLE_SIZE),
         (f"D={groups}", groups != reference.META_CLASS_SIZE.get(dataset, groups)),
@@ -198,7 +201,7 @@ def name(entry: dict[str, Any]) -> str:
         ("crops", used.get("random_crop", 1) < 1),
         ("validated", "kept_epoch" in used),
         (f"{epochs or 'no'} epoch{'' if epochs == 1 else 's'}", epochs != reference.EPOCHS.get(dataset, epochs or 1)),
-        ("weights none", bool(dataset) and used["weights"] == "none"),
+        (f"weights {start}", start not in ("imagenet", entry["backbone"]) and (bool(dataset) or start != "none")),
         (f"{size} px", bool(dataset) and size != reference.IMAGE_SIZE),
         ("partial", entry["partial"]),
         (entry["kind"], entry["kind"] != reference.KIND),
@@ -207,6 +210,20 @@ def name(entry: dict[str, Any]) -> str:
     ]
     named = [text for text, is_different in differs if is_different]
     return entry["backbone"] + (f" ({', '.join(named)})" if named else "")
+
+
+def _starting_weights(record: str, backbone: str) -> str:
+    """Return a short name of what `lrec.model.weights.describe` returned: of a file, its name alone.
+
+    A file with the name that torchvision gives its ImageNet weights is named as the backbone.
+
+    >>> [_starting_weights(f"{name} 49c8b62c02d51342", "resnet18") for name in ("resnet18-f37072fd.pth", "my net.pth")]
+    ['resnet18', 'my_net']
+    >>> _starting_weights("imagenet", "resnet18")
+    'imagenet'
+    """
+    stem = Path(record.rpartition(" ")[0] or record).stem
+    return re.sub(rf"^({backbone})-[0-9a-f]{{8}}$|[^\w.-]", lambda found: found[1] or "_", stem)[:40]
 
 
 def reduction(entry: dict[str, Any]) -> str:

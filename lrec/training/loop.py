@@ -203,16 +203,19 @@ class Batch:
     last: bool
 
 
+def _drawn(rows: np.ndarray, classes: np.ndarray, recipe: Recipe, generator: np.random.Generator) -> list[np.ndarray]:
+    """Return an epoch's rows in batches, in random order; `classes` are those of the R rows."""
+    if not recipe.images_per_class:
+        return cut(generator.permutation(rows), recipe.batch_size)
+    wholes = cut(balanced(rows, classes, recipe.images_per_class, generator), recipe.batch_size)
+    # The last runs of the classes are short and have few pairs; they should not end every epoch.
+    return [*(wholes[place] for place in generator.permutation(len(wholes) - 1)), wholes[-1]]
+
+
 def _batches(images: Images, classes: np.ndarray, recipe: Recipe, state: State, machine: Machine) -> Iterator[Batch]:
     """Yield the remaining batches of an epoch; `classes` are those of the R images."""
     generator = np.random.default_rng([recipe.seed, state.epoch])
-    if recipe.images_per_class:
-        order = balanced(images.rows, classes, recipe.images_per_class, generator)
-    else:
-        order = generator.permutation(images.rows)
-    wholes = cut(order, recipe.batch_size)
-    if recipe.images_per_class:  # what is left of the classes has few pairs, and should not end every epoch
-        wholes = [*(wholes[place] for place in generator.permutation(len(wholes) - 1)), wholes[-1]]
+    wholes = _drawn(images.rows, classes, recipe, generator)
     changes = [augment.draw(generator, len(whole), recipe.flip, recipe.random_crop) for whole in wholes]
     start = state.step
     own = [_own(len(whole), recipe.parallel) for whole in wholes]

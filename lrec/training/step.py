@@ -80,6 +80,7 @@ class Trainer:
         self.waiting = self.steps = self.sent = 0
         self._divisor = collective.count() if recipe.parallel == "data" else 1
         self._wanted: Tensor | None = None
+        self._is_due = False
         self._forward: Callable[[nn.Module, Tensor], Tensor] = torch.compile(_call) if recipe.compile else _call
 
     def _can_record(self) -> bool:
@@ -135,15 +136,15 @@ class Trainer:
         recipe, own, together = self.recipe, own or range(len(images)), together or self.recipe.accumulate
         self._wanted = collective.gather(self.teacher(images), own, targets.shape[1]) if self.teacher else None
         self.waiting += 1
-        due = self.waiting == together
+        self._is_due = self.waiting == together
         with autocast(self.device, recipe.precision):
             maps = self._forward(self.model.stem, images.contiguous(memory_format=self.format))
         record = self.recorder.find(maps, lambda: self._recorded(maps, targets)) if self.recorder else None
         found = record.run(maps.detach(), targets) if record else self._branches(maps, targets, own, together)
         if found.gradient is not None:
             maps.backward(found.gradient.to(maps.dtype))
-            self._update("stem", due)
-        if due:
+            self._update("stem")
+        if self._is_due:
             self.waiting = 0
             self.steps += 1
         if recipe.parallel == "ensemble":
@@ -184,9 +185,8 @@ class Trainer:
             goal = targets[number] if self._wanted is None else self._wanted
             loss = self.losses[str(number)](logits, goal)
         (loss / len(targets) / together / self._divisor).backward()
-        due = self.waiting == together
-        self._update(str(number), due)
-        self._update(f"loss.{number}", due)
+        self._update(str(number))
+        self._update(f"loss.{number}")
         losses[number] = loss.detach()
         right[number] = right_ones(logits.detach(), targets[number], LOSSES[self.recipe.loss].is_metric)
         return leaf.grad
@@ -196,9 +196,9 @@ class Trainer:
         steps = [partial(self._branch, number) for number in self.model.own]
         return Record(steps, maps.detach(), targets, maps.requires_grad, self.device)
 
-    def _update(self, part: str, due: bool) -> None:
-        """Step a part's optimiser and free its gradients."""
-        if due and part in self.optimizers:
+    def _update(self, part: str) -> None:
+        """Step a part's optimiser and free its gradients, if the last batch of a step has been processed."""
+        if self._is_due and part in self.optimizers:
             if part == "stem" or self.recipe.parallel == "data":
                 held = [value for group in self.optimizers[part].param_groups for value in group["params"]]
                 self.sent += collective.add_up([value.grad for value in held])

@@ -21,7 +21,8 @@ def row(table: Table, name: str) -> list[str]:
 
 
 def test_three_sources_side_by_side(root: Path):
-    recalls, runs = made(root, {"resnet18": of_size(48)})
+    used = SETTINGS | {"ensemble_size": 48, "weights": "resnet18.pth 0123456789abcdef"}
+    recalls, runs = made(root, {"resnet18": entry(settings=used)})
     image = model_size.count_macs("resnet18", 48, 12, 256)
     assert row(recalls, "Backbone")[1:4] == ["reported", "clean reference", "ours"]
     assert row(recalls, "resnet18") == [
@@ -35,7 +36,7 @@ def test_three_sources_side_by_side(root: Path):
         "resnet18",
         *("20.0", "30.0"),
         *(f"{image / 1e6:,.0f}", f"{3 * image * 8054 * 20 / 1e12:,.1f}"),
-        "M 48, D 12, 256 px, 20 epochs, batch 32, weights w.pth",
+        "M 48, D 12, 256 px, 20 epochs, batch 32, weights resnet18.pth",
         "",
     ]
     assert row(recalls, "resnet50")[3:] == ["–", "–"]
@@ -109,7 +110,7 @@ def test_sizes_and_kinds_stand_below_each_other(root: Path):
     # The published figures belong to the original's ensemble alone.
     assert row(recalls, "resnet18")[1:4] == ["96.7 / 98.3 / 99.0 / 99.5", "94.33 / 96.96 / 98.32 / 99.07", "–"]
     assert row(recalls, "resnet18 (M=4, features)")[1:4] == ["", "", "50.0 / 60.0 / 70.0 / 100.0"]
-    assert row(runs, "resnet18 (M=4, features)")[-2].endswith("weights w.pth, embedded features")
+    assert row(runs, "resnet18 (M=4, features)")[-2].endswith("weights imagenet, embedded features")
 
 
 def test_a_chosen_epoch_is_said(root: Path):

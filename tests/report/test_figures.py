@@ -54,6 +54,7 @@ def test_rows_of_cars(root: Path, entry: dict):
         {"share": "none"},
         {"epochs": 1},
         {"weights": "none"},
+        {"weights": "imagenet21k.pth f37072fd0123abcd"},
         {"warmup_epochs": 1.0},
         {"random_crop": 0.5},
         {"kept_epoch": 20},

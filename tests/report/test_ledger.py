@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torchvision.models
 from ledger_entries import SETTINGS, entry, full_size, of_size
 
+from lrec.model.backbones import BACKBONES
 from lrec.report import benchmarks, ledger
 from stages import report
 
@@ -22,6 +24,26 @@ def test_the_ledger_keeps_what_is_no_longer_listed(tmp_path: Path):
     assert sorted(known) == ["car_cropped", "sop"]
     ledger.upsert(known, of_size(16), None)
     assert list(ledger.ordered(known)["car_cropped"]) == ["resnet18 (M=4)", "resnet18 (M=16)", "resnet34 (M=4)"]
+
+
+def test_other_starting_weights_do_not_replace_a_result():
+    known: ledger.Ledger = {}
+    starts = ["imagenet", "average.safetensors fa433323667f9e4d", "average of 8.safetensors 84c0e27d89484cc3"]
+    for weights in starts:
+        ledger.upsert(known, entry(settings=SETTINGS | {"weights": weights}), None)
+    assert list(known["car_cropped"]) == [
+        "resnet18 (M=4)",
+        "resnet18 (M=4, weights average)",
+        "resnet18 (M=4, weights average_of_8)",
+    ]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_weights_of_imagenet_from_a_file_have_no_other_name(backbone: str):
+    named = Path(torchvision.models.get_model_weights(backbone).IMAGENET1K_V1.url).name
+    for file in (named, f"{backbone}.safetensors"):
+        run = entry(backbone=backbone, settings=SETTINGS | {"weights": f"{file} f37072fd0123abcd"})
+        assert ledger.name(run) == f"{backbone} (M=4)"
 
 
 def test_a_ledger_of_shorter_names_is_named_anew(tmp_path: Path):

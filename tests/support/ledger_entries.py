@@ -7,7 +7,7 @@ SETTINGS = {
     "image_size": 256,
     "epochs": 20,
     "batch_size": 32,
-    "weights": "w.pth 0123456789abcdef",
+    "weights": "imagenet",
 }
 
 
