@@ -199,7 +199,10 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
             | {"bytes": found[code]["bytes"], "recall": found[code]["recall_at_1"], "code": code}
             for code in codes
         ]
-    return pd.DataFrame(shown)
+    table, axes = pd.DataFrame(shown), list(AXES)
+    # With more digits, the cost of a head or a reduction would make a point look cheaper than another.
+    table[axes] = table[axes].map(lambda cost: float(f"{cost:.3g}"))
+    return table
 
 
 def draw(path: Path, shown: pd.DataFrame) -> None:
@@ -226,17 +229,17 @@ def draw(path: Path, shown: pd.DataFrame) -> None:
                 if row["recall"] < named + 0.5:
                     continue
                 named = row["recall"]
-                # Beside the point, on the side with more room.
-                left = row[column] < (drawn[column].min() * drawn[column].max()) ** 0.5
-                offset, side = ((7, -3), "left") if left else ((-6, 3), "right")
                 place = (row[column], row["recall"])
                 is_code = column == "bytes" and row["code"] in ("int8", "binary")
                 text = f"{row['label']}, {row['code']}" if is_code else row["label"]
-                axes.annotate(text, place, offset, textcoords="offset points", ha=side, fontsize=7)
+                # No point is cheaper and better than a Pareto point, so this side of it is free.
+                axes.annotate(text, place, (-5, 4), textcoords="offset points", ha="right", fontsize=7)
             axes.set(xscale="log", xlabel=label)
             axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
             axes.set_xticks([], minor=True)
-            axes.margins(0.35, 0.1)
+            axes.margins(0.1)
+            low, high = axes.get_xlim()
+            axes.set_xlim(low * (low / high) ** 0.35, high)  # room for the labels
         figure.axes[0].set_ylabel("R@1, percent")
         figure.axes[0].legend(loc="lower right", frameon=False)
         figures.save(figure, path)

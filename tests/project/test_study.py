@@ -127,6 +127,7 @@ def test_the_figure_names_what_no_other_run_beats(root: Path, tmp_path: Path):
     average = shown[shown["label"] == "average of the branches"]
     assert {64, 512, 2048} == set(average["bytes"])
     assert average["train_tmacs"].isna().all()
+    assert set(average["embed_mmacs"]) == {107.0}
     student = shown[shown["label"] == "student"]
     assert ({64, 512, 2048}, student["train_tmacs"].isna().all()) == (set(student["bytes"]), True)
     for branches in (4, 8):
