@@ -239,7 +239,7 @@ def draw(path: Path, shown: pd.DataFrame) -> None:
             axes.set_xticks([], minor=True)
             axes.margins(0.1)
             low, high = axes.get_xlim()
-            axes.set_xlim(low * (low / high) ** 0.35, high)  # room for the labels
+            axes.set_xlim(low * (low / high) ** 0.45, high)  # room for the labels
         figure.axes[0].set_ylabel("R@1, percent")
         figure.axes[0].legend(loc="lower right", frameon=False)
         figures.save(figure, path)
