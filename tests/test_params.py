@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lrec import params
+from lrec import params, reference
 from lrec.io import strict_yaml
 
 
@@ -18,6 +18,16 @@ def test_the_projects_file_is_valid(root: Path):
     recipe = settings.train_of("sop")
     assert recipe.batch_size == 10
     assert recipe.learning_rate == 1e-4
+
+
+def test_the_ledger_knows_the_published_recipes(root: Path):
+    settings = params.load(root / "params.yaml")
+    assert {name: recipe.model_dump() for name, recipe in settings.recipes.items()} == reference.RECIPES
+    train = settings.train.model_dump()
+    assert {key: train[key] for key in reference.TRAIN} == reference.TRAIN
+    machine_and_start = {"recipe", "weights", "teacher", "validation_share", "validation_kind", "patience"}
+    machine_and_start |= {"precision", "tf32", "compile", "cuda_graphs", "parallel"}
+    assert train.keys() - reference.TRAIN.keys() - reference.RECIPES["original"].keys() == machine_and_start
 
 
 def test_settings_of_the_original(root: Path):

@@ -20,6 +20,8 @@ Ledger = dict[str, dict[str, dict[str, Any]]]
 EARLIER = {"map_at_r": "MAP@R", "r_precision": "R-precision"}
 # Names of compressed embeddings in results of earlier versions, and their present names.
 COMPRESSED = {"signs": "binary"}
+# Settings of training that name the results of variants that are not benchmarks.
+METHOD = ("share", *reference.LEARNED, "warmup_epochs", "random_crop", "seed")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -48,6 +50,7 @@ class Settings(TypedDict):
     share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
     classifier: NotRequired[Literal["linear", "cosine"]]
     loss: NotRequired[Annotated[str, Field(pattern="^[a-z0-9_]+$")]]
+    warmup_epochs: NotRequired[Annotated[float, Field(ge=0)]]
 
 
 class BranchSet(TypedDict):
@@ -175,7 +178,7 @@ def name(entry: dict[str, Any]) -> str:
     """Return a result's name in the ledger: its backbone, then the differences from the original's benchmark.
 
     So a trial never replaces a benchmark. For variants that are not benchmarks, the numbers of meta classes, epochs
-    and pixels are not compared.
+    and pixels are not compared, and of the training only `METHOD`.
 
     >>> used = {"ensemble_size": 48, "meta_class_size": 12, "share": "layer1", "image_size": 256, "epochs": 20}
     >>> entry = {"variant": "car_cropped", "backbone": "resnet18", "kind": "logits", "partial": False}
@@ -185,9 +188,9 @@ def name(entry: dict[str, Any]) -> str:
     >>> used |= {"loss": "proxy_anchor", "warmup_epochs": 0.5, "weights": "none"}
     >>> name(entry | {"settings": used, "kind": "features", "partial": True})
     'resnet18 (M=4, D=98, share layer3, proxy_anchor, warm-up, 1 epoch, weights none, 128 px, partial, features)'
-    >>> used |= {"weights": "average.safetensors fa433323667f9e4d"}
+    >>> used |= {"weights": "average.safetensors fa433323667f9e4d", "learning_rate": 0.001}
     >>> name(entry | {"variant": "mine", "settings": used, "embedding": {"precision": "int8"}})
-    'resnet18 (M=4, share layer3, proxy_anchor, warm-up, weights average, int8)'
+    'resnet18 (M=4, recommended, no crops, weights average, int8)'
     """
     used, (dataset, _) = entry["settings"], reference.VARIANTS.get(entry["variant"], ("", ""))
     groups, size, epochs = used["meta_class_size"], used["image_size"], used["epochs"]
@@ -195,10 +198,7 @@ def name(entry: dict[str, Any]) -> str:
     differs = [
         (f"M={used['ensemble_size']}", used["ensemble_size"] != reference.ENSEMBLE_SIZE),
         (f"D={groups}", groups != reference.META_CLASS_SIZE.get(dataset, groups)),
-        (f"share {used['share']}", used["share"] != reference.SHARE),
-        *((used[key], used[key] != original) for key, original in reference.LEARNED.items() if key in used),
-        ("warm-up", used.get("warmup_epochs", 0) > 0),
-        ("crops", used.get("random_crop", 1) < 1),
+        *((words, True) for words in _learned(used, bool(dataset)) if epochs),
         ("validated", "kept_epoch" in used),
         (f"{epochs or 'no'} epoch{'' if epochs == 1 else 's'}", epochs != reference.EPOCHS.get(dataset, epochs or 1)),
         (f"weights {start}", start not in ("imagenet", entry["backbone"]) and (bool(dataset) or start != "none")),
@@ -210,6 +210,52 @@ def name(entry: dict[str, Any]) -> str:
     ]
     named = [text for text, is_different in differs if is_different]
     return entry["backbone"] + (f" ({', '.join(named)})" if named else "")
+
+
+def _learned(used: dict[str, Any], is_benchmark: bool) -> list[str]:
+    """Return how training settings differ from the nearest published recipe, after its name unless it is the original.
+
+    >>> seeded = {"ensemble_size": 1, "learning_rate": 5e-5, "loss": "distillation", "seed": 1}
+    >>> seeded = reference.RECIPES["recommended"] | seeded
+    >>> _learned(seeded, True), _learned(seeded, False)
+    (['recommended', 'distillation', 'rate 5e-05', 'seed 1'], ['recommended', 'distillation', 'seed 1'])
+    >>> frozen = {"ensemble_size": 48, "batch_size": 32, "freeze_batch_norm": True}
+    >>> _learned(reference.RECIPES["original"] | frozen, True)
+    ['batch 32', 'batch norm frozen']
+    """
+    original = reference.RECIPES["original"] | reference.TRAIN
+    # Results of earlier versions lack the settings that could not be chosen then.
+    ours = {key: used.get(key, value) for key, value in original.items() if is_benchmark or key in METHOD}
+    # Its length is at most half of the epochs.
+    ours["warmup_epochs"] = int(ours["warmup_epochs"] > 0)
+    if used["ensemble_size"] == 1:
+        del ours["share"]  # one network, wherever it is divided
+    found = []
+    for recipe, settings in reference.RECIPES.items():
+        differs = [key for key, value in ours.items() if value != (reference.TRAIN | settings)[key]]
+        found.append([recipe, *(_worded(key, ours[key]) for key in differs)])
+    recipe, *others = min(found, key=len)
+    return others if recipe == "original" else [recipe, *others]
+
+
+def _worded(key: str, value: Any) -> str:
+    """Return a training setting in few words."""
+    match key, value:
+        case "loss" | "classifier", _:
+            return value
+        case "batch_size", _:
+            return f"batch {value}"
+        case "learning_rate", _:
+            return f"rate {value}"
+        case "schedule", _:
+            return f"{value} schedule"
+        case "warmup_epochs", _:
+            return "warm-up" if value else "no warm-up"
+        case "freeze_batch_norm", _:
+            return f"batch norm {'frozen' if value else 'trained'}"
+        case "random_crop", _:
+            return "no crops" if value == 1 else f"crops {value}"
+    return f"{key} {value}"
 
 
 def _starting_weights(record: str, backbone: str) -> str:

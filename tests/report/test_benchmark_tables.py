@@ -36,7 +36,7 @@ def test_three_sources_side_by_side(root: Path):
         "resnet18",
         *("20.0", "30.0"),
         *(f"{image / 1e6:,.0f}", f"{3 * image * 8054 * 20 / 1e12:,.1f}"),
-        "M 48, D 12, 256 px, 20 epochs, batch 32, weights resnet18.pth",
+        "M 48, D 12, 256 px, 20 epochs, batch 10, weights resnet18.pth",
         "",
     ]
     assert row(recalls, "resnet50")[3:] == ["–", "–"]

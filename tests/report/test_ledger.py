@@ -68,7 +68,7 @@ NOISE = {"1": 0.51, "2": 0.6, "4": 0.7, "8": 1.0}
         ({"recall": NOISE, "recall_at_1_interval": [0.56, 0.6]}, False),
         ({"recall": NOISE, "recall_at_1_interval": [0.4, 0.44]}, False),
         ({"recall": {"1": 0.5, "3": 0.6}}, False),
-        ({"settings": SETTINGS | {"batch_size": 4}}, False),
+        ({"settings": SETTINGS | {"code": "other code"}}, False),
         ({"settings": SETTINGS | {"meta_classes": "other groups"}}, False),
         ({"embedding": {"kind": "logits", "dtype": "float16"}}, False),
         ({"evaluation": {"subsets": 6}}, False),

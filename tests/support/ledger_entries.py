@@ -6,7 +6,7 @@ SETTINGS = {
     "share": "layer1",
     "image_size": 256,
     "epochs": 20,
-    "batch_size": 32,
+    "batch_size": 10,
     "weights": "imagenet",
 }
 
