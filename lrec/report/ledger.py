@@ -198,7 +198,7 @@ def name(entry: dict[str, Any]) -> str:
     differs = [
         (f"M={used['ensemble_size']}", used["ensemble_size"] != reference.ENSEMBLE_SIZE),
         (f"D={groups}", groups != reference.META_CLASS_SIZE.get(dataset, groups)),
-        *((words, True) for words in _learned(used, bool(dataset)) if epochs),
+        *((words, True) for words in _learned(used, bool(dataset))),
         ("validated", "kept_epoch" in used),
         (f"{epochs or 'no'} epoch{'' if epochs == 1 else 's'}", epochs != reference.EPOCHS.get(dataset, epochs or 1)),
         (f"weights {start}", start not in ("imagenet", entry["backbone"]) and (bool(dataset) or start != "none")),
@@ -215,12 +215,10 @@ def name(entry: dict[str, Any]) -> str:
 def _learned(used: dict[str, Any], is_benchmark: bool) -> list[str]:
     """Return how training settings differ from the nearest published recipe, after its name unless it is the original.
 
-    >>> seeded = {"ensemble_size": 1, "learning_rate": 5e-5, "loss": "distillation", "seed": 1}
-    >>> seeded = reference.RECIPES["recommended"] | seeded
+    >>> seeded = reference.RECIPES["recommended"] | {"learning_rate": 5e-5, "loss": "distillation", "seed": 1}
     >>> _learned(seeded, True), _learned(seeded, False)
     (['recommended', 'distillation', 'rate 5e-05', 'seed 1'], ['recommended', 'distillation', 'seed 1'])
-    >>> frozen = {"ensemble_size": 48, "batch_size": 32, "freeze_batch_norm": True}
-    >>> _learned(reference.RECIPES["original"] | frozen, True)
+    >>> _learned(reference.RECIPES["original"] | {"batch_size": 32, "freeze_batch_norm": True}, True)
     ['batch 32', 'batch norm frozen']
     """
     original = reference.RECIPES["original"] | reference.TRAIN
@@ -228,8 +226,6 @@ def _learned(used: dict[str, Any], is_benchmark: bool) -> list[str]:
     ours = {key: used.get(key, value) for key, value in original.items() if is_benchmark or key in METHOD}
     # Its length is at most half of the epochs.
     ours["warmup_epochs"] = int(ours["warmup_epochs"] > 0)
-    if used["ensemble_size"] == 1:
-        del ours["share"]  # one network, wherever it is divided
     found = []
     for recipe, settings in reference.RECIPES.items():
         differs = [key for key, value in ours.items() if value != (reference.TRAIN | settings)[key]]
