@@ -18,6 +18,7 @@ import pandas as pd
 # Errors for operations that a file system, such as a network file system, does not support.
 UNKNOWN = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _BLOCK = 2**24  # bytes
+_DIGITS = 8  # in the name of a temporary file
 _ATTEMPTS, _PAUSE = 50, 0.02  # to read folders that are being replaced; seconds between attempts
 
 Result = TypeVar("Result")
@@ -89,6 +90,7 @@ def unreplaced(folders: Sequence[Path], read: Callable[[], Result]) -> Result:
 
     Raises:
         ValueError: a folder was replaced during every attempt.
+        FileNotFoundError: a folder is gone because a process was killed while it replaced it.
         Exception: raised by `read`, while no folder was being replaced, or in the last attempt.
     """
     failed: Exception | None = None
@@ -103,6 +105,11 @@ def unreplaced(folders: Sequence[Path], read: Callable[[], Result]) -> Result:
                 raise failed
             return found
         time.sleep(_PAUSE)
+    if lost := next(filter(_is_between, folders), None):
+        raise FileNotFoundError(
+            f"{lost}: not found, but {_retired(lost)} is, because a process was killed while it replaced the folder; "
+            "rename it back"
+        )
     raise failed or ValueError(f"{folders[0]}: replaced again and again while it was read; run again")
 
 
@@ -121,7 +128,7 @@ def _is_between(folder: Path) -> bool:
 
 
 def require_replaceable(path: Path, own: Collection[str]) -> None:
-    """Refuse an output folder chosen by the user if it holds other files, which `atomic_folder` would delete.
+    """Refuse an output folder chosen by the user if it is protected or holds other files: `atomic_folder` deletes it.
 
     Args:
         path: the folder, which need not exist.
@@ -129,9 +136,12 @@ def require_replaceable(path: Path, own: Collection[str]) -> None:
 
     Raises:
         ValueError: it is not a folder, or it holds something else.
+        PermissionError: it must not be changed.
     """
     if not (path.exists() or path.is_symlink()):
         return
+    if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: not writable, so it is not replaced; name another folder, or make it writable")
     foreign = sorted(set(os.listdir(path)) - set(own)) if path.is_dir() else [path.name]
     if foreign:
         raise ValueError(
@@ -143,7 +153,7 @@ def require_replaceable(path: Path, own: Collection[str]) -> None:
 @contextlib.contextmanager
 def _draft(path: Path) -> Iterator[Path]:
     """Yield an unused temporary path beside `path`. After an error it is removed, and the error names `path`."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:_DIGITS]}.tmp")
     with naming(path, draft):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,9 +179,9 @@ def clear_drafts(path: Path) -> None:
     """Remove leftovers of killed processes beside `path` and inside it. No process may be writing there."""
     if _retired(path).exists() and not path.exists():
         os.replace(_retired(path), path)
-    beside = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
+    drafts = path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * _DIGITS}.tmp")  # not those of <name>.parquet
     inside = path.rglob(".*.tmp") if path.is_dir() else ()
-    for draft in [*beside, *inside]:
+    for draft in [_retired(path), *drafts, *inside]:
         remove(draft)
 
 

@@ -76,10 +76,11 @@ def alone(path: Path) -> Iterator[None]:
 
     Unlike `held`, it works in any current folder, leaves no file behind and waits instead of refusing: the folder that
     contains `path` is locked. Leftovers of killed processes are removed. File systems that cannot lock folders, such
-    as NFS, give no protection.
+    as NFS, give no protection; leftovers stay there, because they may be another process's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path.parent, os.O_RDONLY)
+    is_locked = False
     try:
         try:
             try:
@@ -87,12 +88,16 @@ def alone(path: Path) -> Iterator[None]:
             except BlockingIOError:
                 command.warn(f"{path}: waiting for another process that saves in {path.parent}")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
+            is_locked = True
         except OSError as error:
             if error.errno not in _UNKNOWN:
                 raise
-        files.clear_drafts(path)
+        if is_locked:
+            files.clear_drafts(path)
         yield
     finally:
+        if is_locked:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process forked meanwhile keeps the descriptor open
         os.close(descriptor)
 
 

@@ -265,11 +265,16 @@ def write(
 
     Raises:
         FileNotFoundError: the model is missing.
-        ValueError: the folder holds other files, or an embedding to encode is not finite.
+        ValueError: the folder holds other files, an embedding to encode is not finite, or a name is not UTF-8 text.
     """
-    require_replaceable(path)
+    root = os.path.relpath(os.path.realpath(facts.get("root") or ""), os.path.realpath(path))
+    try:
+        root.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{root}: its name is not UTF-8 text; rename it") from error
     with locks.alone(path):
-        _write(path, parts, index, facts, copied, encoding)
+        require_replaceable(path)  # after waiting
+        _write(path, parts, index, facts | {"split": None, "root": root}, copied, encoding)
 
 
 def require_replaceable(path: Path) -> None:
@@ -310,5 +315,4 @@ def _write(
                 shutil.copyfile(source, draft / OWN_MODEL / source.name)
             facts = facts | {"model": OWN_MODEL}
             facts |= {key: f"{OWN_MODEL}/{MADE[key]}" for key in MADE if key in facts}
-        root = os.path.relpath(os.path.realpath(facts.get("root") or ""), os.path.realpath(path))
-        files.write_json(draft / FACTS, facts | {"split": None, "root": root})
+        files.write_json(draft / FACTS, facts)

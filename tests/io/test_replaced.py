@@ -1,8 +1,10 @@
 """Folders that another process replaces: all files read are of one, and those who replace it take turns."""
 
 import errno
+import multiprocessing
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,41 @@ def test_a_folder_between_two_renames_is_waited_for(tmp_path: Path):
     back.join()
 
 
+def test_a_folder_lost_between_two_renames_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "_PAUSE", 0)
+    write(tmp_path / "f", "1")
+    (tmp_path / "f").rename(tmp_path / ".f.old.tmp")
+    with pytest.raises(FileNotFoundError, match=r"f: not found, but .*/\.f\.old\.tmp is, because .* rename it back$"):
+        files.unreplaced([tmp_path / "f"], lambda: read(tmp_path / "f"))
+
+
+def test_leftovers_of_another_name_stay(tmp_path: Path):
+    others = [".f.v2.old.tmp", ".f.parquet.deadbeef.tmp", ".f.old.deadbeef.tmp"]
+    for name in others:
+        write(tmp_path / name, "1")
+    with locks.alone(tmp_path / "f"):
+        assert sorted(os.listdir(tmp_path)) == sorted(others)
+
+
+def test_a_protected_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "f", "1")
+    files.require_replaceable(tmp_path / "f", ("a", "b"))
+    monkeypatch.setattr(os, "access", lambda path, how: False)  # root may change what is protected
+    with pytest.raises(PermissionError, match="f: not writable, so it is not replaced"):
+        files.require_replaceable(tmp_path / "f", ("a", "b"))
+
+
+def test_a_process_forked_meanwhile_keeps_no_lock(tmp_path: Path, capsys: pytest.CaptureFixture):
+    with locks.alone(tmp_path / "f"):
+        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        forked.start()
+    with locks.alone(tmp_path / "f"):
+        assert forked.is_alive()
+    forked.kill()
+    forked.join()
+    assert capsys.readouterr().err == ""
+
+
 def test_errors_of_a_folder_at_rest_are_raised_at_once(tmp_path: Path):
     called = []
     with pytest.raises(FileNotFoundError):
@@ -60,7 +97,7 @@ def test_one_that_never_rests_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_one_replaces_a_folder_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture):
     """Another waits, and removes no draft of the first, though it removes those of killed processes."""
-    path, left, entered = tmp_path / "new/f", tmp_path / "new/.f.dead.tmp", threading.Event()
+    path, left, entered = tmp_path / "new/f", tmp_path / "new/.f.deadbeef.tmp", threading.Event()
     left.mkdir(parents=True)
 
     def other() -> None:
@@ -86,6 +123,8 @@ def test_a_file_system_that_locks_no_folders(number: int, tmp_path: Path, monkey
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    write(tmp_path / ".f.deadbeef.tmp", "of a process that may be alive")
     with locks.alone(tmp_path / "f"):
         write(tmp_path / "f", "1")
     assert read(tmp_path / "f") == "11"
+    assert sorted(os.listdir(tmp_path)) == [".f.deadbeef.tmp", "f"]

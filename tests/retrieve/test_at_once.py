@@ -97,7 +97,7 @@ def test_two_that_save_one_folder_take_turns(database: Database, tmp_path: Path)
     """From any current folder; a claim of the project would be in the current one."""
     thread = threading.Thread(target=database.save, args=[tmp_path / "saved"])
     with locks.alone(tmp_path / "saved"):
-        draft = tmp_path / ".saved.draft.tmp"
+        draft = tmp_path / ".saved.deadbeef.tmp"
         draft.mkdir()
         thread.start()
         thread.join(0.3)
@@ -105,3 +105,34 @@ def test_two_that_save_one_folder_take_turns(database: Database, tmp_path: Path)
         assert draft.exists()
     thread.join()
     assert [entry.name for entry in tmp_path.iterdir() if "saved" in entry.name] == ["saved"]
+
+
+def test_files_put_there_while_a_save_waits_are_kept(database: Database, tmp_path: Path):
+    def save() -> None:
+        with pytest.raises(ValueError, match="found notes.txt, expected a new or empty folder"):
+            database.save(tmp_path / "saved")
+        refused.append(True)
+
+    refused: list[bool] = []
+    thread = threading.Thread(target=save)
+    with locks.alone(tmp_path / "saved"):
+        thread.start()
+        (tmp_path / "saved").mkdir()
+        (tmp_path / "saved/notes.txt").touch()
+    thread.join()
+    assert refused
+    assert (tmp_path / "saved/notes.txt").exists()
+
+
+def test_a_folder_outside_one_whose_name_is_not_text(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The saved paths would lead through its name."""
+    current = tmp_path / "proj\udce9"
+    current.mkdir()
+    monkeypatch.chdir(current)
+    with pytest.raises(ValueError, match="its name is not UTF-8 text; rename it"):
+        database.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    database.save("inside")
+    assert len(Database.load("inside")) == len(database)
