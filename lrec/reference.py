@@ -1,6 +1,6 @@
 """The original implementation's benchmarks and settings, for which there are reported and clean reference figures."""
 
-ENSEMBLE_SIZE, KIND, IMAGE_SIZE = 48, "logits", 256
+ENSEMBLE_SIZE, KIND, IMAGE_SIZE, RESIZE = 48, "logits", 256, "squash"
 # The last layer of the stem, see `lrec.model.backbones.SHARES`.
 SHARE = "layer1"
 # Classifier and loss of the branches. Results of earlier versions lack these and some of the settings below.

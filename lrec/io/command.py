@@ -43,7 +43,7 @@ def guard(work: Callable[[], None], debug: bool = False, lower: str = "") -> int
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
         if debug or not (line := errors.explain(error, lower)):
             raise
         rank = environment.rank()

@@ -12,6 +12,7 @@ OUT_OF_MEMORY = (
     "cannot allocate memory",
     "bad_alloc",
     "start new thread",
+    "failed to map segment from shared object",  # a library that is imported
     "could not create a primitive",  # oneDNN's convolutions
     "unable to find an engine",  # cuDNN, when no algorithm fits into the free memory
     "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED, and the same in cuDNN
@@ -42,7 +43,7 @@ def explain(error: Exception, lower: str) -> str:
         remedy = REMEDIES.get(error.errno)
         file = f"{error.filename}: " if error.filename else ""
         text = f"{file}{error.strerror}" + (f"; {remedy}" if remedy else "")
-    elif isinstance(error, RuntimeError) and not memory:
+    elif isinstance(error, RuntimeError | ImportError) and not memory:
         return ""
     return shortened(escaped(text))
 

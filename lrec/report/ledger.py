@@ -50,6 +50,7 @@ class Settings(TypedDict):
     share: Annotated[str, Field(pattern=f"^({'|'.join(SHARES)})$")]
     classifier: NotRequired[Literal["linear", "cosine"]]
     loss: NotRequired[Annotated[str, Field(pattern="^[a-z0-9_]+$")]]
+    teacher: NotRequired[str | None]
     warmup_epochs: NotRequired[Annotated[float, Field(ge=0)]]
 
 
@@ -190,19 +191,22 @@ def name(entry: dict[str, Any]) -> str:
     'resnet18 (M=4, D=98, share layer3, proxy_anchor, warm-up, 1 epoch, weights none, 128 px, partial, features)'
     >>> used |= {"weights": "average.safetensors fa433323667f9e4d", "learning_rate": 0.001}
     >>> name(entry | {"variant": "mine", "settings": used, "embedding": {"precision": "int8"}})
-    'resnet18 (M=4, recommended, no crops, weights average, int8)'
+    'resnet18 (M=4, recommended, no crops, weights average fa43, int8)'
     """
     used, (dataset, _) = entry["settings"], reference.VARIANTS.get(entry["variant"], ("", ""))
     groups, size, epochs = used["meta_class_size"], used["image_size"], used["epochs"]
     start = _starting_weights(used["weights"], entry["backbone"])
+    teacher = (used.get("teacher") or "").rpartition(" ")[2]  # the digest of its file
     differs = [
         (f"M={used['ensemble_size']}", used["ensemble_size"] != reference.ENSEMBLE_SIZE),
         (f"D={groups}", groups != reference.META_CLASS_SIZE.get(dataset, groups)),
         *((words, True) for words in _learned(used, bool(dataset))),
         ("validated", "kept_epoch" in used),
         (f"{epochs or 'no'} epoch{'' if epochs == 1 else 's'}", epochs != reference.EPOCHS.get(dataset, epochs or 1)),
-        (f"weights {start}", start not in ("imagenet", entry["backbone"]) and (bool(dataset) or start != "none")),
+        (f"weights {start}", start != "imagenet" and (bool(dataset) or start != "none")),
+        (f"teacher {teacher[:4]}", bool(teacher)),
         (f"{size} px", bool(dataset) and size != reference.IMAGE_SIZE),
+        (f"resize {used.get('resize')}", bool(dataset) and used.get("resize", reference.RESIZE) != reference.RESIZE),
         ("partial", entry["partial"]),
         (entry["kind"], entry["kind"] != reference.KIND),
         ("int8", is_quantized(entry)),
@@ -255,17 +259,22 @@ def _worded(key: str, value: Any) -> str:
 
 
 def _starting_weights(record: str, backbone: str) -> str:
-    """Return a short name of what `lrec.model.weights.describe` returned: of a file, its name alone.
+    """Return a short name of what `lrec.model.weights.describe` returned: of a file, its name and four digits.
 
-    A file with the name that torchvision gives its ImageNet weights is named as the backbone.
+    A file that is named as the backbone, or as torchvision names its files, after the digest of their content, is taken
+    for ImageNet weights.
 
-    >>> [_starting_weights(f"{name} 49c8b62c02d51342", "resnet18") for name in ("resnet18-f37072fd.pth", "my net.pth")]
-    ['resnet18', 'my_net']
-    >>> _starting_weights("imagenet", "resnet18")
-    'imagenet'
+    >>> files = ("resnet18.pth", "resnet18-49c8b62c.pth", "resnet18-f37072fd.pth", "my net.pth")
+    >>> [_starting_weights(f"{name} 49c8b62c02d51342", "resnet18") for name in files]
+    ['imagenet', 'imagenet', 'resnet18-f37072fd 49c8', 'my_net 49c8']
+    >>> _starting_weights("none", "resnet18")
+    'none'
     """
-    stem = Path(record.rpartition(" ")[0] or record).stem
-    return re.sub(rf"^({backbone})-[0-9a-f]{{8}}$|[^\w.-]", lambda found: found[1] or "_", stem)[:40]
+    file, _, digest = record.rpartition(" ")
+    stem = Path(file).stem
+    if not file or stem in (backbone, f"{backbone}-{digest[:8]}"):
+        return "imagenet" if file else record
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', stem)[:40]} {digest[:4]}"
 
 
 def reduction(entry: dict[str, Any]) -> str:

@@ -119,6 +119,18 @@ def test_arrays_are_checked(tmp_path: Path):
         reading.read_array(tmp_path / "b.npy", "embed", 2, np.float32)
 
 
+def test_a_library_that_memory_is_too_short_for(capsys: pytest.CaptureFixture[str]):
+    def work() -> None:
+        raise ImportError(text)
+
+    text = "_C.so: failed to map segment from shared object"
+    assert command.guard(work, lower="train.batch_size") == 1
+    assert capsys.readouterr().err.startswith(f"error: out of memory ({text}); lower train.batch_size, or ")
+    text = "cannot import name 'x'"
+    with pytest.raises(ImportError):
+        command.guard(work)
+
+
 @pytest.mark.parametrize(
     "text",
     [

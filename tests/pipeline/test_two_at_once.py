@@ -157,6 +157,7 @@ def test_two_queue_workers(undisturbed: Undisturbed, tmp_path: Path):
     call(work, "dvc", "queue", "stop", "--kill")
     for name, ks in cutoffs.items():
         call(work, "dvc", "exp", "branch", name, f"result-{name}")
+        call(work, "git", "checkout", ".")  # without the other's entry in the ledger
         settings = yaml.safe_load((work / "params.yaml").read_text(encoding="utf-8"))
         settings["variants"]["tiny"]["recall_at"], settings["train"]["seed"] = ks, ks[1]
         (work / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")

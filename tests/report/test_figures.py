@@ -59,6 +59,7 @@ def test_rows_of_cars(root: Path, entry: dict):
         {"freeze_batch_norm": True},
         {"label_smoothing": 0.1},
         {"seed": 1},
+        {"resize": "crop"},
         {"weights": "none"},
         {"weights": "imagenet21k.pth f37072fd0123abcd"},
         {"warmup_epochs": 1.0},
