@@ -27,7 +27,7 @@ from lrec.data import store
 from lrec.io import files, strict_yaml
 from lrec.model import saved
 from lrec.model.backbones import SHARE
-from lrec.report import curves, figures, ledger, model_size
+from lrec.report import curves, figures, ledger, model_size, naming
 
 RUNS, TABLE = Path("benchmarks/study.yaml"), Path("metrics/study.csv")
 EPOCHS = 6  # for one network at a budget of 1
@@ -185,7 +185,7 @@ def points(table: pd.DataFrame, variant: str, known: dict[str, Any]) -> pd.DataF
             family, codes = "shipped", ("float32", "int8", "binary")
             own = f"M={used['ensemble_size']}, whitened" if used["epochs"] else AVERAGE
             label = STUDENT if used.get("teacher") else own
-        elif ledger.learns_as_original(entry):
+        elif naming.learns_as_original(entry):
             family, codes = "original's loss", ("float32", f"pca {WHITENED} whitened")
             label = f"original, M={used['ensemble_size']}"
         else:

@@ -12,7 +12,7 @@ import pandas as pd
 from lrec import params, paths, reference
 from lrec.io import command, files, given, locks, provenance, reading
 from lrec.io.text import escaped
-from lrec.report import benchmarks, diagram, figures, ledger, page, readme
+from lrec.report import benchmarks, diagram, figures, ledger, naming, page, readme
 from lrec.report.tables import markdown
 
 HISTORY = ("epoch", "learning_rate", "loss", "accuracy")
@@ -47,10 +47,10 @@ def main(check: bool) -> None:
             record = provenance.find(paths.run_record(variant, backbone), result["settings"])
             if not ledger.upsert(known, result, record and record | {"epochs": len(history)}):
                 print(f"{variant}/{backbone}: reproduces its entry in {paths.LEDGER}, which is kept")
-            listed.setdefault(variant, {})[ledger.metric(result)] = flat(result)
+            listed.setdefault(variant, {})[naming.metric(result)] = flat(result)
             folder = paths.examples(variant, backbone)
             shown.append(page.Listed(result, history, page.read_examples(folder / paths.EXAMPLES), folder))
-            models.setdefault(variant, {})[ledger.name(result)] = paths.model(variant, backbone)
+            models.setdefault(variant, {})[naming.name(result)] = paths.model(variant, backbone)
             for name, table in curves(result, history).items():
                 plots.setdefault(name, []).append(table)
     known = ledger.ordered(known)
@@ -121,7 +121,7 @@ def curves(result: dict, history: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "recall_at_k": pd.DataFrame(recalls, columns=["k", "recall"]),
         "ensemble_size": reading.read_table(folder / "ensemble_size.csv", CURVE, "evaluate", numbers=CURVE),
     }
-    named = f"{result['variant']}/{ledger.name(result)}"
+    named = f"{result['variant']}/{naming.name(result)}"
     return {name: table.assign(combination=named) for name, table in tables.items()}
 
 

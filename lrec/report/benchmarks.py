@@ -11,7 +11,8 @@ from lrec import reference
 from lrec.io import reading
 from lrec.model.backbones import BACKBONES
 from lrec.report import model_size
-from lrec.report.ledger import COMPRESSED, Ledger, is_quantized, meaningless, ordered, reduction, titles
+from lrec.report.ledger import COMPRESSED, Ledger, meaningless, ordered, titles
+from lrec.report.naming import is_quantized, reduction
 from lrec.report.tables import MISSING, Table
 
 REPORTED, CLEAN, PUBLISHED = "reported_recall.csv", "clean_recall.csv", "published_recall.csv"
@@ -58,7 +59,7 @@ def recall_tables(variant: str, entries: Entries, folder: Path) -> list[Table]:
 
     Args:
         variant: the variant's name; only the six benchmarks have reference figures.
-        entries: the ledger's {name: entry} of this variant, see `lrec.report.ledger.name`.
+        entries: the ledger's {name: entry} of this variant, see `lrec.report.naming.name`.
         folder: the folder with reported_recall.csv and clean_recall.csv.
     """
     reported, clean = (read_reference(folder / name, variant) for name in (REPORTED, CLEAN))

@@ -14,7 +14,8 @@ from lrec import reference
 from lrec.io import environment, files
 from lrec.model.backbones import BACKBONES
 from lrec.report.benchmarks import CLEAN, PUBLISHED, REPORTED, read_reference
-from lrec.report.ledger import Ledger, is_full_size
+from lrec.report.ledger import Ledger
+from lrec.report.naming import is_full_size
 
 with environment.without("MPLBACKEND"):  # set by notebooks; the import fails if that backend is not installed
     import matplotlib

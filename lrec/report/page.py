@@ -17,7 +17,7 @@ from lrec.io import reading
 from lrec.io.text import boxed
 from lrec.model import saved
 from lrec.model.classifiers import Classifier
-from lrec.report import benchmarks, curves, ledger, model_size
+from lrec.report import benchmarks, curves, ledger, model_size, naming
 from lrec.report.tables import Table, html
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
@@ -70,7 +70,7 @@ def render(listed: list[Listed], known: ledger.Ledger, tables: list[Table], figu
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"readable": readable, "boxed": boxed, "embedded": embedded, "is_wide": is_wide}
-    histories = {(run.result["variant"], ledger.name(run.result)): run.history for run in listed}
+    histories = {(run.result["variant"], naming.name(run.result)): run.history for run in listed}
     entries = {f"{variant}/{name}": entry for variant, named in known.items() for name, entry in named.items()}
     return environment.get_template("page.html").render(
         listed=[_shown(run) for run in listed],
@@ -143,7 +143,7 @@ def _details(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(run: Listed) -> dict[str, Any]:
     return {
-        "name": f"{run.result['variant']}/{ledger.name(run.result)}",
+        "name": f"{run.result['variant']}/{naming.name(run.result)}",
         "facts": _facts(run.result),
         "charts": curves.of_one(run.result, run.history),
         "examples": run.examples,

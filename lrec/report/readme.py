@@ -8,7 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 from lrec import reference
-from lrec.report import ledger
+from lrec.report import ledger, naming
 from lrec.report.benchmarks import (
     CLEAN,
     REPORTED,
@@ -39,7 +39,7 @@ def tables(known: ledger.Ledger, folder: Path) -> list[Table]:
     found = [parameter_table()]
     for number, variant in enumerate(reference.VARIANTS):
         entries = known.get(variant, {})
-        full = {name: entry for name, entry in entries.items() if ledger.is_full_size(entry)}
+        full = {name: entry for name, entry in entries.items() if naming.is_full_size(entry)}
         found.append(benchmark_table(variant, full, folder, "" if number else LEGEND))
         others = {name: entry for name, entry in entries.items() if name not in full}
         found += [own_runs("", others, "Our runs of other sizes")] if others else []
@@ -52,7 +52,7 @@ def benchmark_table(variant: str, full: Entries, folder: Path, intro: str = "") 
 
     Args:
         variant: one of `lrec.reference.VARIANTS`.
-        full: {backbone: entry} of the ledger's comparable runs, see `lrec.report.ledger.is_full_size`.
+        full: {backbone: entry} of the ledger's comparable runs, see `lrec.report.naming.is_full_size`.
         folder: the folder with reported_recall.csv and clean_recall.csv.
         intro: the line above the table.
     """

@@ -6,7 +6,7 @@ from ledger_entries import SETTINGS, entry, full_size, of_size
 
 from lrec import paths
 from lrec.model.backbones import BACKBONES
-from lrec.report import benchmarks, ledger, model_size, page, readme
+from lrec.report import benchmarks, ledger, model_size, naming, page, readme
 from lrec.report.tables import Table, markdown
 
 
@@ -166,10 +166,10 @@ def test_a_reduced_embedding_has_its_own_row_and_no_branches(root: Path):
     analysis = {"images": 9, "compression": [{"code": "float32", "bytes": 2048, "recall_at_1": 50.0}]}
     some = entry(**reduced, analysis=analysis)
     name = "resnet18 (M=4, features, whitened 512)"
-    assert ledger.name(some) == name
-    assert ledger.metric(some) == "resnet18 (features, whitened)"
-    assert not ledger.is_full_size(full_size(embedding={"reduce": "pca", "dimensions": 64}))
-    assert not ledger.is_full_size(full_size(embedding={"precision": "int8"}))
+    assert naming.name(some) == name
+    assert naming.metric(some) == "resnet18 (features, whitened)"
+    assert not naming.is_full_size(full_size(embedding={"reduce": "pca", "dimensions": 64}))
+    assert not naming.is_full_size(full_size(embedding={"precision": "int8"}))
     recalls, runs = made(root, {name: some})
     assert row(recalls, name)[1:3] == ["", ""]
     assert row(runs, name)[-2].endswith(", embedded features, whitened 512")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lrec import reference
 from lrec.model.backbones import BACKBONES
-from lrec.report import diagram, figures, ledger
+from lrec.report import diagram, figures, naming
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_rows_of_cars(root: Path, entry: dict):
 def test_what_is_not_the_benchmark_is_not_shown(root: Path, entry: dict, change: dict):
     other = copy.deepcopy(entry)
     (other if change.keys() & other.keys() else other["settings"]).update(change)
-    assert ledger.is_full_size(entry)
-    assert not ledger.is_full_size(other)
+    assert naming.is_full_size(entry)
+    assert not naming.is_full_size(other)
     found = figures.rows("car_uncropped", root / "data/reference", {"resnet18": other})
     assert found == figures.rows("car_uncropped", root / "data/reference", {})
 

@@ -8,7 +8,7 @@ import pytest
 from ledger_entries import SETTINGS, entry, full_size, of_size
 
 from lrec import paths, reference
-from lrec.report import benchmarks, ledger, readme
+from lrec.report import benchmarks, ledger, naming, readme
 from lrec.report.tables import Table, markdown
 from stages import report
 
@@ -63,7 +63,7 @@ def test_ours_stands_in_its_cell_only_when_it_is_comparable(root: Path):
     ]
     assert f"own {title}" not in comparable
     for other in (full_size(partial=True), full_size(kind="features"), of_size(4)):
-        found = made(root, {"car_cropped": {ledger.name(other): other}})
+        found = made(root, {"car_cropped": {naming.name(other): other}})
         assert found[title].rows == made(root, {})[title].rows
         assert len(found[f"own {title}"].rows) == 1
 
