@@ -272,8 +272,9 @@ def write(
         root.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{root}: its name is not UTF-8 text; rename it") from error
+    require_replaceable(path)
     with locks.alone(path):
-        require_replaceable(path)  # after waiting
+        require_replaceable(path)  # it may have changed while waiting
         _write(path, parts, index, facts | {"split": None, "root": root}, copied, encoding)
 
 
