@@ -179,10 +179,11 @@ def clear_drafts(path: Path) -> None:
     """Remove leftovers of killed processes beside `path` and inside it. No process may be writing there."""
     if _retired(path).exists() and not path.exists():
         os.replace(_retired(path), path)
-    drafts = path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * _DIGITS}.tmp")  # not those of <name>.parquet
-    inside = path.rglob(".*.tmp") if path.is_dir() else ()
-    for draft in [_retired(path), *drafts, *inside]:
-        remove(draft)
+    for end in ("old", "[0-9a-f]" * _DIGITS):  # of drafts alone: other files, and other paths' drafts, stay
+        beside = path.parent.glob(f".{glob.escape(path.name)}.{end}.tmp")
+        inside = path.rglob(f".*.{end}.tmp") if path.is_dir() else ()
+        for draft in [*beside, *inside]:
+            remove(draft)
 
 
 def _retired(path: Path) -> Path:

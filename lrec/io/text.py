@@ -11,6 +11,19 @@ import re
 HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+def is_utf8(text: str) -> bool:
+    r"""Return whether a text can be written as UTF-8; names of files may hold other bytes, which Python keeps.
+
+    >>> is_utf8("caf\u00e9"), is_utf8("caf\udce9")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def escaped(text: str) -> str:
     r"""Replace hidden characters with their escape codes, for a terminal or a log.
 

@@ -15,6 +15,7 @@ from lrec.embedding import codes as coding
 from lrec.embedding import runtimes
 from lrec.embedding.codes import Codes
 from lrec.io import command, missing, reading
+from lrec.io.text import is_utf8
 from lrec.metrics import search
 from lrec.model import saved
 from lrec.retrieve import given, image_files, storage
@@ -107,10 +108,8 @@ class Database:
     def _to_index(self, image: str | Path) -> str:
         """Return a file's path for the index; refuse one that is not UTF-8 text."""
         path = self.indexed(image)
-        try:
-            path.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{image}: its name is not UTF-8 text; rename it") from error
+        if not is_utf8(path):
+            raise ValueError(f"{image}: its name is not UTF-8 text; rename it")
         return path
 
     def embedding(self, row: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from lrec import paths
 from lrec.embedding import runtimes
 from lrec.io import command, files, locks, missing, reading
+from lrec.io.text import is_utf8
 from lrec.model import saved
 from lrec.retrieve import storage, tables
 from lrec.retrieve.database import Database
@@ -112,10 +113,8 @@ def _texts(column: Any, first: int) -> list[str]:
     """Return the column as a list of names that can be encoded as UTF-8."""
     names = column.tolist()
     for row, name in enumerate(names, start=first):
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"row {row:,}: its {column.name}, {name!r:.120}, is not Unicode text") from error
+        if not is_utf8(name):
+            raise ValueError(f"row {row:,}: its {column.name}, {name!r:.120}, is not Unicode text")
     return names
 
 

@@ -17,6 +17,7 @@ from lrec.datasets.decoding import Resize
 from lrec.embedding import audit, codes, graph, reduction, runtimes
 from lrec.embedding.codes import Codes
 from lrec.io import files, locks, missing, reading
+from lrec.io.text import is_utf8
 from lrec.model import saved
 from lrec.model.kinds import KINDS
 
@@ -268,13 +269,10 @@ def write(
         ValueError: the folder holds other files, an embedding to encode is not finite, or a name is not UTF-8 text.
     """
     root = os.path.relpath(os.path.realpath(facts.get("root") or ""), os.path.realpath(path))
-    try:
-        root.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{root}: its name is not UTF-8 text; rename it") from error
-    require_replaceable(path)
+    if not is_utf8(root):
+        raise ValueError(f"{root}: its name is not UTF-8 text; rename it")
     with locks.alone(path):
-        require_replaceable(path)  # it may have changed while waiting
+        require_replaceable(path)  # not before, because it may change while waiting
         _write(path, parts, index, facts | {"split": None, "root": root}, copied, encoding)
 
 

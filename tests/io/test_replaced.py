@@ -1,10 +1,9 @@
 """Folders that another process replaces: all files read are of one, and those who replace it take turns."""
 
 import errno
-import multiprocessing
 import os
+import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -73,12 +72,12 @@ def test_a_protected_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_process_forked_meanwhile_keeps_no_lock(tmp_path: Path, capsys: pytest.CaptureFixture):
     with locks.alone(tmp_path / "f"):
-        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-        forked.start()
-    with locks.alone(tmp_path / "f"):
-        assert forked.is_alive()
-    forked.kill()
-    forked.join()
+        folders = {int(number): os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+        (locked,) = [number for number, folder in folders.items() if folder == str(tmp_path.resolve())]
+        forked = subprocess.Popen(["sleep", "60"], pass_fds=[locked])
+    with forked, locks.alone(tmp_path / "f"):
+        assert forked.poll() is None
+        forked.kill()
     assert capsys.readouterr().err == ""
 
 
