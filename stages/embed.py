@@ -59,7 +59,7 @@ def main(variant: str, backbone: str) -> None:
     require_fit(folder, config, backbone, packed.dataset["image_size"])
     everything.require_dimensions(len(packed.rows(store.TRAIN)), trained.width(settings.kind))
     begun = require_start(folder, config, backbone, recipe.weights) if settings.untrained else ""
-    where = collective.device(device.choose("cpu" if other else everything.machine.device))
+    where = collective.device("cpu" if other else everything.machine.device)
     device.choose_precision(where, settings.precision)
     chosen = settings.model_dump(include={"kind", "batch_size", "precision"})
     options = extract.Options(**chosen, device=where, workers=everything.machine.workers)

@@ -7,13 +7,18 @@ sufficient evidence of torchrun, since schedulers and notebooks set them too.
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from lrec.compute.device import choose
+
 # Variables that can prevent every connection.
 NETWORK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TORCH_DISTRIBUTED_DEBUG")
+# How long processes wait for what one does alone, such as fitting a reduction; torch's 30 minutes are too short.
+PATIENCE = timedelta(days=7)
 # What gloo and NCCL say when a process at the other end has ended.
 GONE = ("connection", "closed", "closure", "timed out", "timeout", "by peer", "broken pipe", "socket", "remote")
 
@@ -35,21 +40,22 @@ def started() -> bool:
 
 
 def device(name: str) -> str:
-    """Return this process's device: if several processes run on a machine, each uses its own GPU.
+    """Return this process's device for a parameter: if several processes run on a machine, each uses its own GPU.
 
     Raises:
-        ValueError: there are fewer GPUs than processes.
+        ValueError: the device is not available, or there are fewer GPUs than processes.
     """
-    if torch.device(name).type != "cuda" or count() == 1:
-        return name
+    if count() == 1 or name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return choose(name)
     here = int(os.environ["LOCAL_WORLD_SIZE"])
-    gpus = torch.cuda.device_count() if name == "cuda" else 1
+    own = name in ("auto", "cuda")
+    gpus = torch.cuda.device_count() if own else 1
     if here > gpus:
         raise ValueError(
             f"machine.processes: found {here} on this machine for {gpus} GPU ({name}), expected at most one for each; "
             "set it to gpu or 1, and machine.device to auto"
         )
-    return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name
+    return choose(f"cuda:{os.environ['LOCAL_RANK']}" if own else name)
 
 
 def shard(size: int, of: int | None = None) -> range:
@@ -82,10 +88,11 @@ def together(device: str = "cpu") -> Iterator[None]:
         # Otherwise NCCL guesses the GPU from the rank, and its barriers use memory on another process's GPU.
         torch.cuda.set_device(device)
         with _explained():
-            torch.distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=torch.device(device))
+            backends = "cpu:gloo,cuda:nccl"
+            torch.distributed.init_process_group(backends, timeout=PATIENCE, device_id=torch.device(device))
     else:
         with _explained():
-            torch.distributed.init_process_group("gloo")
+            torch.distributed.init_process_group("gloo", timeout=PATIENCE)
     yield
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

@@ -109,7 +109,10 @@ def working_memory(device: str | torch.device, on_cpu: int) -> int:
 
 @contextlib.contextmanager
 def arithmetic(device: str, tf32: bool, deterministic: bool, tuned: bool = True) -> Iterator[None]:
-    """Set how a GPU computes while the block runs; a CPU computes in float32 and deterministically in any case.
+    """Make a GPU the current one, and set how it computes, while the block runs.
+
+    Streams, events and recorded graphs belong to the current GPU, whichever tensors they are used with. A CPU computes
+    in float32 and deterministically in any case.
 
     Args:
         device: where the block computes.
@@ -131,7 +134,7 @@ def arithmetic(device: str, tf32: bool, deterministic: bool, tuned: bool = True)
     filled_before = torch.utils.deterministic.fill_uninitialized_memory
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
-        with _tf32(tf32):
+        with torch.get_device_module(device).device(device), _tf32(tf32):
             yield
     finally:
         torch.backends.cudnn.benchmark = tuned_before

@@ -27,8 +27,9 @@ class Reading:
         self._values = values
         if is_gpu(values.device):
             self._values = values.to("cpu", non_blocking=True)  # into pinned memory
-            self._event = torch.get_device_module(values.device).Event()
-            self._event.record()
+            module = torch.get_device_module(values.device)
+            self._event = module.Event()
+            self._event.record(module.current_stream(values.device))  # by default, of the current GPU
 
     def get(self) -> Tensor:
         """Wait for the copy and return the values on the CPU."""

@@ -78,17 +78,32 @@ def two(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         for name in names:
             monkeypatch.setattr(module, name, lambda *given, name=name, **named: asked.append((name, *given, named)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    ones = torch.ones
+
+    def run_kernel(*shape: int, device: str) -> torch.Tensor:
+        asked.append(("kernel", device))
+        return ones(*shape)
+
+    monkeypatch.setattr(torch, "ones", run_kernel)
     return asked
 
 
-def test_each_process_has_a_gpu_of_its_own_and_none_closes_early(two: list[tuple]):
-    where = collective.device("cuda")
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_each_process_has_a_gpu_of_its_own_and_none_closes_early(two: list[tuple], name: str):
+    """No other process's GPU is touched, and a process waits long for what another does alone."""
+    where = collective.device(name)
     assert where == "cuda:1"
     with collective.together(where):
         two.append(("work",))
     assert two == [
+        ("kernel", "cuda:1"),
         ("set_device", "cuda:1", {}),
-        ("init_process_group", "cpu:gloo,cuda:nccl", {"device_id": torch.device("cuda:1")}),
+        (
+            "init_process_group",
+            "cpu:gloo,cuda:nccl",
+            {"timeout": collective.PATIENCE, "device_id": torch.device("cuda:1")},
+        ),
         ("work",),
         ("synchronize", "cuda:1", {}),
         ("barrier", {}),

@@ -1,6 +1,7 @@
 """The switches of a GPU's arithmetic: readable while they are set, and put back; no GPU is needed to set them."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ BACKENDS = (
 
 
 @pytest.fixture(autouse=True)
-def _default() -> Iterator[None]:
+def _default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     yield
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True

@@ -1,5 +1,6 @@
 """Faults of the kinds that a GPU punishes, planted one by one: the stand-in notices each of them."""
 
+import contextlib
 from collections.abc import Callable
 
 import checked_device
@@ -9,7 +10,7 @@ import torch
 from test_retrieval_on_gpu import classes
 from test_training_on_gpu import ON_GPU, train
 
-from lrec.compute import transfer
+from lrec.compute import device, transfer
 from lrec.data import batches
 from lrec.data.batches import Images
 from lrec.data.store import Store
@@ -108,6 +109,10 @@ def embeddings_become_numpy_on_the_device(patch: Patch) -> None:
     patch.setattr(extract, "Reading", lambda values: type("Direct", (), {"get": lambda _: values})())
 
 
+def another_gpu_is_the_current_one(patch: Patch) -> None:
+    patch.setattr(torch.get_device_module(GPU), "device", lambda _: contextlib.nullcontext())
+
+
 REFUSED: list[tuple[Callable[[Patch], None], Callable, str]] = [
     (targets_stay_behind, run_training, "on the device and on the CPU|on the CPU is indexed|index_copy"),
     (windows_stay_behind, run_training, "on the device and on the CPU"),
@@ -120,6 +125,11 @@ REFUSED: list[tuple[Callable[[Patch], None], Callable, str]] = [
         a_branch_is_read,
         lambda packed: run_training(packed, epochs=2, cuda_graphs="auto"),
         "waits while a graph is recorded",
+    ),
+    (
+        another_gpu_is_the_current_one,
+        lambda packed: run_training(packed, epochs=2, cuda_graphs="auto"),
+        "a graph is recorded while another device is the current one",
     ),
     (embeddings_become_numpy_on_the_device, run_extraction, "numpy of a tensor on the device"),
 ]
@@ -181,6 +191,12 @@ def test_its_waits_are_counted(tiny_store: Store, gpu: checked_device.Log, monke
 
 def test_figures_that_are_read_too_early_are_garbage(tiny_store: Store, gpu: checked_device.Log, monkeypatch: Patch):
     right = run_extraction(tiny_store)
+    with monkeypatch.context() as patch:
+        another_gpu_is_the_current_one(patch)
+        np.testing.assert_array_equal(run_extraction(tiny_store), right)  # an event of the GPU that computes
+        record = checked_device.Event.record
+        patch.setattr(checked_device.Event, "record", lambda event, _: record(event))
+        assert np.isnan(run_extraction(tiny_store)).any()
     monkeypatch.setattr(checked_device.Event, "synchronize", lambda _: None)
     assert np.isnan(run_extraction(tiny_store)).any()
     assert np.isfinite(right).all()
@@ -198,7 +214,8 @@ def test_a_number_that_is_baked_into_a_graph_shows(gpu: checked_device.Log, monk
         for rate in (1e-3, 0.0):
             trainer.set_learning_rate(rate)
             before = trainer.model.branches[0].classifier.weight.detach().cpu()
-            trainer.step(torch.ones(2, 3, 32, 32, device=GPU), torch.zeros(1, 2, dtype=torch.int64, device=GPU))
+            with device.arithmetic(GPU, tf32=False, deterministic=False):
+                trainer.step(torch.ones(2, 3, 32, 32, device=GPU), torch.zeros(1, 2, dtype=torch.int64, device=GPU))
         return trainer.model.branches[0].classifier.weight.detach().cpu() - before
 
     assert not steps().any()

@@ -1,9 +1,11 @@
 """A simulated device with the rules of a CUDA GPU, which computes on the CPU, for tests without a GPU.
 
-Its tensors report the device "checked:0". What CUDA refuses is an error: operands on different devices, a CPU tensor
-indexed by a tensor on the device, synchronisation while a graph is recorded. Operations for which the CPU waits for a
-GPU are counted: reading values, sizes that depend on values, copies from or to pageable memory. The target of an
-asynchronous copy to the CPU contains garbage until a later event has been waited for.
+Its tensors report the device "checked:0", which is the current one only in the block of the module's `device`, as if
+it were not the first GPU. What CUDA refuses is an error: operands on different devices, a CPU tensor indexed by a
+tensor on the device, synchronisation while a graph is recorded. So is a graph recorded while another device is the
+current one, which CUDA leaves empty. Operations for which the CPU waits for a GPU are counted: reading values, sizes
+that depend on values, copies from or to pageable memory. The target of an asynchronous copy to the CPU contains
+garbage until a later event has been waited for.
 
 Not simulated: autocast's choice of kernels, cuDNN, NCCL, and the capture of graphs.
 """
@@ -12,7 +14,6 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,6 +54,7 @@ class Log:
         waits: how often the CPU waited, by reason and line of the project.
         recording: the graph that is being recorded, if any.
         queued: unfinished copies to the CPU: target, values.
+        is_current: whether the device is the current one.
         replays: number of replays of graphs.
     """
 
@@ -65,6 +67,7 @@ class Log:
         self.queued: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.recording: Graph | None = None
         self.replays = 0
+        self.is_current = False
 
     def wait(self, reason: str) -> None:
         """Record that the CPU waits for all queued work of the device."""
@@ -246,12 +249,12 @@ def _bring(values: torch.Tensor, target: torch.Tensor, queued: bool) -> torch.Te
 
 
 class Event:
-    """An event in the only stream."""
+    """An event in the device's only stream, or in that of another device, which has no copies."""
 
-    def record(self) -> None:
-        """Record the copies that are queued now."""
-        self.behind = len(LOG.queued)
-        self.last = LOG.queued[-1][0] if LOG.queued else None
+    def record(self, stream: str | None = None) -> None:
+        """Record the copies that are queued now in a stream, by default that of the current device."""
+        queued = LOG.queued if (stream or _current_stream()) == NAME else []
+        self.last = queued[-1][0] if queued else None
 
     def synchronize(self) -> None:
         """Wait for the event."""
@@ -298,12 +301,29 @@ class Graph:
 
 @contextlib.contextmanager
 def _graph(graph: Graph, **_: Any) -> Iterator[None]:
+    if not LOG.is_current:
+        raise Violation("a graph is recorded while another device is the current one")
     LOG.recording = graph
     try:
         yield
     finally:
         LOG.recording = None
         graph.put_back()
+
+
+@contextlib.contextmanager
+def _device(device: str) -> Iterator[None]:
+    """Make the device the current one."""
+    before, LOG.is_current = LOG.is_current, torch.device(device).type == NAME
+    try:
+        yield
+    finally:
+        LOG.is_current = before
+
+
+def _current_stream(device: Any = None) -> str:
+    """Return the stream of a device, by default the current one: streams are named like devices here."""
+    return torch.device(device).type if device else NAME if LOG.is_current else "another"
 
 
 def _module() -> Any:
@@ -314,7 +334,8 @@ def _module() -> Any:
         "CUDAGraph": Graph,
         "graph": _graph,
         "graph_pool_handle": lambda: (0, 0),
-        "current_stream": lambda *_: SimpleNamespace(wait_stream=lambda _: None, synchronize=lambda: None),
+        "device": _device,
+        "current_stream": _current_stream,
         # Only during a test, because torch.nn.DataParallel and the like use any available device.
         "is_available": lambda: NAME in lrec_device._GPUS,
         "get_device_name": lambda *_: "a checked device",

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
-from lrec.compute import collective
+from lrec.compute import collective, device
 from lrec.model.ensemble import Ensemble
 from lrec.report import model_size
 from lrec.training.losses import LOSSES
@@ -174,11 +174,14 @@ def test_data_parallel_resumes_with_another_number_of_processes(tmp_path: Path):
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [collective.device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
+    monkeypatch.setattr(device, "_run_kernel", lambda _: None)
+    assert [collective.device(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == ["cpu", "cpu", "cuda", "cuda:1"]
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "3"}.items():
         monkeypatch.setenv(name, value)
-    assert [collective.device(name) for name in ("cpu", "cuda")] == ["cpu", "cuda:1"]
+    assert [collective.device(name) for name in ("auto", "cpu", "cuda")] == ["cpu", "cpu", "cuda:1"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert collective.device("auto") == "cuda:1"
     with pytest.raises(ValueError, match=r"found 2 on this machine for 1 GPU \(cuda:1\)"):
         collective.device("cuda:1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
