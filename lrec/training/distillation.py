@@ -132,7 +132,7 @@ class Distillation(nn.Module):
 
     def forward(self, outputs: Tensor, wanted: Tensor) -> Tensor:
         """Map a branch's outputs (B, n) and the teacher's embeddings (B, n) of unit norm to a scalar."""
-        found = normalize(outputs.float(), dim=1)
+        found = normalize(outputs, dim=1)
         # An image's similarity to itself is 1 in both.
         differences = (found @ found.T - wanted @ wanted.T).square().sum() / (len(found) * (len(found) - 1))
         return 1 - (found * wanted).sum(1).mean() + _SIMILARITIES * differences

@@ -129,7 +129,7 @@ def fit(
         )
     state, best = State(), {}
     found = checkpoint.load(trainer.learned, trainer.optimizers) if checkpoint else None
-    if teacher and not found:
+    if teacher and recipe.epochs and not found:
         start_heads(model, teacher, images, recipe.batch_size, device)
     if found:
         state, best = found

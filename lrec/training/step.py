@@ -181,9 +181,10 @@ class Trainer:
         leaf = maps.detach().requires_grad_(self._stem_learns)
         with autocast(self.device, self.recipe.precision, cached=self.recorder is None):
             logits = self._forward(self.model.branches[number], leaf)
-            logits = collective.gather(logits, own or range(len(logits)), targets.shape[1])
-            goal = targets[number] if self._wanted is None else self._wanted
-            loss = self.losses[str(number)](logits, goal)
+        logits = collective.gather(logits, own or range(len(logits)), targets.shape[1])
+        goal = targets[number] if self._wanted is None else self._wanted
+        # In float32 even after a forward pass in bfloat16, in which small differences of similarities are lost.
+        loss = self.losses[str(number)](logits.to(torch.promote_types(logits.dtype, torch.float32)), goal)
         (loss / len(targets) / together / self._divisor).backward()
         self._update(str(number))
         self._update(f"loss.{number}")

@@ -1,5 +1,7 @@
 """A student's loss is what it lacks of its teacher's embeddings; a teacher sees the images as its own training did."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +125,6 @@ def test_a_student_comes_closer_to_its_teacher(tiny_store: Store, tmp_path: Path
     recipe = Recipe(epochs=6, batch_size=15, learning_rate=1e-3, milestones=(), loss="distillation")
     history = fit(student, images, targets, recipe, teacher=teacher)
     assert history["loss"].iloc[-1] < history["loss"].iloc[0] / 2
+    start = copy.deepcopy(student.state_dict())
+    assert fit(student, images, targets, replace(recipe, epochs=0), teacher=teacher).empty
+    assert all(torch.equal(start[name], value) for name, value in student.state_dict().items())

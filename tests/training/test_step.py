@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lrec.model.ensemble import Ensemble
+from lrec.training.losses import LOSSES
 from lrec.training.recipe import Recipe
 from lrec.training.step import Trainer, _OrderedSum
 
@@ -212,10 +213,17 @@ def test_the_stems_gradient_is_summed_in_float32():
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="bfloat16 convolutions of oneDNN")
-def test_a_step_in_bfloat16_learns():
-    some = trainer(Ensemble("resnet18", 3, 4), 1e-3, precision="bfloat16")
+@pytest.mark.parametrize("loss", LOSSES.keys() - {"distillation"})
+def test_a_step_in_bfloat16_learns_and_its_loss_is_computed_in_float32(loss: str):
+    some = trainer(Ensemble("resnet18", 3, 4), 1e-3, precision="bfloat16", loss=loss)
+    given = []
+    some.losses["1"].register_forward_pre_hook(
+        lambda _, of: given.append((of[0].dtype, torch.is_autocast_enabled("cpu")))
+    )
     some.start_epoch()
     before = some.model.stem.conv1.weight.detach().clone()
-    losses, _ = some.step(torch.randn(4, 3, 32, 32), torch.zeros(3, 4, dtype=torch.int64))
+    losses, _ = some.step(torch.randn(4, 3, 32, 32), torch.tensor([[0, 0, 1, 1]]).expand(3, 4))
     assert losses.dtype == torch.float32
+    assert given == [(torch.float32, False)]
+    assert {value.dtype for value in some.learned.parameters()} == {torch.float32}
     assert not torch.equal(some.model.stem.conv1.weight, before)
