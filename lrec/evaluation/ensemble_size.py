@@ -13,6 +13,9 @@ import pandas as pd
 
 from lrec.evaluation.nearest import nearest
 from lrec.evaluation.task import Task
+from lrec.metrics.recall import Retrieval
+
+COLUMNS = ["branches", "members", "recall_at_1", "map_at_r"]
 
 
 def evaluate(task: Task, branches: int, subsets: int, *, device: str = "cpu", seed: int = 0) -> pd.DataFrame:
@@ -35,9 +38,19 @@ def evaluate(task: Task, branches: int, subsets: int, *, device: str = "cpu", se
     for size in sizes(branches):
         for chosen in _draw(branches, size, branches if size == 1 else subsets, generator):
             retrieval = task.columns(_columns(chosen, task, branches)).evaluate([1], device)
-            figures = (round(100 * float(value or 0), 4) for value in (retrieval.recall[1], retrieval.map_at_r))
-            rows.append((size, " ".join(map(str, chosen)), *figures))
-    return pd.DataFrame(rows, columns=["branches", "members", "recall_at_1", "map_at_r"])
+            rows.append((size, " ".join(map(str, chosen)), *_figures(retrieval)))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def whole(retrieval: Retrieval, branches: int) -> pd.DataFrame:
+    """Return the table of `evaluate` with only the row for all M branches, from their retrieval."""
+    return pd.DataFrame([(branches, "all", *_figures(retrieval))], columns=COLUMNS)
+
+
+def _figures(retrieval: Retrieval) -> list[float]:
+    """Return recall at 1 and MAP@R in percent."""
+    recall_at_1 = np.mean(retrieval.best_rank == 1)  # `recall` has only the requested cutoffs
+    return [round(100 * float(value or 0), 4) for value in (recall_at_1, retrieval.map_at_r)]
 
 
 def curve(sets: pd.DataFrame) -> pd.DataFrame:

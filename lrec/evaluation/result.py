@@ -50,6 +50,7 @@ def figures(task: Task, retrieval: Retrieval) -> dict[str, Any]:
 
 def analyse(
     task: Task,
+    retrieval: Retrieval,
     train: np.ndarray,
     branches: int,
     *,
@@ -63,6 +64,7 @@ def analyse(
 
     Args:
         task: the whole task; if it is large, whole classes are sampled at random.
+        retrieval: its retrieval.
         train: (n, d) embeddings of training images, to which formats are fitted.
         branches: M.
         analysis_images: maximum number of queries and gallery items; 0 for no analysis.
@@ -78,13 +80,13 @@ def analyse(
         `ensemble_size.evaluate`, with only one row, for all branches, if smaller ensembles are not evaluated.
         Without analysis the dictionary is empty.
     """
-    some = task.sample(analysis_images) if analysis_images else task
-    if reduced or not analysis_images:
-        sets = ensemble_size.evaluate(some, 1, 1, device=device).assign(branches=branches, members="all")
+    if not analysis_images:
+        return {}, ensemble_size.whole(retrieval, branches)
+    some = task.sample(analysis_images)
+    if reduced:
+        sets = ensemble_size.whole(some.evaluate([1], device), branches)
     else:
         sets = ensemble_size.evaluate(some, branches, subsets, device=device)
-    if not analysis_images:
-        return {}, sets
     analysis: dict[str, Any] = {
         "images": len(some.query) + (0 if some.gallery is None else len(some.gallery)),
         "classes": len(np.unique(some.query_labels)),

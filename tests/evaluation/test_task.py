@@ -159,12 +159,16 @@ def test_confusions_by_hand():
     assert list(nobody) == ["class", "returned", "queries", "share"]
 
 
-def test_without_analyses_the_whole_ensemble_is_left():
+def test_without_analyses_the_whole_ensemble_is_left_and_no_embedding_is_read(monkeypatch: pytest.MonkeyPatch):
     task = scattered(0, 12, None)
     options = {"subsets": 2, "pca_dimensions": [2]}
-    nothing, sets = result.analyse(task, task.query, 3, analysis_images=0, **options)
+    retrieval = task.evaluate([2])
+    with monkeypatch.context() as patch:
+        for name in ("changed", "evaluate", "sample"):
+            patch.setattr(Task, name, None)
+        nothing, sets = result.analyse(task, retrieval, task.query, 3, analysis_images=0, **options)
     assert nothing == {}
-    everything, all_sets = result.analyse(task, task.query, 3, analysis_images=100, **options)
+    everything, all_sets = result.analyse(task, retrieval, task.query, 3, analysis_images=100, **options)
     assert sets["branches"].tolist() == [3]
     assert sets["recall_at_1"].tolist() == all_sets["recall_at_1"].tolist()[-1:]
     assert everything["images"] == 12
@@ -174,7 +178,7 @@ def test_without_analyses_the_whole_ensemble_is_left():
 def test_reduced_embeddings_are_not_divided_among_branches():
     task = scattered(0, 30, None, width=5)
     options = {"analysis_images": 100, "subsets": 2, "pca_dimensions": [2]}
-    found, sets = result.analyse(task, task.query, 3, **options, reduced=True)
+    found, sets = result.analyse(task, task.evaluate([1]), task.query, 3, **options, reduced=True)
     assert list(found) == ["images", "classes", "compression"]
     assert [row["code"] for row in found["compression"]] == ["float32", "float16", "int8", "binary"]
     assert sets[["branches", "members"]].values.tolist() == [[3, "all"]]
