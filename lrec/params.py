@@ -59,12 +59,22 @@ class Params(schema.Section):
         The recipe's warm-up is limited to half of the variant's epochs, and the recipe freezes batch-norm statistics
         only if the network starts from pretrained weights.
         """
-        section, own = _set(self.train.model_dump()), _set(self.variant(name).train)
-        chosen = {**section, **own}
+        recipe, chosen = self._recipe_and_chosen(name)
+        return self.train.model_copy(update={**recipe, **chosen})
+
+    def overrides(self, name: str) -> dict[str, Any]:
+        """Return the training parameters of a variant that differ from its recipe or from the section `train`."""
+        recipe, chosen = self._recipe_and_chosen(name)
+        plain = {**self.train.model_dump(), **recipe}
+        return {key: value for key, value in chosen.items() if value != plain[key] and key != "recipe"}
+
+    def _recipe_and_chosen(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what a variant's recipe sets, and the values that win over it."""
+        chosen = {**_set(self.train.model_dump()), **_set(self.variant(name).train)}
         recipe = self.recipes[chosen["recipe"]].model_dump()
         recipe["warmup_epochs"] = min(recipe["warmup_epochs"], self.variant(name).epochs / 2)
         recipe["freeze_batch_norm"] &= chosen["weights"] != "none"
-        return self.train.model_copy(update={**recipe, **chosen})
+        return recipe, chosen
 
     def require_trainable(self, name: str) -> None:
         """Refuse incompatible training parameters of a variant; the message names the block that sets them."""
@@ -96,10 +106,15 @@ class Params(schema.Section):
             )
 
     def without_effect(self, name: str, given: Iterable[str]) -> list[str]:
-        """Return a warning for each of the given keys of `train` that has no effect on the training of a variant."""
+        """Return a warning for each of the given keys of `train` that has no effect on the training of a variant.
+
+        Keys that are null again, as after a student with `train.teacher`, ask for nothing and are left out.
+        """
         lines, own, recipe = [], _set(self.variant(name).train), self.train_of(name)
         for key in given:
             value = getattr(self.train, key)
+            if value is None:
+                continue
             if key in own and own[key] != value:
                 lines.append(
                     f"train.{key}: {value} has no effect on {name}, whose own block sets {own[key]}; "

@@ -52,47 +52,47 @@ def main(variant: str, backbone: str) -> None:
             f"machine.processes: found {collective.count()}, expected at most {chosen.ensemble_size}, one per branch; "
             "lower it, or set train.parallel to data"
         )
-    where = collective.device(device.choose(machine.device))
+    where = collective.device(machine.device)
     decided: dict[str, object] = {"precision": device.choose_precision(where, recipe.precision)}
     loss = LOSSES[recipe.loss]
     if loss.is_metric:
         decided["classifier"] = "linear"  # its head is a linear map to the embedding, whatever the recipe says
     recipe = recipe.model_copy(update=decided)
-    ours = ", ".join(f"{key} {value}" for key, value in chosen.train.items() if key != "recipe")
+    ours = ", ".join(f"{key} {value}" for key, value in settings.overrides(variant).items())
     together = f" in {collective.count()} processes, {recipe.parallel} parallel" if collective.count() > 1 else ""
     if collective.rank() == 0:
         given_keys = given.changed(settings.train.model_dump(), "train", f"train@{variant}-{backbone}")
         for line in settings.without_effect(variant, given_keys):
             command.warn(line)
         how = f"in {recipe.precision} on {device.describe(where)}{together}"
-        print(f"{variant}/{backbone}: training {how}; recipe {recipe.recipe}; of its own: {ours or 'nothing'}")
+        print(f"{variant}/{backbone}: training {how}; recipe {recipe.recipe}{ours and f' with {ours}'}")
 
     normalization = packed.normalization(chosen.model_dump()["normalize"])
     outputs, teacher = recipe.embedding_size if loss.is_metric else shape[0], None
-    if loss.taught:
-        teacher = distillation.Teacher(Path(recipe.teacher), chosen.image_size, normalization, where)
-        outputs = teacher.dimensions
-    used = {
-        "image_size": chosen.image_size,
-        "crop": chosen.crop,
-        "resize": chosen.resize,
-        "normalization": normalization,
-        "epochs": chosen.epochs,
-        "meta_class_size": shape[0],
-        "meta_classes": hashing.of_value(groups.tolist()),
-        **recipe.model_dump(),
-        "weights": weights.describe(backbone, recipe.weights),
-        **({"teacher": teacher.record, "teacher_macs": teacher.macs} if teacher else {}),
-        "data": store.digest(paths.store(variant)),
-        "code": provenance.code_digest(CODE),
-    }
-    images = Images(packed.images, packed.rows(store.TRAIN), **normalization)
-    labels = packed.labels(images.rows)
-    out = validation.hold_out(labels, recipe.validation_share, recipe.seed)
-    held = validation.Held(images.some(out), labels[out]) if out.any() else None
-    folder = paths.unfinished("train", variant, backbone)
-    name = hashing.of_value([shape, groups.tolist(), used, torch.__version__])
     with collective.together(where), device.arithmetic(where, recipe.tf32, machine.deterministic):
+        if loss.taught:
+            teacher = distillation.Teacher(Path(recipe.teacher), chosen.image_size, normalization, where)
+            outputs = teacher.dimensions
+        used = {
+            "image_size": chosen.image_size,
+            "crop": chosen.crop,
+            "resize": chosen.resize,
+            "normalization": normalization,
+            "epochs": chosen.epochs,
+            "meta_class_size": shape[0],
+            "meta_classes": hashing.of_value(groups.tolist()),
+            **recipe.model_dump(),
+            "weights": weights.describe(backbone, recipe.weights),
+            **({"teacher": teacher.record, "teacher_macs": teacher.macs} if teacher else {}),
+            "data": store.digest(paths.store(variant)),
+            "code": provenance.code_digest(CODE),
+        }
+        images = Images(packed.images, packed.rows(store.TRAIN), **normalization)
+        labels = packed.labels(images.rows)
+        out = validation.hold_out(labels, recipe.validation_share, recipe.seed)
+        held = validation.Held(images.some(out), labels[out]) if out.any() else None
+        folder = paths.unfinished("train", variant, backbone)
+        name = hashing.of_value([shape, groups.tolist(), used, torch.__version__])
         progress = checkpoint.Checkpoint(folder / name, machine.checkpoint_minutes)
         if progress.other:
             print(f"{progress.other}: the checkpoint of a training with other settings stays; delete it for room")

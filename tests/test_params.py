@@ -67,6 +67,14 @@ def test_a_variants_recipe_wins_over_the_section(edited):
     assert (recipe.batch_size, recipe.gamma) == (64, 0.1)
 
 
+def test_what_differs_from_the_recipe_is_found_wherever_it_is_set(edited):
+    own = {"weights": "none", "batch_size": 64, "learning_rate": 0.001, "milestones": [0.7, 0.9], "flip": False}
+    settings = edited("  loss: null", "  loss: norm_softmax")
+    assert settings.overrides("glyphs") == {"loss": "norm_softmax"} | own
+    assert settings.overrides("sop") == {"loss": "norm_softmax"}
+    assert edited("  loss: null", "  loss: cross_entropy").overrides("sop") == {}
+
+
 def test_a_missing_file_says_where_to_run(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="run from the repository's root"):
         params.load(tmp_path / "params.yaml")

@@ -22,6 +22,7 @@ def test_what_only_a_student_uses_is_said(edited):
     assert edited("  teacher: null", "  teacher: a.pt2").without_effect("glyphs", ["teacher"]) == [
         "train.teacher: a.pt2 has no effect while train.loss is cross_entropy"
     ]
+    assert edited("seed: 0", "seed: 0").without_effect("glyphs", ["teacher", "classifier"]) == []  # null again
     student = edited("learning_rate: 0.001", "learning_rate: 0.001, loss: distillation, teacher: a.pt2")
     assert student.without_effect("glyphs", ["embedding_size"]) == [
         "train.embedding_size: 512 has no effect while train.loss is distillation"
