@@ -67,8 +67,7 @@ def main(check: bool) -> None:
     # Read again, because it may have been edited meanwhile.
     files.write_text(paths.README, readme.insert(reading.read_text(paths.README, reading.COMMITTED), inserted))
     files.write_text(paths.REPORT, page.render(shown, known, tables, draw(known)))
-    runs = sum(len(entries) for entries in known.values())
-    print(f"{paths.TABLES}: {runs} runs; README updated; page: {paths.REPORT}")
+    print(f"{paths.TABLES} and {paths.README} updated; page: {paths.REPORT}")
 
 
 def compare(text: str, known: ledger.Ledger) -> None:
