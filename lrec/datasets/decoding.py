@@ -3,10 +3,10 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lrec.datasets.dataset import Box
 from lrec.io import missing
@@ -19,6 +19,16 @@ BOX_TOLERANCE = 2
 DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 Resize = Literal["squash", "crop"]
+# What turns an image upright, by its EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def is_image(name: str) -> bool:
@@ -26,7 +36,7 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def decode(path: Path) -> Image.Image:
+def decode(file: Path | BinaryIO, name: str = "") -> Image.Image:
     """Open an image file as 8-bit RGB.
 
     The first frame is used, rotated by its EXIF orientation, with transparent parts over white. 16-bit grey is scaled
@@ -34,22 +44,22 @@ def decode(path: Path) -> Image.Image:
     are converted by Pillow. Colour profiles are ignored.
 
     Args:
-        path: a JPEG, PNG, BMP, GIF, WebP, TIFF or PPM file of at most `MAX_PIXELS` pixels.
+        file: a JPEG, PNG, BMP, GIF, WebP, TIFF or PPM file of at most `MAX_PIXELS` pixels; one opened in binary mode is
+            read from its beginning and left open.
+        name: name of the image, for errors; "" for its path.
 
     Returns:
         The image, mode RGB, fully decoded.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, not an image, too large, or has floating-point pixels; the message names it.
+        ValueError: the file is truncated, not an image, empty, too large, or has floating-point pixels; the message
+            names it.
     """
-    if not path.is_file():
-        found = f"image not found{missing.hint(path)}"
-        raise FileNotFoundError(f"{path}: {found}; correct the path, or unpack the data set again (docs/datasets.md)")
-    with _naming(str(path)), Image.open(path, formats=FORMATS) as image:
-        _require_size(image)
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)  # a copy would double the memory
+    if isinstance(file, Path) and not file.is_file():
+        found = f"image not found{missing.hint(file)}"
+        raise FileNotFoundError(f"{file}: {found}; correct the path, or unpack the data set again (docs/datasets.md)")
+    with _naming(name or str(file)), Image.open(file, formats=FORMATS) as image:
         return _to_rgb(image)
 
 
@@ -61,7 +71,7 @@ def convert(image: Image.Image) -> Image.Image:
             `ImageOps.exif_transpose` removes the orientation, other ways to rotate an image do not.
 
     Returns:
-        The image, mode RGB.
+        A new image, mode RGB.
 
     Raises:
         ValueError: as for `decode`, or a frame other than the first is selected; the message names the image's file.
@@ -69,12 +79,11 @@ def convert(image: Image.Image) -> Image.Image:
     with _naming(str(getattr(image, "filename", "") or "opened image")):
         if frame := image.tell():
             raise ValueError(f"frame {frame} is selected, expected the first, 0, as of a file; pass image.copy()")
-        _require_size(image)
         try:
-            upright = ImageOps.exif_transpose(image)
+            converted = _to_rgb(image)
         except AssertionError as error:  # Pillow raises nothing more specific
             raise ValueError("its file was closed before its pixels were read; call image.load() first") from error
-        return _to_rgb(upright)
+        return image.copy() if converted is image else converted
 
 
 @contextlib.contextmanager
@@ -84,18 +93,28 @@ def _naming(name: str) -> Iterator[None]:
         yield
     except (MemoryError, PermissionError):
         raise
+    except UnidentifiedImageError as error:  # its message names a Python object if the file is opened
+        expected = ", ".join(FORMATS)
+        raise ValueError(
+            f"{name}: not readable as an image: cannot identify image file, expected one of {expected}; replace it"
+        ) from error
     except Exception as error:  # a damaged file can raise nearly anything inside Pillow
         reason = " ".join(str(error).replace(f" {name!r}", "").split())
         raise ValueError(f"{name}: not readable as an image: {reason or type(error).__name__}; replace it") from error
 
 
-def _require_size(image: Image.Image) -> None:
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image upright and as RGB: itself if it is both, otherwise a new one."""
     width, height = image.size
+    if not width * height:
+        raise ValueError(f"{width}x{height} pixels, expected at least one")
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS:,} in all")
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    # ImageOps.exif_transpose would also write the EXIF data again, which fails if any tag is malformed.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode in DEEP_GREY:
         return Image.fromarray(_scale_to_bytes(np.asarray(image))).convert("RGB")
     if image.mode == "F":

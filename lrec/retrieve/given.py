@@ -3,11 +3,11 @@
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from lrec.datasets import decoding, names
 
@@ -41,44 +41,28 @@ def opened(image: OneImage) -> Image.Image:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file or its bytes cannot be decoded, or an array is not (H, W, 3) uint8.
+        ValueError: a file or its bytes cannot be decoded, or an array is not (H, W, 3) uint8, or empty.
     """
     if isinstance(image, str | Path):
         return decoding.decode(Path(image))
     if isinstance(image, Image.Image):
         return decoding.convert(image)
     if isinstance(image, bytes):
-        return decoded(f"{len(image):,} bytes", io.BytesIO(image))
+        return decoding.decode(io.BytesIO(image), f"{len(image):,} bytes")
     if hasattr(image, "read") and not isinstance(image, io.TextIOBase):
-        return decoded("open file", image)
+        return decoding.decode(image, "open file")
     if not isinstance(image, np.ndarray):
         raise ValueError(f"image: found {type(image).__name__}, {_EXPECTED}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image: found {image.dtype} of shape {image.shape}, expected (H, W, 3) uint8")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"image: found {image.dtype} of shape {image.shape}, expected (H, W, 3) uint8 with at least one pixel"
+        )
     return Image.fromarray(image)
 
 
-def decoded(name: str, file: Any) -> Image.Image:
-    """Return an image from a file opened in binary mode, by the same rules as for paths.
-
-    Args:
-        name: name of the image, for errors.
-        file: read from the beginning, and left open.
-
-    Raises:
-        ValueError: it cannot be decoded; the message is one line.
-    """
-    try:
-        image = Image.open(file, formats=decoding.FORMATS)
-    except Exception as error:  # a damaged file can raise nearly anything inside Pillow
-        expected = ", ".join(decoding.FORMATS)
-        reason = f": {' '.join(str(error).split()) or type(error).__name__}; replace it"
-        if isinstance(error, UnidentifiedImageError):  # its message names a Python object
-            reason = f", expected one of {expected}"
-        raise ValueError(f"{name}: not readable as an image{reason}") from error
-    with image:
-        image.filename = name  # for errors
-        return decoding.convert(image)
+def decoded(name: str, file: BinaryIO) -> Image.Image:
+    """Return an image from a file opened in binary mode, as `decoding.decode` does."""
+    return decoding.decode(file, name)
 
 
 def embeddings(given: SomeImages) -> np.ndarray | None:

@@ -48,6 +48,24 @@ def test_exif_orientation_is_applied(tmp_path: Path, photo: Image.Image, orienta
     np.testing.assert_array_equal(decoded, UPRIGHT[orientation](np.asarray(photo)))
 
 
+# Tags that Pillow reads but cannot write again.
+MALFORMED = {
+    "resolution as text": struct.pack("<HHI4s", 0x011A, 2, 4, b"72"),
+    "negative width": struct.pack("<HHIi", 0x0100, 9, 1, -1),
+    "negative short": struct.pack("<HHIhh", 0x0128, 8, 1, -1, 0),
+}
+
+
+@pytest.mark.parametrize("tag", MALFORMED)
+def test_orientation_is_applied_beside_a_malformed_tag(tmp_path: Path, tag: str) -> None:
+    tags = sorted([struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0), MALFORMED[tag]])
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4)
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    assert decoding.decode(tmp_path / "a.jpg").size == (30, 40)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        assert decoding.convert(opened).size == (30, 40)
+
+
 def test_cmyk_is_converted(tmp_path: Path) -> None:
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
     red, green, blue = np.asarray(decoding.decode(tmp_path / "a.jpg")).reshape(-1, 3).mean(0)

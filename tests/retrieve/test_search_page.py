@@ -115,7 +115,10 @@ def test_no_file_is_read_by_its_name(searcher: Searcher, made: Path):
         (lambda s: s.by_name("row:40", "test"), "row:40: query not found, expected row:N"),
         (lambda s: s.answer(s.by_row("test", 0), "test", 0), "number of results: found 0, expected 1 to 60"),
         (lambda s: s.answer(s.by_row("test", 0), "test", 61), "number of results: found 61"),
-        (lambda s: s.by_upload("a.png", b""), "a.png: not readable as an image, expected one of JPEG, PNG"),
+        (
+            lambda s: s.by_upload("a.png", b""),
+            "a.png: not readable as an image: cannot identify image file, expected one of JPEG, PNG",
+        ),
         (lambda s: s.by_upload("a.png", b"no image"), "a.png: not readable as an image"),
         (
             lambda s: s.by_upload("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
