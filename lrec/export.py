@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.exp
         target = options.output or Path("exported", *source.parts[-2:], options.quantize or options.format)
         files.require_replaceable(target, WRITTEN)
         read = [source, paths.embeddings(*parts), *([paths.store(parts[0])] if options.quantize else [])]
-        with locks.held([target], read):
+        with locks.held([], read), locks.alone(target):
             if options.format == AVERAGE:
                 print(f"{export_average(*parts, target)}: one network, for train.weights")
                 return

@@ -1,8 +1,10 @@
 """Exports run without the project, in any batch size, and give the original's embeddings."""
 
 import json
+import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from retrieval_project import make
 
 from lrec import export
 from lrec.embedding import graph
+from lrec.io import locks
 from lrec.metrics import recall
 from lrec.retrieve import Database
 
@@ -90,6 +93,22 @@ def test_one_that_differs_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path:
     with pytest.raises(ValueError, match="differ by 1.0e-03, expected 1e-04"):
         export.export("tiny", "resnet18", "exported", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_exports_into_one_folder_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """However the folder is named."""
+    monkeypatch.setitem(export.FORMATS, "exported", lambda network, example, folder: network)
+    target = os.path.relpath(tmp_path / "out")
+    thread = threading.Thread(target=export.main, args=[["tiny/resnet18", "--format", "exported", "--output", target]])
+    with locks.alone(tmp_path / "out"):
+        draft = tmp_path / ".out.deadbeef.tmp"
+        draft.mkdir()
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        assert draft.exists()
+    thread.join()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(

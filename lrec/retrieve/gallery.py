@@ -5,6 +5,7 @@ vector. Its metadata record the model and the settings that made the embeddings;
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 
 from lrec import paths
 from lrec.embedding import runtimes
-from lrec.io import command, files, locks, missing, reading
+from lrec.io import command, locks, missing, reading
 from lrec.io.text import is_utf8
 from lrec.model import saved
 from lrec.retrieve import storage, tables
@@ -150,10 +151,9 @@ def export(database: Database, form: str, target: str, name: str) -> None:
             raise
 
     try:
-        _require_replaceable(table.found(), facts_of(schema), target)
-        if table.path:
-            files.clear_drafts(table.path)
-        table.write(schema, batches())
+        with locks.alone(table.path) if table.path else contextlib.nullcontext():
+            _require_replaceable(table.found(), facts_of(schema), target)
+            table.write(schema, batches())
     except RuntimeError as error:
         if failed:
             raise failed[0] from error
@@ -196,8 +196,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrec.ret
         split = database.facts.get("split")
         name = f"{database.facts['name']}/{split}" if split else Path(options.database).resolve().name
         target = options.output or f"exported/{name}.{'lance' if options.to == 'lancedb' else 'parquet'}"
-        with locks.held([] if "://" in target else [Path(target)]):
-            export(database, options.to, target, options.database)
+        export(database, options.to, target, options.database)
         print(f"{target}: {database.described}")
 
     return command.guard(work, options.debug)

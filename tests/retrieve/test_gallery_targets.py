@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from exported import SUFFIX, lancedb, make, read
 from moto.server import ThreadedMotoServer
 
 from lrec.__main__ import main as lrec
+from lrec.io import locks
 from lrec.retrieve import Database, gallery
 
 
@@ -67,6 +69,23 @@ def test_a_killed_export_leaves_no_table(form: str, tmp_path: Path, root: Path):
         gallery.export(make(), form, str(target), "made")
         assert [path.name for path in tmp_path.iterdir()] == [target.name]
         assert len(read(form, target)[1]["path"]) == 5
+
+
+@pytest.mark.parametrize("form", gallery.FORMATS)
+def test_exports_into_one_folder_take_turns(form: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """However the folder is named; nothing is left in the current one."""
+    command = ["export-gallery", "tiny/resnet18", "--to", form, "--output"]
+    thread = threading.Thread(target=lrec, args=[[*command, f"../t{SUFFIX[form]}"]])
+    with locks.alone(tmp_path / f"t{SUFFIX[form]}"):
+        draft = tmp_path / f".t{SUFFIX[form]}.deadbeef.tmp"
+        draft.mkdir()
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        assert draft.exists()
+    thread.join()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["project", f"t{SUFFIX[form]}"]
+    assert not Path(".lrec").exists()
 
 
 @pytest.mark.parametrize("form", gallery.FORMATS)
