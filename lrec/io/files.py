@@ -1,6 +1,7 @@
 """Writes files atomically, so that no half-written file is ever read; `lrec.io.reading` reads them back."""
 
 import contextlib
+import csv
 import errno
 import glob
 import json
@@ -216,7 +217,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as CSV with a header row and without an index, atomically."""
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    text = table.to_csv(index=False, lineterminator="\n")
+    if "\r" in text:  # readers take it for the end of a line, but csv quotes only cells that contain `lineterminator`
+        text = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    write_text(path, text)
 
 
 def map_array(path: Path, dtype: str | np.dtype, shape: tuple[int, ...]) -> np.ndarray:

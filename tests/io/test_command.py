@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lrec.io import command, files, reading
@@ -73,6 +74,13 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path):
         write_half()
     assert reading.read_json(path, "report") == {"a": 1}
     assert [entry.name for entry in path.parent.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_a_table_keeps_line_ends_in_its_cells(tmp_path: Path, end: str):
+    table = pd.DataFrame({"path": [f"a{end}b.png", f"{end}", "c.png"], "class": ["", '"', ","], "row": ["1", "2", "3"]})
+    files.write_table(tmp_path / "t.csv", table)
+    pd.testing.assert_frame_equal(reading.read_table(tmp_path / "t.csv", ["path"], "report"), table)
 
 
 def test_files_get_the_ordinary_permissions(tmp_path: Path):
