@@ -25,6 +25,12 @@ _ATTEMPTS, _PAUSE = 50, 0.02  # to read folders that are being replaced; seconds
 Result = TypeVar("Result")
 
 
+def _sync(file: Path) -> None:
+    """Make the contents of a file durable, where the file system allows it."""
+    with file.open("rb") as stream, _where_known():
+        os.fsync(stream.fileno())
+
+
 def _sync_folder(folder: Path) -> None:
     """Make renames in a folder durable, where the system allows it."""
     with contextlib.suppress(OSError):
@@ -62,14 +68,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with _draft(path) as draft:
         draft.touch()
         yield draft
-        with draft.open("rb") as stream, _where_known():
-            os.fsync(stream.fileno())
+        _sync(draft)
         os.replace(draft, path)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `path` when the block ends without an error.
+    """Yield a temporary folder that is synced and replaces `path` when the block ends without an error.
 
     If the process is killed between the two renames, there is nothing at `path`; `clear_drafts` restores the
     old folder.
@@ -77,6 +82,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     with _draft(path) as draft:
         draft.mkdir()
         yield draft
+        for folder, _, names in os.walk(draft):
+            for name in names:
+                if not os.path.islink(os.path.join(folder, name)):
+                    _sync(Path(folder, name))
+            _sync_folder(Path(folder))
         if path.exists():
             remove(_retired(path))
             os.replace(path, _retired(path))

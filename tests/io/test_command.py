@@ -96,6 +96,23 @@ def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path):
     assert [entry.name for entry in (tmp_path / "f").iterdir()] == ["two"]
 
 
+def test_a_folder_is_synced_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced, target = [], tmp_path / "f"
+    whole = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").resolve().name, target.exists()))
+        whole(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with files.atomic_folder(target) as draft:
+        (draft / "sub").mkdir()
+        for name in ("a", "sub/b"):
+            (draft / name).write_text(name)
+        (draft / "link").symlink_to("gone")
+    assert sorted(synced) == sorted([(name, False) for name in ("a", "b", "sub", draft.name)] + [(tmp_path.name, True)])
+
+
 def test_a_killed_writer_leaves_the_old_folder(tmp_path: Path):
     """SIGKILL in the middle; what the next writer does first clears the draft away."""
     with files.atomic_folder(tmp_path / "f") as draft:
