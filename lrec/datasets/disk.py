@@ -52,19 +52,20 @@ def listed(folder: Path) -> tuple[list[str], list[str]]:
     return [name for name, is_dir in entries if is_dir], [name for name, is_dir in entries if not is_dir]
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Return the files of a folder and its subfolders, sorted; links to folders are not followed."""
+def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of a folder and its subfolders, and what is neither: links to folders, broken links, pipes."""
     folders, files = listed(folder)
-    found = [folder / name for name in files if (folder / name).is_file()]
+    found, others = [], []
+    for name in files:
+        (found if (folder / name).is_file() else others).append(folder / name)
     for name in folders:
-        if not (folder / name).is_symlink():
-            found += files_below(folder / name)
-    return sorted(found)
-
-
-def images_below(folder: Path) -> list[Path]:
-    """Return those of `files_below` that are images."""
-    return [path for path in files_below(folder) if decoding.is_image(path.name)]
+        if (folder / name).is_symlink():  # it could lead back to this folder
+            others.append(folder / name)
+            continue
+        below = files_below(folder / name)
+        found += below[0]
+        others += below[1]
+    return sorted(found), sorted(others)
 
 
 def descend(root: Path, is_set: Callable[[Path], bool]) -> Path | None:

@@ -1,6 +1,8 @@
 """Finds the image files that a name stands for: a file, a folder with its subfolders, or a glob."""
 
+import functools
 import glob
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ class Named:
     Attributes:
         files: the files, in order; empty if nothing has this name.
         several: whether the name is a folder or a glob.
-        note: a line about files of a folder that are ignored because of their format; "" if there are none.
+        note: a line about what a folder contains besides images; "" if there is nothing else.
     """
 
     files: list[Path]
@@ -36,17 +38,21 @@ def find(text: str) -> Named:
         return Named([path])
     if not path.is_dir():
         return Named(_matches(text), several=True)
-    found = disk.images_below(path)
+    files, strange = disk.files_below(path)
+    found = [file for file in files if decoding.is_image(file.name)]
+    others = _passed_over(path, "for their format", [file for file in files if not decoding.is_image(file.name)])
+    others += _passed_over(path, "as links to folders, or as no files", strange)
     if not found:
         raise FileNotFoundError(
-            f"{text}: found no image in this folder{_passed_over(path)}, expected {' '.join(decoding.SUFFIXES)}"
+            f"{text}: found no image in this folder{others}, expected {' '.join(decoding.SUFFIXES)}"
         )
-    others = _passed_over(path)
     return Named(found, True, f"{text}: {len(found):,} image{'s' * (len(found) != 1)}{others}" if others else "")
 
 
 def find_all(given: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[str]]:
-    """Return the files that one or several names stand for, each file once, and the notes about them.
+    """Return the files that one or several names stand for, and the notes about them.
+
+    A file is returned once, however its folder is named; links to it in other places are files of their own.
 
     Raises:
         FileNotFoundError: a name stands for no file.
@@ -58,7 +64,10 @@ def find_all(given: str | Path | Sequence[str | Path]) -> tuple[list[Path], list
             raise FileNotFoundError(f"{text}: found no such file, folder or glob{missing.hint(Path(text))}")
         files += found.files
         notes += [found.note] if found.note else []
-    return list(dict.fromkeys(files)), notes
+    folder, once = functools.cache(os.path.realpath), {}
+    for file in files:
+        once.setdefault((folder(file.parent), file.name), file)
+    return list(once.values()), notes
 
 
 def left_out(files: Sequence[Any], unread: Mapping[int, Exception]) -> str:
@@ -83,11 +92,10 @@ def first(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
-def _passed_over(folder: Path) -> str:
-    """Return a clause about the files of a folder whose suffix is not that of an image."""
-    found = [path for path in disk.files_below(folder) if not decoding.is_image(path.name)]
-    others = [path.relative_to(folder).as_posix() for path in found]
-    return f", passed over for their format: {first(others)}" if others else ""
+def _passed_over(folder: Path, reason: str, found: Sequence[Path]) -> str:
+    """Return a clause about what is passed over in a folder; "" if nothing is."""
+    names = [path.relative_to(folder).as_posix() for path in found]
+    return f", passed over {reason}: {first(names)}" if names else ""
 
 
 def _matches(pattern: str) -> list[Path]:

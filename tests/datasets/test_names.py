@@ -134,7 +134,7 @@ LEFTOVERS = [".a.jpg", "._a.jpg", ".1.jpg.4f2a.tmp", "Thumbs.db", "desktop.ini",
 def test_leftovers_are_left_out_of_every_listing(tmp_path: Path, name: str) -> None:
     touch(tmp_path, ["1.jpg", name, "sub/2.jpg", f"sub/{name}", ".cache/3.jpg", "sub/__MacOSX/4.jpg"])
     assert disk.listed(tmp_path) == (["sub"], ["1.jpg"])
-    assert disk.images_below(tmp_path) == [tmp_path / "1.jpg", tmp_path / "sub/2.jpg"]
+    assert disk.files_below(tmp_path) == ([tmp_path / "1.jpg", tmp_path / "sub/2.jpg"], [])
 
 
 @pytest.mark.parametrize("outer", [".trash", "__MACOSX"])

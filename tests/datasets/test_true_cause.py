@@ -132,7 +132,9 @@ def test_folders_that_systems_leave_are_left_out(tmp_path: Path, name: str) -> N
         tmp_path, ["._train", "train/._a", "train/a/._1.jpg", "train/a/Thumbs.db", "Icon\r", "train.dvc", "images.dvc"]
     )
     assert folder.read(tmp_path).samples == expected
-    assert [path.name for path in disk.images_below(tmp_path)] == ["1.jpg", "2.jpg", "1.jpg", "1.jpg"]
+    files, others = disk.files_below(tmp_path)
+    assert [path.name for path in files] == ["1.jpg", "2.jpg", "1.jpg", "1.jpg"]
+    assert others == []
     assert names.is_leftover(name)
 
 

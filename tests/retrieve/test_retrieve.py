@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from retrieval_project import make
 
-from lrec.retrieve import Database, contact_sheet, query
+from lrec.retrieve import Database, contact_sheet, image_files, query
 from lrec.retrieve import __main__ as tool
 
 
@@ -108,6 +108,31 @@ def test_files_of_other_formats_are_named(project: Path, tmp_path: Path, capsys:
         FileNotFoundError, match=r"found no image in this folder, passed over .* b\.heic, .*expected \.jpg"
     ):
         tool.run(tool.parser().parse_args(["--query", str(tmp_path)]))
+
+
+def test_links_that_are_not_followed_are_named(tmp_path: Path):
+    (tmp_path / "real.png").touch()
+    folder = tmp_path / "shop"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a/1.png").symlink_to(tmp_path / "real.png")
+    (folder / "a/z.png").symlink_to("gone")
+    (folder / "b").symlink_to(tmp_path)
+    found, passed = image_files.find(str(folder)), "passed over as links to folders, or as no files: a/z.png, b"
+    assert found.files == [folder / "a/1.png"]
+    assert found.note == f"{folder}: 1 image, {passed}"
+    (folder / "a/1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=f"found no image in this folder, {passed}, expected"):
+        image_files.find(str(folder))
+
+
+def test_a_file_named_in_several_ways_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics/1.png").touch()
+    (tmp_path / "pics/copy.png").symlink_to("1.png")
+    (tmp_path / "link").symlink_to("pics")
+    named = ["pics/1.png", "pics/../pics/1.png", tmp_path / "pics/1.png", "link", "link/1.*"]
+    assert image_files.find_all(named)[0] == [Path("pics/1.png"), Path("link/copy.png")]
 
 
 @pytest.mark.parametrize(
