@@ -146,11 +146,13 @@ def require_replaceable(path: Path, own: Collection[str]) -> None:
         own: names of the files that an earlier output may have written there.
 
     Raises:
-        ValueError: it is not a folder, or it holds something else.
+        ValueError: it is a link, which would be replaced, it is not a folder, or it holds something else.
         PermissionError: it must not be changed.
     """
     if not (path.exists() or path.is_symlink()):
         return
+    if path.is_symlink():
+        raise ValueError(f"{path}: found a symbolic link, expected a folder; name {os.path.realpath(path)} itself")
     if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(f"{path}: not writable, so it is not replaced; name another folder, or make it writable")
     foreign = sorted(set(os.listdir(path)) - set(own)) if path.is_dir() else [path.name]

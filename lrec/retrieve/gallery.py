@@ -168,6 +168,8 @@ def _require_replaceable(found: Found | None, own: Mapping[str, Any], target: st
     there, rows = found
     if not there:
         what = "something that lrec export-gallery did not write"
+    elif os.path.islink(target):
+        what = f"a symbolic link to {os.path.realpath(target)}"
     elif any(there.get(key) != own.get(key) for key in ("database", "split")):
         what = f"the export of {there.get('database')!r:.120}, split {there.get('split')!r:.40}"
     elif there.get("images") != rows:

@@ -70,6 +70,15 @@ def test_a_protected_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.
         files.require_replaceable(tmp_path / "f", ("a", "b"))
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_not_replaced(tmp_path: Path, there: bool):
+    if there:
+        write(tmp_path / "f", "1")
+    (tmp_path / "link").symlink_to("f")
+    with pytest.raises(ValueError, match=f"link: found a symbolic link, expected a folder; name {tmp_path}/f itself"):
+        files.require_replaceable(tmp_path / "link", ("a", "b"))
+
+
 def test_a_process_forked_meanwhile_keeps_no_lock(tmp_path: Path, capsys: pytest.CaptureFixture):
     with locks.alone(tmp_path / "f"):
         folders = {int(number): os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}

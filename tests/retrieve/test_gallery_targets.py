@@ -117,6 +117,8 @@ def test_other_content_is_not_overwritten(project: Path, form: str, capsys: pyte
     assert "found the export of 'other', split None" in refused(f"other{suffix}")
     gallery.export(Database.load("tiny/resnet18", "train"), form, f"train{suffix}", "tiny/resnet18")
     assert "found the export of 'tiny/resnet18', split 'train'" in refused(f"train{suffix}")
+    Path(f"linked{suffix}").symlink_to(f"train{suffix}")
+    assert f"found a symbolic link to {project}/train{suffix}, which" in refused(f"linked{suffix}")
     if form == "lancedb":
         gallery.export(Database.load("tiny/resnet18"), form, "grown.lance", "tiny/resnet18")
         grown = lancedb.connect(".").open_table("grown")
