@@ -49,7 +49,7 @@ class Params(schema.Section):
         if name not in self.variants:
             raise ValueError(
                 f"{PARAMS_FILE}: unknown variant {name!r}, expected one of {', '.join(self.variants)}; "
-                "correct `datasets`, or add a block under `variants`"
+                "correct the name (here or in `datasets`), or add a block under `variants` (docs/own-photos.md)"
             )
         return self.variants[name]
 

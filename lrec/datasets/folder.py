@@ -94,7 +94,8 @@ def _check_splits(root: Path, splits: set[str]) -> None:
         listed = ", ".join(split for split in SPLITS if split in splits) or "none"
         kind = ValueError if splits else FileNotFoundError
         raise kind(
-            f"{root}: found the splits {listed}, expected train and test, or train, query and gallery; docs/datasets.md"
+            f"{root}: found the splits {listed}, expected train and test, or train, query and gallery; correct the "
+            "folders or the table, see docs/own-photos.md"
         )
 
 

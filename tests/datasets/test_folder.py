@@ -91,7 +91,9 @@ def test_overlapping_classes(tmp_path: Path) -> None:
 )
 def test_incomplete_splits(tmp_path: Path, tree: list[str], found: str) -> None:
     touch(tmp_path, tree)
-    with pytest.raises(ValueError, match=f"found the splits {found}, expected train and test, or"):
+    with pytest.raises(
+        ValueError, match=f"found the splits {found}, expected train and test, or .*; .*, see docs/own-photos.md"
+    ):
         folder.read(tmp_path)
 
 

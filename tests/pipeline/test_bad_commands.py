@@ -77,7 +77,10 @@ EXPORT: list[tuple[list[str], str]] = [
     ([NAME, "--format", "exported", "--output", "params.yaml/x"], "params.yaml"),
 ]
 CHECK: list[tuple[list[str], str]] = [
-    (["check", "nope"], "unknown variant 'nope', expected one of tiny"),
+    (
+        ["check", "nope"],
+        "unknown variant 'nope', expected one of tiny; correct the name (here or in `datasets`), or add",
+    ),
     (["check", ""], "unknown variant ''"),
     (["check", "../tiny"], "unknown variant '../tiny'"),
     (["check", f"{ESCAPES}"], r"unknown variant '\x1b]0;owned\x07\x1b[31m'"),
