@@ -38,7 +38,7 @@ INT8 = "int8"
     reads=lambda variant, backbone: [paths.store(variant), paths.model(variant, backbone)],
 )
 def main(variant: str, backbone: str) -> None:
-    """Write embeddings/<variant>/<backbone>/: <split>.npy, <split>_rows.npy, untrained_<split>.npy, embedding.json.
+    """Write embeddings/<variant>/<backbone>/: <split>.npy, untrained_<split>.npy, embedding.json.
 
     If embeddings are reduced, also write reduction.safetensors; if they are computed in int8, model.onnx.
     """
@@ -120,7 +120,7 @@ def main(variant: str, backbone: str) -> None:
                 facts |= {"reduce": settings.reduce, "reduction": hashing.of_file(work / reduction.FILE)}
             if settings.precision == INT8:
                 facts |= {"graph": hashing.of_file(work / GRAPHS / STORED / graph.FILE)}
-            publish(work, paths.embedding_facts(variant, backbone), packed, facts)
+            publish(work, paths.embedding_facts(variant, backbone), facts)
             shutil.rmtree(unfinished_work)
 
 
@@ -201,14 +201,12 @@ def require_start(folder: Path, config: dict[str, Any], backbone: str, choice: s
     return found
 
 
-def publish(work: Path, target: Path, packed: store.Store, facts: dict[str, object]) -> None:
-    """Publish the finished files, the row numbers of each split, and the facts (at `target`) in one atomic step."""
+def publish(work: Path, target: Path, facts: dict[str, object]) -> None:
+    """Publish the finished files and the facts (at `target`) in one atomic step."""
     with files.atomic_folder(target.parent) as folder:
         made = [work / reduction.FILE, *([work / GRAPHS / STORED / graph.FILE] if "graph" in facts else [])]
         for path in [*sorted(work.glob("*.npy")), *filter(Path.exists, made)]:
             journal.publish(path, folder / path.name)
-        for split in dict.fromkeys(packed.index["split"]):
-            np.save(folder / f"{split}_rows.npy", packed.rows(split))
         files.write_json(folder / target.name, facts)
 
 
