@@ -201,8 +201,8 @@ def test_queries_that_cannot_be_read(catalogue: Path, capsys: pytest.CaptureFixt
         assert capsys.readouterr().err.startswith("error: catalogue/no.png: not readable as an image")
     assert tool.main(["--query", "catalogue/n*.png"]) == 1
     assert (
-        "left out 1 of 1 file that cannot be read: catalogue/no.png (cannot identify image file, "
-        "expected one of JPEG, PNG, BMP, GIF, WEBP, TIFF, PPM)\n" in capsys.readouterr().err
+        "left out 1 of 1 file that cannot be read: catalogue/no.png (cannot identify image file)\n"
+        in capsys.readouterr().err
     )
 
 
