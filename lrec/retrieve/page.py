@@ -19,7 +19,7 @@ from lrec.class_names import readable
 from lrec.io import errors
 from lrec.io.text import boxed
 from lrec.metrics import search
-from lrec.retrieve import given, query
+from lrec.retrieve import given, query, storage
 from lrec.retrieve.database import Database
 
 MOST = 60  # results
@@ -71,11 +71,16 @@ class Searcher:
         self._opened, self._device = {self.split: (first, query.Finder(first))}, device
 
     def open(self, split: str) -> tuple[Database, query.Finder]:
-        """Return the database of a split, and a finder of its images by name."""
+        """Return the database of a split, and a finder of its images by name.
+
+        Raises:
+            ValueError: there is no such split, or the run was embedded again since the first one was opened.
+        """
         if split not in self.splits:
             raise ValueError(f"split: found {split!r:.40}, expected one of {', '.join(self.splits)}")
         if split not in self._opened:
             database = Database.load(self.name, split, self._device)
+            storage.require_same(self._opened[self.split][0].facts, database.facts)
             self._opened[split] = database, query.Finder(database)
         return self._opened[split]
 

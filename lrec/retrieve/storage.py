@@ -29,6 +29,8 @@ COLUMNS = ("path", "class", "row")
 MADE = {"reduction": reduction.FILE, "graph": graph.FILE}
 # Facts about the model that embeds images, and about its use.
 OF_MODEL = ("root", "model", "weights", "resize", "kind", "runtime", *MADE, *(f"{name}_digest" for name in MADE))
+# Facts of a run's embeddings that are the same for all its splits.
+_SHARED = ("weights", "store_digest", "kind", *(f"{name}_digest" for name in MADE))
 BLOCK = 65536  # rows copied at a time
 _ENCODED = 2**22  # numbers encoded at a time
 
@@ -234,11 +236,27 @@ def _require_as_many(path: Path, embeddings: np.ndarray, index: Path, rows: pd.D
 
 
 def training(facts: dict[str, Any]) -> list[np.ndarray]:
-    """Open the embeddings of a run's training images; nothing if the database is not a run."""
+    """Open the embeddings of a run's training images; nothing if the database is not a run.
+
+    Raises:
+        ValueError: the run was embedded with another model, or of other images, since the database was opened.
+    """
     if not facts.get("split"):
         return []
-    folder = Path(facts.get("root") or "") / paths.embeddings(*facts["name"].split("/"))
-    return [_open_array(folder / f"{store.TRAIN}.npy", "embed")]
+    found = read(Path(facts.get("root") or "") / paths.embeddings(*facts["name"].split("/")), store.TRAIN)
+    require_same(facts, found.facts)
+    return [found.embeddings]
+
+
+def require_same(opened: dict[str, Any], found: dict[str, Any]) -> None:
+    """Refuse a split of a run that was embedded again since another split was opened."""
+    for key in _SHARED:
+        if found.get(key) != opened.get(key):
+            path = Path(found.get("root") or "") / paths.embedding_facts(*found["name"].split("/"))
+            raise ValueError(
+                f"{path}: found {key} {found.get(key)!s:.16}, expected {opened.get(key)!s:.16} as in split "
+                f"{opened['split']}, which was opened before the run was embedded again; open the run again"
+            )
 
 
 def _open_array(path: Path, made_by: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from retrieval_project import note
 
 from lrec.embedding.codes import NAMES, Codes
 from lrec.io import files
@@ -135,6 +136,13 @@ def test_other_codes_are_refused(database: Database):
     assert not Path("other").exists()
     with pytest.raises(ValueError, match=r"found float32 of shape \(24, 8\), expected codes \(G, 1\) of uint8"):
         Database(np.zeros((24, 8), np.float32), found.index, {}, codes=found.codes)
+
+
+def test_codes_are_not_fitted_to_the_embeddings_of_another_model(database: Database):
+    note(Path(), "tiny", weights="0" * 64)
+    with pytest.raises(ValueError, match=r"embedding\.json: found weights 0000.* as in split test, .*open the run"):
+        database.save("mine", codes="binary")
+    assert not Path("mine").exists()
 
 
 def test_without_a_run_codes_are_fitted_to_the_rows(database: Database):

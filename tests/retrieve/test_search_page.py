@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from retrieval_project import note_store
+from retrieval_project import note, note_store
 
 from lrec.data import store
 from lrec.io import files
@@ -75,6 +75,19 @@ def test_an_image_of_the_set_does_not_find_itself(searcher: Searcher):
         assert all(result["right"] == (result["class"] == "U+0416") for result in found["results"])
     assert len(rows(searcher.answer(asked, "train", 60))) == 16
     assert searcher.splits == ["train", "test"]
+
+
+@pytest.mark.parametrize("fact", [{"weights": "0" * 64}, {"kind": "features"}, {"reduction": "0" * 64}])
+def test_splits_are_of_one_embedding(project: Path, fact: dict[str, str]):
+    """Another model's embeddings of the second split would be compared with the first model's of the first."""
+    searcher = Searcher("tiny/resnet18")
+    note(project, "tiny", **fact)
+    key = next(iter(fact))
+    with pytest.raises(ValueError, match=rf"^embeddings/tiny/resnet18/embedding\.json: found {key}.*; open the run"):
+        searcher.open("train")
+    assert len(searcher.open("test")[0]) == 24
+    again = Searcher("tiny/resnet18")
+    assert len(again.open("train")[0]) == 16
 
 
 def test_a_saved_database_has_no_splits(searcher: Searcher, tmp_path: Path):

@@ -49,9 +49,13 @@ def make(root: Path, folder: Path) -> None:
 
 def note_store(folder: Path, variant: str) -> None:
     """Record a store that a test has changed as the one that was embedded."""
+    note(folder, variant, data=store.digest(folder / paths.store(variant)))
+
+
+def note(folder: Path, variant: str, **facts: str) -> None:
+    """Change facts of a run's embeddings, as if it had been embedded again."""
     path = folder / paths.embedding_facts(variant, "resnet18")
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    files.write_json(path, facts | {"data": store.digest(folder / paths.store(variant))})
+    files.write_json(path, json.loads(path.read_text(encoding="utf-8")) | facts)
 
 
 def _combination(folder: Path, variant: str, pictures: list[np.ndarray], splits: tuple[str, str]) -> None:
