@@ -17,6 +17,7 @@ from PIL import Image
 from lrec import paths
 from lrec.class_names import readable
 from lrec.io import errors
+from lrec.io.splits import SPLITS
 from lrec.io.text import boxed
 from lrec.metrics import search
 from lrec.retrieve import given, query, storage
@@ -25,7 +26,6 @@ from lrec.retrieve.database import Database
 MOST = 60  # results
 SIDE = 256  # pixels of the longer side of a displayed image
 _SMALL = 100  # images below this side are enlarged without blurring
-_SPLITS = ("train", "test", "query", "gallery")
 _UNSAFE = re.compile(r"[${}`\\]")  # special characters in gradio's templates
 
 
@@ -67,7 +67,7 @@ class Searcher:
         self.splits = [self.split]
         if self.split:
             folder = first.place(str(paths.embeddings(*first.facts["name"].split("/"))))
-            self.splits = [there for there in _SPLITS if (folder / f"{there}.npy").is_file()]
+            self.splits = [there for there in SPLITS if (folder / f"{there}.npy").is_file()]
         self._opened, self._device = {self.split: (first, query.Finder(first))}, device
 
     def open(self, split: str) -> tuple[Database, query.Finder]:
