@@ -22,6 +22,8 @@ from lrec.retrieve import given, image_files, storage
 from lrec.retrieve.encoder import TURN, Encoder
 from lrec.retrieve.given import OneImage, SomeImages
 
+_NORM_ERROR = 0.01  # of embeddings of unit norm; half precision and rounding stay far below
+
 
 class Database:
     """Embeddings of G images, an index of the images, and the model that embeds new ones.
@@ -267,30 +269,33 @@ class Database:
         """Append images in memory; `save` writes them to disk.
 
         Args:
-            images: N images as for `embed`, or embeddings (N, d) of floats.
+            images: N images as for `embed`, or embeddings (N, d) of floats, of unit norm if the database has a model,
+                whose embeddings are.
             classes: the N class names; "" or None where unknown.
 
         Returns:
             Their rows, (N,) int64.
 
         Raises:
-            ValueError: lengths or dimensions differ, a class name is not allowed in data sets, or a file's name is not
-                UTF-8 text.
+            ValueError: lengths, dimensions or norms differ, a class name is not allowed in data sets, or a file's name
+                is not UTF-8 text.
         """
-        vectors = self._vectors(images)
+        vectors = self._vectors(images, unit="model" in self.facts)
         listed = given.images(images) if vectors is None else [""] * len(vectors)
         known = given.classes(classes, len(listed), self.index["class"].unique())
         paths = [self._to_index(image) if isinstance(image, str | Path) else "" for image in listed]
         embedded = self.encode(self.embed(listed)) if vectors is None else vectors
         if embedded.ndim != 2 or embedded.shape[1] != self.parts[0].shape[1]:
             raise ValueError(f"embeddings: found the shape {embedded.shape}, expected (N, {self.parts[0].shape[1]})")
+        with np.errstate(over="ignore"):  # a number too large for the dtype becomes infinite
+            embedded = embedded.astype(self.parts[0].dtype)
         if not np.isfinite(embedded).all():
-            raise ValueError("embeddings: found a value that is not finite, expected numbers")
+            raise ValueError(f"embeddings: found a value that is not finite in {embedded.dtype}, expected numbers")
         new = pd.DataFrame({"path": paths, "class": known, "row": np.full(len(paths), search.NO_ROW, np.int64)})
         with TURN:
             first = len(self)
             self.index = pd.concat([self.index, new], ignore_index=True)
-            self.parts.append(embedded.astype(self.parts[0].dtype))
+            self.parts.append(embedded)
             return np.arange(first, len(self))
 
     def remove(self, rows: int | Sequence[int] | np.ndarray) -> None:
@@ -322,12 +327,24 @@ class Database:
         """Return embeddings (N, d) of floats as the database stores them: as codes if it holds codes."""
         return self.codes.encode(embeddings) if self.codes else embeddings
 
-    def _vectors(self, images: SomeImages) -> np.ndarray | None:
-        """Return embeddings or the database's own codes as it stores them; None if images are given."""
+    def _vectors(self, images: SomeImages, unit: bool = False) -> np.ndarray | None:
+        """Return embeddings or the database's own codes as it stores them; None if images are given.
+
+        With `unit`, refuse embeddings whose norm is not 1: as rows, they would be more, or less, similar to any query.
+        """
         if self.codes and isinstance(images, np.ndarray) and images.dtype == self.codes.dtype and images.ndim < 3:
             return np.atleast_2d(images)
-        vectors = given.embeddings(images)
-        return None if vectors is None else self.encode(vectors)
+        if (vectors := given.embeddings(images)) is None:
+            return None
+        with np.errstate(over="ignore"):  # as in `add`
+            vectors = vectors.astype(np.float32, copy=False)
+        norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+        if unit and vectors.shape[1] == self.width and (far := np.flatnonzero(abs(norms - 1) > _NORM_ERROR)).size:
+            raise ValueError(
+                f"embeddings: row {far[0]}: found the norm {norms[far[0]]:.4g}, expected 1, as the model's embeddings "
+                "have; divide by the norm"
+            )
+        return self.encode(vectors)
 
     def save(self, path: str | Path, with_model: bool = False, codes: coding.Name | None = None) -> None:
         """Write a folder that `load` opens; it appears complete or not at all, and may be the one loaded from.

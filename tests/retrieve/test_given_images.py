@@ -159,6 +159,31 @@ def test_classes_keep_the_rules_of_a_data_set(database: Database, classes, messa
     assert (len(database), len(database.parts)) == (24, 1)
 
 
+@pytest.mark.parametrize("codes", [None, "int8"])
+def test_added_embeddings_are_like_the_models(database: Database, tmp_path: Path, codes: str | None):
+    """Five times as long, a row would be the first result of most queries; a query may have any length."""
+    database.save(tmp_path / "saved", codes=codes)
+    database = Database.load(tmp_path / "saved")
+    row = np.load("embeddings/tiny/resnet18/test.npy")[3]
+    for wrong, found in ((5 * row, "5"), (0 * row, "0"), (np.full(8, 1e39), "inf"), (np.full(8, 1e30), "2.828e.30")):
+        with pytest.raises(ValueError, match=f"^embeddings: row 1: found the norm {found}, expected 1, .* the norm$"):
+            database.add(np.stack([row, wrong]))
+    assert (len(database), len(database.parts)) == (24, 1)
+    assert database.add(row.astype(np.float16)).tolist() == [24]
+    assert database.search(5 * row, 1)[1].shape == (1, 1)
+
+
+@pytest.mark.parametrize(("dtype", "large"), [(np.float32, 1e39), (np.float16, 1e5)])
+def test_numbers_too_large_for_the_dtype(database: Database, dtype: type, large: float):
+    """Without a model, embeddings of any norm may be added; infinities would fail every later search."""
+    bare = Database(np.array(database.parts[0], dtype), database.index, {})
+    with pytest.raises(ValueError, match=f"^embeddings: found a value that is not finite in {np.dtype(dtype)}"):
+        bare.add(np.full((1, 8), large))
+    assert bare.add(np.full((1, 8), 100.0)).tolist() == [24]
+    with pytest.raises(ValueError, match="^queries: found a value that is not finite"):
+        bare.search(np.full((1, 8), 1e39), 1)
+
+
 def test_an_accent_of_a_class_is_kept_in_one_form(database: Database):
     database.add([FILE, FILE, FILE], ["cafe\u0301", "caf\u00e9", None])
     assert database.index["class"].tolist()[-3:] == ["caf\u00e9", "caf\u00e9", ""]
