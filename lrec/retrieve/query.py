@@ -63,7 +63,7 @@ class Finder:
         self._table = table
         paths = [(path, place) for place, path in enumerate(table["path"]) if path]
         self._places = {names.composed(path): place for path, place in paths} | dict(paths)
-        self._raw = _raw_folders(Path(database.facts.get("store") or "").name, database.place(""))
+        self._raw = _raw_folders(database)
 
     def default(self) -> list[Query]:
         """Return a few images, always the same: from the query split if the gallery is searched, else the database."""
@@ -162,11 +162,17 @@ def answer(database: Database, asked: Query, scores: np.ndarray, rows: np.ndarra
     return {"query": asked.name, "class": asked.class_name, "results": results}
 
 
-def _raw_folders(variant: str, project: Path) -> list[Path]:
-    """Return where the raw images of a variant may be; nothing if the project's settings lack the variant."""
-    if not (project / params.PARAMS_FILE).is_file():
+def _raw_folders(database: Database) -> list[Path]:
+    """Return where the raw images of a database may be; nothing if the project's settings lack its variant."""
+    variant, project = Path(database.facts.get("store") or "").name, database.place("")
+    if not variant or not (project / params.PARAMS_FILE).is_file():
         return []
-    settings = params.load(project / params.PARAMS_FILE)
+    try:
+        settings = params.load(project / params.PARAMS_FILE)
+    except ValueError:
+        if database.stored is None:  # a saved database in a folder with the params.yaml of another program
+            return []
+        raise
     if variant not in settings.variants or not (folder := settings.variants[variant].folder):
         return []
     usual = reader.LAYOUTS[settings.variants[variant].layout].folders

@@ -160,6 +160,20 @@ def test_a_catalogue_does_not_take_an_index_beside_it_for_a_store(catalogue: Pat
     assert tool.main(["--images", "catalogue", "--query", "raw/pictures/20.png"]) == 0
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_beside_the_params_of_another_program(catalogue: Path, tmp_path: Path, whole: bool, monkeypatch, capsys):
+    """A saved database is searched there; in its own project, a mistake in params.yaml is reported."""
+    query = str(catalogue.absolute() / "17.png")
+    run = Database.load("tiny/resnet18")
+    (run.of_images(catalogue) if whole else run).save("saved", with_model=True)
+    shutil.copytree("saved", tmp_path / "other/saved")
+    for folder, status in ((tmp_path / "other", 0), (Path.cwd(), 1 - whole)):
+        monkeypatch.chdir(folder)
+        Path("params.yaml").write_text("prepare: {split: 0.2}\n")
+        assert tool.main(["--database", "saved", "--query", query, "--num", "1", "--json"]) == status
+    assert ("error: params.yaml: " in capsys.readouterr().err) != whole
+
+
 def test_searched_on_the_command_line(catalogue: Path, capsys: pytest.CaptureFixture):
     """The images beside the results are drawn; results and queries have no class."""
     found, err = ask(capsys, "--images", "catalogue", "--query", "raw/pictures/20.png", "--output", "found.png")
