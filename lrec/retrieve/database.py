@@ -254,14 +254,15 @@ class Database:
             of binary codes is 1 - 2 h / d, where h of d bits differ.
 
         Raises:
-            ValueError: k is out of range, or the queries do not fit.
+            ValueError: k is out of range, there is no such row to exclude, or the queries do not fit.
         """
         vectors = self._vectors(queries)
         embedded = self.encode(self.embed(queries)) if vectors is None else vectors
-        hidden = None if exclude is None else np.atleast_1d(exclude)
+        hidden = None if exclude is None else np.atleast_1d(np.asarray(exclude, dtype=object))
         if hidden is not None and hidden.shape != (len(embedded),):
             raise ValueError(f"exclude: found the shape {hidden.shape}, expected ({len(embedded)},), a row per query")
         with TURN:
+            hidden = None if hidden is None else self._rows("exclude", hidden, search.NO_ROW)
             scores, rows = search.top(embedded, self.parts, k, hidden, memory_bytes=memory_bytes, device=self._device)
         return self.codes.similarities(scores) if self.codes else scores, rows
 
@@ -308,12 +309,8 @@ class Database:
             ValueError: there is no such row.
         """
         with TURN:
-            wanted = np.atleast_1d(np.asarray(rows, dtype=object))
-            if bad := [row for row in wanted if isinstance(row, bool) or row not in range(len(self))]:
-                expected = f"expected 0 to {len(self) - 1:,}" if len(self) else "but the database is empty"
-                raise ValueError(f"row: found {bad[0]!r:.40}, {expected}")
             kept = np.ones(len(self), bool)
-            kept[wanted.astype(np.int64)] = False
+            kept[self._rows("row", rows)] = False
             # Runs of rows that are kept become views, so that memory maps are not read.
             edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).reshape(-1, 2)
             first, parts = 0, []
@@ -322,6 +319,14 @@ class Database:
                 parts += [part[start:stop] for start, stop in runs if start < stop]
                 first += len(part)
             self.parts, self.index = parts or [self.parts[0][:0]], self.index[kept].reset_index(drop=True)
+
+    def _rows(self, name: str, given: Any, least: int = 0) -> np.ndarray:
+        """Return row numbers as int64; refuse what is not a number of a row, or at least `least`."""
+        rows = np.atleast_1d(np.asarray(given, dtype=object))
+        if bad := [row for row in rows if isinstance(row, bool) or row not in range(least, len(self))]:
+            expected = f"expected {least} to {len(self) - 1:,}" if len(self) else "but the database is empty"
+            raise ValueError(f"{name}: found {bad[0]!r:.40}, {expected}")
+        return rows.astype(np.int64)
 
     def encode(self, embeddings: np.ndarray) -> np.ndarray:
         """Return embeddings (N, d) of floats as the database stores them: as codes if it holds codes."""

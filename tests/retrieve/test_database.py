@@ -152,6 +152,13 @@ def test_rows_to_leave_out_are_one_per_query(database: Database):
     assert database.search(database.parts[0][:2], 1, exclude=[0, -1])[1][1] == [1]
 
 
+@pytest.mark.parametrize("row", [24, 10**6, -2, -7, 3.7, True, "a", None])
+def test_rows_to_leave_out_are_rows(database: Database, row):
+    query = database.parts[0][:2]
+    with pytest.raises(ValueError, match=f"^exclude: found {re.escape(repr(row))}, expected -1 to 23$"):
+        database.search(query, 1, exclude=[0, row])
+
+
 def test_the_threshold_of_the_page(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     """Of four classes on a line, one has two first results of another class, which are the least similar."""
     text = (root / "docs/retrieval.md").read_text(encoding="utf-8").partition("## When nothing matches")[2]
