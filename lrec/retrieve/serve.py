@@ -7,6 +7,7 @@ needs: it writes no upload to disk, serves no files and fetches no other address
 import base64
 import binascii
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -26,7 +27,7 @@ LARGEST = 100_000_000  # bytes of an upload
 SHOWN, RESULTS = 18, 8  # images to choose from, and initial number of results
 _ANSWERED = ("/assets/", "/static/", "/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/startup-events")
 _PAGES = ("/", "/config", "/theme.css", "/manifest.json", "/favicon.ico", "/robots.txt")
-_LOCAL = ("127.0.0.1", "localhost")
+_LOCAL = ("127.0.0.1", "localhost", "[::1]")
 # Browsers load nothing from elsewhere, and no other site can frame the page.
 _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -217,9 +218,6 @@ def run(name: str, split: str | None, device: str, host: str, port: int, images:
         ValueError: the address cannot be used, gradio is not installed, or as for `Database.load`.
     """
     searcher = Searcher(name, split, device, images)
-    app = application(searcher, [*_LOCAL] if host in _LOCAL else ["*"])
-    import uvicorn
-
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -228,6 +226,11 @@ def run(name: str, split: str | None, device: str, host: str, port: int, images:
             reason = getattr(error, "strerror", None) or str(error)
             raise ValueError(f"{host}:{port}: {reason}; choose another --port, 0 for any that is free") from error
         address = f"[{host}]" if ":" in host else host
+        local = ipaddress.ip_address(listening.getsockname()[0]).is_loopback  # under whatever name
+        app = application(searcher, [*_LOCAL, address] if local else ["*"])
+        import uvicorn
+
+        listening.listen()  # before the address is printed, so that a request waits rather than fails
         print(f"{escaped(name)}: http://{address}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with contextlib.suppress(KeyboardInterrupt):

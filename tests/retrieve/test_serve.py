@@ -23,6 +23,7 @@ from retrieval_project import make, note_store
 from lrec.data import store
 from lrec.io import files
 from lrec.retrieve import __main__ as tool
+from lrec.retrieve import serve
 
 # Not imported: that takes seconds, in each process that collects tests.
 if find_spec("gradio") is None:
@@ -30,6 +31,8 @@ if find_spec("gradio") is None:
 
 HOSTILE = "<img src=x onerror='window.hurt=1'> {{name}} ${window.hurt=1}"
 PATIENCE = 300
+ADDRESSES = Path("/proc/net/if_inet6")
+IPV6 = ADDRESSES.is_file() and f"{1:032x} " in ADDRESSES.read_text()  # ::1 is the address of a device
 
 
 class Served:
@@ -339,6 +342,38 @@ def test_what_is_too_large_or_from_another_site(served: Served):
     assert "default-src 'self'" in headers["content-security-policy"]
     with ThreadPoolExecutor(10) as pool:
         assert set(pool.map(lambda _: served.ask("GET", "/config")[0], range(30))) == {200}
+
+
+@pytest.mark.parametrize(
+    ("host", "known", "answered"),
+    [
+        ("127.0.0.1", "localhost:7", False),
+        ("localhost", "127.0.0.1:7", False),
+        ("127.0.0.2", "127.0.0.2:7", False),
+        pytest.param("::1", "[::1]:7", False, marks=pytest.mark.skipif(not IPV6, reason="no IPv6 here")),
+        ("0.0.0.0", "192.0.2.1:7", True),
+    ],
+)
+def test_hosts_of_a_page_for_this_machine(
+    project: Path, monkeypatch: pytest.MonkeyPatch, host: str, known: str, answered: bool
+):
+    """The name of another site that leads here (DNS rebinding) is refused at any loopback address."""
+    from starlette.applications import Starlette
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.testclient import TestClient
+
+    def application(_: object, hosts: list[str]) -> None:
+        guarded = TestClient(TrustedHostMiddleware(Starlette(), hosts))
+        names = (known, "elsewhere.example")
+        seen.extend(guarded.get("/", headers={"host": name}).status_code for name in names)
+        raise ValueError("seen")
+
+    seen: list[int] = []
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(serve, "application", application)
+    with pytest.raises(ValueError, match="^seen$"):
+        serve.run("tiny/resnet18", None, "cpu", host, 0)
+    assert seen == [404, 404 if answered else 400]
 
 
 def test_only_this_machine_is_served(served: Served):
