@@ -161,10 +161,12 @@ class _Guard:
                 self._app(scope, receive, send) if scope["type"] == "lifespan" else send({"type": "websocket.close"})
             )
             return
-        path, sent = scope["path"], dict(scope["headers"]).get(b"content-length", b"")
+        path, headers = scope["path"], dict(scope["headers"])
+        sent = headers.get(b"content-length", b"")
         known = path in _PAGES or path.startswith(_ANSWERED)
         large = sent.isdigit() and int(sent) > LARGEST * 3 // 2
-        unknown = scope["method"] == "POST" and not sent.isdigit()
+        # A transfer encoding overrides the length, and browsers send none.
+        unknown = b"transfer-encoding" in headers or scope["method"] == "POST" and not sent.isdigit()
         if not known or large or unknown:
             status = 404 if not known else 413 if large else 411
             await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})

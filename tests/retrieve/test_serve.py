@@ -336,6 +336,9 @@ def test_a_file_is_refused_by_any_event(served: Served, project: Path):
 def test_what_is_too_large_or_from_another_site(served: Served):
     place = "/gradio_api/queue/join"
     assert served.ask("POST", place, b"", content_length="999999999")[0] == 413
+    chunked = {"content_length": "2", "transfer_encoding": "chunked", "content_type": "application/json"}
+    for method in ("POST", "GET"):  # which may be of any size, whatever length is said
+        assert served.ask(method, place, b"2\r\n{}\r\n0\r\n\r\n", **chunked)[0] == 411
     assert served.ask("GET", "/", host="elsewhere.example")[0] == 400
     status, _, headers = served.ask("GET", "/")
     assert status == 200
