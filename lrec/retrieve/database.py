@@ -396,3 +396,10 @@ class Database:
         if entry["path"] and (path := self.place(entry["path"])).is_file():
             return np.asarray(decoding.decode(path))
         return None
+
+    def shown(self, row: int) -> np.ndarray | None:
+        """Return the image of a row as `image` does; None also if it cannot be read."""
+        try:
+            return self.image(row)
+        except (ValueError, OSError):
+            return None

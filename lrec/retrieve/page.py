@@ -165,10 +165,7 @@ def _picture(image: Image.Image | np.ndarray | None) -> str:
 
 def picture(database: Database, row: int) -> str:
     """Return a small copy of a row's image as a data URL; "" if it is missing or cannot be read."""
-    try:
-        return _picture(database.image(row))
-    except ValueError:
-        return ""
+    return _picture(database.shown(row))
 
 
 def text(written: str) -> str:

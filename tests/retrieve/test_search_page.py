@@ -13,7 +13,7 @@ from retrieval_project import note, note_store
 
 from lrec.data import store
 from lrec.io import files
-from lrec.retrieve import Database, page
+from lrec.retrieve import Database, __main__, page
 from lrec.retrieve.page import Searcher
 
 HOSTILE = "<img src=x onerror=alert(1)> {{name}} ${name} `name` \"'&\x1b\u202e"
@@ -213,13 +213,17 @@ def test_images_that_are_not_here(made: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(made)
     database = Database.load("tiny/resnet18")
     (tmp_path / "bad.png").write_bytes(b"no image")
-    bare = Database(np.array(database.parts[0][:3]), database.index[:3].copy(), {})
+    bare = Database(np.array(database.parts[0][:4]), database.index[:4].copy(), {})
     bare.index["row"] = -1
-    bare.index["path"] = ["", "nowhere.png", str(tmp_path / "bad.png")]
+    bare.index["path"] = ["", "nowhere.png", str(tmp_path / "bad.png"), f"{'long' * 99}.png"]
     bare.save(tmp_path / "bare")
     searcher = Searcher(str(tmp_path / "bare"))
     written = page.results(searcher, searcher.by_row("", 0), "", 8)
-    assert written.count("no image here") == 3
+    assert written.count("no image here") == 4
+    assert page.sample(searcher, "", 4, 0).count("no image here") == 4
+    figure = ["--query", bare.index["path"].iloc[3], "--output", str(tmp_path / "figure.png")]
+    assert __main__.main(["--database", str(tmp_path / "bare"), *figure]) == 0
+    assert (tmp_path / "figure.png").is_file()
     assert "an image without a name" in written
     with pytest.raises(ValueError, match="names no model that could embed an image"):
         searcher.by_upload("a.png", (made / "raw/pictures/20.png").read_bytes())
