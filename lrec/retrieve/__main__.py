@@ -218,7 +218,7 @@ def draw(database: Database, queries: list[query.Query], answers: list[dict[str,
                     asked.pixels() if asked.row == search.NO_ROW else database.shown(asked.row), asked.class_name
                 ),
                 *(
-                    contact_sheet.Tile(database.shown(r["row"]), r["class"], r["similarity"], r["right"])
+                    contact_sheet.Tile(database.shown(r["database_row"]), r["class"], r["similarity"], r["right"])
                     for r in found["results"][:MAX_COLUMNS]
                 ),
             ]

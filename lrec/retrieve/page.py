@@ -192,7 +192,7 @@ def results(searcher: Searcher, asked: Asked, split: str, number: int) -> str:
     if asked.place is None and database.facts.get("crop") == "box":
         note = '<p class="lrec-note">The set holds images cropped to boxes: crop a photograph to its object first.</p>'
     known = f", class {_class(asked.class_name)}" if asked.class_name else ""
-    tiles = [_tile(database, split, r["row"], r["similarity"], r["right"]) for r in found]
+    tiles = [_tile(database, split, r["database_row"], r["similarity"], r["right"]) for r in found]
     return (
         f'<div class="lrec-query">{_image(asked.picture)}<p><b>{text(asked.name) or "an image without a name"}</b>'
         f"{known}</p></div>{note}" + _grid(tiles)

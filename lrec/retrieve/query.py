@@ -50,17 +50,21 @@ class Finder:
 
     Args:
         database: the database to search; all images of its data set, of any split, are found by path.
+
+    Attributes:
+        packed: whether its images are packed, so that row:N names the one in row N of the packed store.
+        passed_over: one line for each folder with files of other formats.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.passed_over: list[str] = []  # one line for each folder with files of other formats
+        self.passed_over: list[str] = []
         table = database.index.assign(own=range(len(database)), split=database.facts.get("split"))
         if database.stored is not None:
             stored = database.stored.index
             others = stored[~stored["row"].isin(table["row"])].assign(own=search.NO_ROW)
             table = pd.concat([table, others[list(table.columns)]], ignore_index=True)
-        self._table = table
+        self._table, self.packed = table, bool((table["row"] != search.NO_ROW).any())
         paths = [(path, place) for place, path in enumerate(table["path"]) if path]
         self._places = {names.composed(path): place for path, place in paths} | dict(paths)
         self._raw = _raw_folders(database)
@@ -88,7 +92,7 @@ class Finder:
 
     def _one(self, text: str) -> list[Query]:
         if not text.strip():
-            raise ValueError("query: found an empty one, expected a path of the data set's index, row:N or a file")
+            raise ValueError("query: found an empty one, expected a path of the data set's index or a file")
         if asked := self.named(text):
             return [asked]
         found = image_files.find(text)
@@ -103,7 +107,7 @@ class Finder:
         Raises:
             ValueError: the row is out of range.
         """
-        place = self._place(text) if text.startswith(ROW) else self._known(text)
+        place = self._place(text) if self.packed and text.startswith(ROW) else self._known(text)
         return None if place is None else self._at(place)
 
     def unknown(self, text: str, others: str = "", hint: str = "") -> FileNotFoundError:
@@ -111,7 +115,7 @@ class Finder:
         near = missing.near(text, self._places)
         return FileNotFoundError(
             f"{text}: query not found{f' ({near})' if near else hint}, expected a path of the data set's index "
-            f"(such as {self._table['path'].iloc[0]}), row:N{others}"
+            f"(such as {self._table['path'].iloc[0]}){f', {ROW}N' if self.packed else ''}{others}"
         )
 
     def _known(self, path: str) -> int | None:
@@ -122,7 +126,8 @@ class Finder:
         rows = self._table["row"].to_numpy()
         number = text.removeprefix(ROW)
         if not number.isdecimal() or len(number) > 18 or int(number) not in rows:
-            raise ValueError(f"{text}: query not found, expected {ROW}N with N from {rows.min()} to {rows.max():,}")
+            least = rows[rows != search.NO_ROW].min()
+            raise ValueError(f"{text}: query not found, expected {ROW}N with N from {least:,} to {rows.max():,}")
         return int(np.flatnonzero(rows == int(number))[0])
 
     def _at(self, place: int) -> Query:
@@ -150,7 +155,10 @@ class Finder:
 
 
 def answer(database: Database, asked: Query, scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-    """Return a query's results for JSON; `right` is null where a class is unknown."""
+    """Return a query's results for JSON; `right` is null where a class is unknown.
+
+    `database_row` is the row of `Database.index`, not that of the packed store, which a query may give as row:N.
+    """
     results = []
     for rank, (score, row) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True), start=1):
         if row == search.NO_ROW:  # an approximate index may find fewer
@@ -158,7 +166,7 @@ def answer(database: Database, asked: Query, scores: np.ndarray, rows: np.ndarra
         entry = database.index.iloc[row]
         right = entry["class"] == asked.class_name if asked.class_name and entry["class"] else None
         found = {"rank": rank, "similarity": round(score, 6), "class": entry["class"], "right": right}
-        results.append(found | {"path": entry["path"], "row": row})
+        results.append(found | {"path": entry["path"], "database_row": row})
     return {"query": asked.name, "class": asked.class_name, "results": results}
 
 

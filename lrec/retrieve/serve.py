@@ -89,7 +89,8 @@ def blocks(searcher: Searcher) -> Any:
         return seed + 1, page.sample(searcher, split, SHOWN, seed + 1)
 
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    size = len(searcher.open(searcher.split)[0])
+    database, finder = searcher.open(searcher.split)
+    size, named = len(database), f"its path{', or row:N' if finder.packed else ''}"
     with gr.Blocks(title=f"{searcher.name}: search", analytics_enabled=False, fill_width=True) as made:
         asked, seed = gr.State(None), gr.State(0)
         gr.HTML(f'<h1 class="lrec-title">Search in {page.text(searcher.name)}</h1>')
@@ -98,9 +99,7 @@ def blocks(searcher: Searcher) -> Any:
                 drop = gr.HTML(
                     html_template=_DROP, js_on_load=script, accept=",".join(decoding.SUFFIXES), largest=LARGEST
                 )
-                name = gr.Textbox(
-                    label="Or an image of the set", placeholder="its path, or row:N", max_lines=1, submit_btn=True
-                )
+                name = gr.Textbox(label="Or an image of the set", placeholder=named, max_lines=1, submit_btn=True)
                 number = gr.Slider(1, min(page.MOST, max(size, 2)), min(RESULTS, size), step=1, label="Results")
                 split = gr.Radio(searcher.splits, value=searcher.split, label="Split", visible=len(searcher.splits) > 1)
             with gr.Column(scale=3, min_width=290):

@@ -189,6 +189,17 @@ def test_searched_on_the_command_line(catalogue: Path, capsys: pytest.CaptureFix
     assert all(query["query"] not in [r["path"] for r in query["results"]] for query in found["queries"])
 
 
+def test_a_catalogue_has_no_rows_to_name(catalogue: Path):
+    """They would be those of the packed store."""
+    finder = Finder(Database.load("tiny/resnet18").of_images(catalogue))
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"^row:1: query not found, expected a path .* \(such as catalogue/16.png\), or an image",
+    ):
+        finder.find(["row:1"])
+    assert finder.named("row:1") is None
+
+
 def test_with_faiss(catalogue: Path, capsys: pytest.CaptureFixture):
     pytest.importorskip("faiss", reason="faiss is an optional dependency: pip install faiss-cpu")
     _, err = ask(capsys, "--images", "catalogue", "--query", "raw/pictures/20.png", "--index", "flat")
@@ -208,7 +219,7 @@ def test_queries_that_cannot_be_read(catalogue: Path, capsys: pytest.CaptureFixt
         found, err = ask(capsys, "--query", "row:20", written, "raw/pictures/1.png", "--num", "1")
         paths = [query["query"] for query in found["queries"]]
         assert (len(paths), paths[0], paths[-1]) == (8, "20.png", "1.png")
-        assert [query["results"][0]["row"] for query in found["queries"]][1:7] == list(range(6))
+        assert [query["results"][0]["database_row"] for query in found["queries"]][1:7] == list(range(6))
         assert re.search(LEFT_OUT.replace("8", "9", 1), err)  # with 1.png
     for written in (["catalogue/no.png"], ["catalogue", "catalogue/no.png"]):
         assert tool.main(["--query", *written]) == 1

@@ -226,7 +226,7 @@ def test_the_search_page(database: Database, name: str):
         searcher.by_upload("a.png", Path("raw/pictures/19.png").read_bytes()),
     ):
         assert len(searcher.answer(asked, "", 5)["results"]) == 5
-    assert searcher.answer(searcher.by_row("", 3), "", 23)["results"][-1]["row"] != 3
+    assert searcher.answer(searcher.by_row("", 3), "", 23)["results"][-1]["database_row"] != 3
 
 
 @pytest.mark.parametrize("name", NAMES)

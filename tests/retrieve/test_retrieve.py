@@ -150,7 +150,7 @@ def test_the_nearest_query_is_named(project: Path, written: str, hint: str):
 
 def test_an_image_of_the_data_set_does_not_find_itself(project: Path, capsys: pytest.CaptureFixture):
     by_path = ask(capsys, "--query", "20.png", "--num", "23")["queries"][0]
-    assert [r["row"] for r in by_path["results"]] == expected(project, 4)
+    assert [r["database_row"] for r in by_path["results"]] == expected(project, 4)
     assert [r["rank"] for r in by_path["results"]] == list(range(1, 24))
     assert by_path["class"] == "U+0416"
     assert all(r["right"] == (r["class"] == "U+0416") for r in by_path["results"])
@@ -161,8 +161,8 @@ def test_an_image_of_the_data_set_does_not_find_itself(project: Path, capsys: py
 def test_an_unknown_image_is_embedded(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
     shutil.copy(project / "raw/pictures/20.png", tmp_path / "mine.png")
     found = ask(capsys, "--query", str(tmp_path / "mine.png"), "--num", "24")["queries"][0]
-    assert [r["row"] for r in found["results"]][0] == 4
-    assert sorted(r["row"] for r in found["results"]) == list(range(24))
+    assert [r["database_row"] for r in found["results"]][0] == 4
+    assert sorted(r["database_row"] for r in found["results"]) == list(range(24))
     assert found["results"][0]["similarity"] == pytest.approx(1, abs=1e-5)
     assert found["class"] == ""
     assert {r["right"] for r in found["results"]} == {None}
@@ -209,6 +209,22 @@ def test_an_accent_of_a_path_may_be_written_either_way(project: Path, capsys: py
         database = Database.load("tiny/resnet18")
         database.index.loc[0, "path"] = there
         assert [q.row for q in query.Finder(database).find([written])] == [0]
+
+
+def test_row_n_is_a_row_of_the_packed_store(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
+    """Not the row of the database, which a result gives; an added image has the one but not the other."""
+    database = Database.load("tiny/resnet18")
+    database.add("raw/pictures/0.png")
+    database.save(tmp_path / "saved")
+    found = ask(capsys, "--database", str(tmp_path / "saved"), "--query", "row:20", "--num", "24")["queries"][0]
+    assert found["query"] == "20.png"
+    for result in found["results"]:
+        assert set(result) == {"rank", "similarity", "class", "right", "path", "database_row"}
+        assert database.index["path"][result["database_row"]] == result["path"]
+    database.index = database.index[20:].reset_index(drop=True)
+    database.parts, database.facts = [np.zeros((5, 8), np.float32)], {}
+    with pytest.raises(ValueError, match="^row:0: query not found, expected row:N with N from 36 to 39$"):
+        query.Finder(database).find(["row:0"])
 
 
 def test_query_and_gallery_splits(project: Path, capsys: pytest.CaptureFixture):

@@ -28,7 +28,7 @@ def searcher(made: Path, monkeypatch: pytest.MonkeyPatch) -> Searcher:
 
 
 def rows(found: dict) -> list[int]:
-    return [result["row"] for result in found["results"]]
+    return [result["database_row"] for result in found["results"]]
 
 
 def png(pixels: np.ndarray) -> bytes:
