@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,6 @@ class Finder:
         self._table, self.packed = table, bool((table["row"] != search.NO_ROW).any())
         paths = [(path, place) for place, path in enumerate(table["path"]) if path]
         self._places = {names.composed(path): place for path, place in paths} | dict(paths)
-        self._raw = _raw_folders(database)
 
     def default(self) -> list[Query]:
         """Return a few images, always the same: from the query split if the gallery is searched, else the database."""
@@ -145,13 +145,19 @@ class Finder:
         own = self._known(self._database.indexed(path))
         if own is not None and self._table["row"].iloc[own] == search.NO_ROW:
             return self._at(own)
-        for raw in self._raw:
-            if path.resolve().is_relative_to(raw):
-                parts = path.resolve().relative_to(raw).parts
-                for skipped in range(disk.DEPTH + 1):
-                    if (place := self._known("/".join(parts[skipped:]))) is not None:
-                        return self._at(place)
+        whole = path.resolve()
+        for root in self._roots:
+            if whole.is_relative_to(root) and (place := self._known(whole.relative_to(root).as_posix())) is not None:
+                return self._at(place)
         return Query(str(path), "", path, search.NO_ROW, one_of_many)
+
+    @cached_property
+    def _roots(self) -> list[Path]:
+        """The folders to which the paths of packed images are relative: raw folders, or folders nested in them."""
+        packed = self._table["path"][self._table["row"] != search.NO_ROW].tolist()
+        some = {*packed[:1], *packed[-1:]}  # a folder with a file of one name may be another
+        raw = _raw_folders(self._database)
+        return [disk.descend(place, lambda folder: some == {*disk.present(folder, some)}) or place for place in raw]
 
 
 def answer(database: Database, asked: Query, scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:

@@ -158,6 +158,29 @@ def test_an_image_of_the_data_set_does_not_find_itself(project: Path, capsys: py
     assert ask(capsys, "--query", "raw/pictures/20.png", "--num", "23")["queries"][0] == by_path
 
 
+@pytest.mark.parametrize("nested", ["", "set", "outer/set"])
+def test_another_image_of_the_same_name_below_the_raw_folder(made: Path, tmp_path: Path, nested: str, monkeypatch):
+    """Also if the data set's own folder is nested in the raw one, as archives nest it."""
+    shutil.copytree(made, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    pictures = Path("raw/pictures")
+    if nested:
+        pictures.rename("moved")
+        (pictures / nested).parent.mkdir(parents=True)
+        Path("moved").rename(pictures / nested)
+    for name in ("new/16.png", "new/inner/16.png", "16.png"):
+        if not (pictures / name).exists():
+            (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(pictures / nested / "39.png", pictures / name)
+    finder = query.Finder(Database.load("tiny/resnet18"))
+    others = ["new/16.png", "new/inner/16.png", *["16.png"] * bool(nested)]
+    for name in others:
+        (found,) = finder.find([str(pictures / name)])
+        assert (found.name, found.class_name, found.row) == (str(pictures / name), "", -1)
+    (own,) = finder.find([str(pictures / nested / "16.png")])
+    assert (own.name, own.class_name, own.row) == ("16.png", "U+0416", 0)
+
+
 def test_an_unknown_image_is_embedded(project: Path, capsys: pytest.CaptureFixture, tmp_path: Path):
     shutil.copy(project / "raw/pictures/20.png", tmp_path / "mine.png")
     found = ask(capsys, "--query", str(tmp_path / "mine.png"), "--num", "24")["queries"][0]
