@@ -16,7 +16,7 @@ from lrec.data import store
 from lrec.datasets.decoding import Resize
 from lrec.embedding import audit, codes, graph, reduction, runtimes
 from lrec.embedding.codes import Codes
-from lrec.io import files, locks, missing, reading
+from lrec.io import files, hashing, locks, missing, reading
 from lrec.io.text import is_utf8
 from lrec.model import saved
 from lrec.model.kinds import KINDS
@@ -284,7 +284,8 @@ def write(
 
     Raises:
         FileNotFoundError: the model is missing.
-        ValueError: the folder holds other files, an embedding to encode is not finite, or a name is not UTF-8 text.
+        ValueError: the folder holds other files, an embedding to encode is not finite, a name is not UTF-8 text, or a
+            copy is not of the file that made the embeddings.
     """
     root = os.path.relpath(os.path.realpath(facts.get("root") or ""), os.path.realpath(path))
     if not is_utf8(root):
@@ -328,8 +329,12 @@ def _write(
             facts = facts | {"codes": encoding.name}
         if copied:
             (draft / OWN_MODEL).mkdir()
+            digests = {MADE[key]: facts[digest_of(key)] for key in MADE if key in facts}
+            digests[saved.MODEL] = facts.get("weights")
             for source in copied:
-                shutil.copyfile(source, draft / OWN_MODEL / source.name)
+                shutil.copyfile(source, copy := draft / OWN_MODEL / source.name)
+                if (expected := digests.get(source.name)) and hashing.of_file(copy) != expected:
+                    raise ValueError(f"{source}: replaced while the database was saved; {reading.REMADE}")
             facts = facts | {"model": OWN_MODEL}
             facts |= {key: f"{OWN_MODEL}/{MADE[key]}" for key in MADE if key in facts}
         files.write_json(draft / FACTS, facts)

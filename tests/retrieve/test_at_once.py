@@ -15,7 +15,7 @@ from lrec.io import locks, reading
 from lrec.metrics import search
 from lrec.model import saved
 from lrec.model.ensemble import Ensemble
-from lrec.retrieve import Database
+from lrec.retrieve import Database, storage
 
 
 @pytest.mark.parametrize("work", ["embed", "search"])
@@ -122,6 +122,20 @@ def test_files_put_there_while_a_save_waits_are_kept(database: Database, tmp_pat
     thread.join()
     assert refused
     assert (tmp_path / "saved/notes.txt").exists()
+
+
+def test_a_model_replaced_while_a_save_waits_is_not_copied(project: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its hash was checked before."""
+    model, whole = Path("models/tiny/resnet18/model.safetensors"), storage.write
+
+    def write(*given) -> None:
+        model.write_bytes(b"another")
+        whole(*given)
+
+    monkeypatch.setattr(storage, "write", write)
+    with pytest.raises(ValueError, match=f"^{model}: replaced while the database was saved; run `dvc repro`"):
+        Database.load("tiny/resnet18").save("saved", with_model=True)
+    assert not Path("saved").exists()
 
 
 def test_a_folder_outside_one_whose_name_is_not_text(
