@@ -51,8 +51,8 @@ class Database:
             raise ValueError(f"embeddings: found {found}, expected codes (G, {codes.bytes}) of {codes.dtype}")
         if not codes and (embeddings.ndim != 2 or embeddings.dtype not in dtypes or not embeddings.shape[1]):
             raise ValueError(f"embeddings: found {found}, expected (G, d) of float32 or float16")
-        self.parts, self.index, self.facts, self._device = [embeddings], index, facts, device
-        self.codes = codes
+        self.parts, self.facts, self._device = [embeddings], facts, device
+        self.index, self.codes = index, codes
         self._require_whole()
 
     def _require_whole(self) -> None:
@@ -77,8 +77,23 @@ class Database:
         found = storage.read(Path(path), split)
         return cls(found.embeddings, found.index, found.facts, device, found.codes)
 
+    @property
+    def index(self) -> pd.DataFrame:
+        """The index of the images; additions wait in a list until it is read, since each append copies the table."""
+        if self._added:
+            with TURN:
+                new = pd.DataFrame(self._added, columns=["path", "class", "row"])
+                if len(new):  # no other thread was faster
+                    self._index, self._added = pd.concat([self._index, new], ignore_index=True), []
+        self._classes = None  # the caller may change the table
+        return self._index
+
+    @index.setter
+    def index(self, index: pd.DataFrame) -> None:
+        self._index, self._added, self._classes = index, [], None
+
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self._index) + len(self._added)
 
     @property
     def width(self) -> int:
@@ -283,7 +298,8 @@ class Database:
         """
         vectors = self._vectors(images, unit="model" in self.facts)
         listed = given.images(images) if vectors is None else [""] * len(vectors)
-        known = given.classes(classes, len(listed), self.index["class"].unique())
+        there = self.index["class"].unique() if self._classes is None else self._classes
+        known = given.classes(classes, len(listed), there)
         paths = [self._to_index(image) if isinstance(image, str | Path) else "" for image in listed]
         embedded = self.encode(self.embed(listed)) if vectors is None else vectors
         if embedded.ndim != 2 or embedded.shape[1] != self.parts[0].shape[1]:
@@ -292,10 +308,10 @@ class Database:
             embedded = embedded.astype(self.parts[0].dtype)
         if not np.isfinite(embedded).all():
             raise ValueError(f"embeddings: found a value that is not finite in {embedded.dtype}, expected numbers")
-        new = pd.DataFrame({"path": paths, "class": known, "row": np.full(len(paths), search.NO_ROW, np.int64)})
         with TURN:
             first = len(self)
-            self.index = pd.concat([self.index, new], ignore_index=True)
+            self._added += [(path, name, search.NO_ROW) for path, name in zip(paths, known, strict=True)]
+            self._classes = dict.fromkeys([*(self._classes or there), *known])
             self.parts.append(embedded)
             return np.arange(first, len(self))
 

@@ -68,6 +68,25 @@ def test_add_and_save(database: Database, tmp_path: Path):
         np.testing.assert_array_equal(database.embedding(25), database.parts[-1][-1])
 
 
+def test_the_table_is_not_copied_by_each_addition(database: Database, monkeypatch: pytest.MonkeyPatch):
+    copied, whole = [], pd.concat
+    monkeypatch.setattr(pd, "concat", lambda *given, **how: copied.append(1) or whole(*given, **how))
+    before, row = database.index.copy(), database.embedding(3)
+    for number in range(20):
+        assert database.add(row, f"new {number}").tolist() == [24 + number]
+    assert (len(database), len(copied)) == (44, 0)
+    with pytest.raises(ValueError, match="found the class 'New 7', which differs only in case from 'new 7'"):
+        database.add(row, "New 7")
+    found = database.index
+    assert len(copied) == 1
+    new = pd.DataFrame({"path": "", "class": [f"new {number}" for number in range(20)], "row": -1})
+    pd.testing.assert_frame_equal(found, whole([before, new], ignore_index=True))
+    database.index["class"] = "A"  # what is known follows
+    with pytest.raises(ValueError, match="found the class 'a', which differs only in case from 'A'"):
+        database.add(row, "a")
+    assert database.add(row, "New 7").tolist() == [44]
+
+
 def test_embeddings_need_no_model(database: Database, tmp_path: Path):
     bare = Database(np.array(database.parts[0]), database.index, {})
     assert bare.add(torch.from_numpy(np.array(database.parts[0][:2]))).tolist() == [24, 25]
