@@ -359,12 +359,13 @@ class Database:
             return None
         with np.errstate(over="ignore"):  # as in `add`
             vectors = vectors.astype(np.float32, copy=False)
-        norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-        if unit and vectors.shape[1] == self.width and (far := np.flatnonzero(abs(norms - 1) > _NORM_ERROR)).size:
-            raise ValueError(
-                f"embeddings: row {far[0]}: found the norm {norms[far[0]]:.4g}, expected 1, as the model's embeddings "
-                "have; divide by the norm"
-            )
+        if unit and vectors.shape[1] == self.width:
+            norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+            if (far := np.flatnonzero(abs(norms - 1) > _NORM_ERROR)).size:
+                raise ValueError(
+                    f"embeddings: row {far[0]}: found the norm {norms[far[0]]:.4g}, expected 1, as the model's "
+                    "embeddings have; divide by the norm"
+                )
         return self.encode(vectors)
 
     def save(self, path: str | Path, with_model: bool = False, codes: coding.Name | None = None) -> None:
