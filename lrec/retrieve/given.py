@@ -60,11 +60,6 @@ def opened(image: OneImage) -> Image.Image:
     return Image.fromarray(image)
 
 
-def decoded(name: str, file: BinaryIO) -> Image.Image:
-    """Return an image from a file opened in binary mode, as `decoding.decode` does."""
-    return decoding.decode(file, name)
-
-
 def embeddings(given: SomeImages) -> np.ndarray | None:
     """Return embeddings, one (d,) or several (N, d) of floats, as (N, d); None if images are given."""
     given = _without_torch(given)

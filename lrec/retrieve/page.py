@@ -16,11 +16,12 @@ from PIL import Image
 
 from lrec import paths
 from lrec.class_names import readable
+from lrec.datasets import decoding
 from lrec.io import errors
 from lrec.io.splits import SPLITS
 from lrec.io.text import boxed
 from lrec.metrics import search
-from lrec.retrieve import given, query, storage
+from lrec.retrieve import query, storage
 from lrec.retrieve.database import Database
 
 MOST = 60  # results
@@ -91,7 +92,7 @@ class Searcher:
             ValueError: it is not readable as an image, or the database has no model; the message is one line.
         """
         database, _ = self.open(self.split)
-        image = given.decoded(name, io.BytesIO(content))
+        image = decoding.decode(io.BytesIO(content), name)
         return Asked(name, "", database.embed([image])[0], _picture(image))
 
     def by_row(self, split: str, row: int) -> Asked:
