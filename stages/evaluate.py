@@ -49,7 +49,9 @@ def main(variant: str, backbone: str) -> None:
     before = result.figures(untrained, untrained.evaluate(ks, where)) if untrained else None
     names = dict(zip(index["label"], index["class"], strict=True))
     classes = class_recall.per_class(retrieval.best_rank, trained.query_labels, names, ks)
-    analysis, sets = result.analyse(trained, retrieval, train, branches, **analyses, reduced=reduced, device=where)
+    analysis, sets = {}, ensemble_size.whole(retrieval, branches)
+    if chosen.analysis_images:
+        analysis, sets = result.analyse(trained, train, branches, **analyses, reduced=reduced, device=where)
     measured = {
         "variant": variant,
         "backbone": backbone,

@@ -94,8 +94,9 @@ def _naming(name: str) -> Iterator[None]:
     except (MemoryError, PermissionError):
         raise
     except UnidentifiedImageError as error:  # its message names a Python object if the file is opened
+        expected = ", ".join(FORMATS)
         raise ValueError(
-            f"{name}: not readable as an image: cannot identify image file; replace it by one of {', '.join(FORMATS)}"
+            f"{name}: not readable as an image: cannot identify image file, expected one of {expected}; replace it"
         ) from error
     except Exception as error:  # a damaged file can raise nearly anything inside Pillow
         reason = " ".join(str(error).replace(f" {name!r}", "").split())

@@ -50,7 +50,6 @@ def figures(task: Task, retrieval: Retrieval) -> dict[str, Any]:
 
 def analyse(
     task: Task,
-    retrieval: Retrieval,
     train: np.ndarray,
     branches: int,
     *,
@@ -64,10 +63,9 @@ def analyse(
 
     Args:
         task: the whole task; if it is large, whole classes are sampled at random.
-        retrieval: its retrieval.
         train: (n, d) embeddings of training images, to which formats are fitted.
         branches: M.
-        analysis_images: maximum number of queries and gallery items; 0 for no analysis.
+        analysis_images: maximum number of queries and gallery items.
         subsets: sets of branches per ensemble size, see `ensemble_size.evaluate`.
         pca_dimensions: see `compression.formats`.
         reduced: whether the embeddings are already reduced: then no columns belong to a branch, and they are not
@@ -78,10 +76,7 @@ def analyse(
         {"images", "classes", "agreement", "ensemble_size", "compression"}: the numbers of images and classes used, and
         the results, for reduced embeddings without agreement and ensemble_size; and the table of
         `ensemble_size.evaluate`, with only one row, for all branches, if smaller ensembles are not evaluated.
-        Without analysis the dictionary is empty.
     """
-    if not analysis_images:
-        return {}, ensemble_size.whole(retrieval, branches)
     some = task.sample(analysis_images)
     if reduced:
         sets = ensemble_size.whole(some.evaluate([1], device), branches)

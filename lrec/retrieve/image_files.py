@@ -78,7 +78,8 @@ def left_out(files: Sequence[Any], unread: Mapping[int, Exception]) -> str:
     reason = (
         str(next(iter(unread.values()))).removeprefix(f"{unreadable[0]}: ").removeprefix("not readable as an image: ")
     )
-    reason = f"{'the first: ' if len(unreadable) > 1 else ''}{reason.partition('; replace it')[0]}"
+    reason = reason.removesuffix("; replace it").partition(", expected")[0]
+    reason = f"{'the first: ' if len(unreadable) > 1 else ''}{reason}"
     count = f"{len(unreadable):,} of {len(files):,} file{'s' * (len(files) != 1)}"
     return f"left out {count} that cannot be read: {first(unreadable)} ({reason})"
 

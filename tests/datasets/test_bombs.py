@@ -91,6 +91,4 @@ def test_bombs(answers: dict[str, tuple[int, str]], name: str) -> None:
     assert status == 1
     lines = [line for line in said.splitlines() if line.strip() and "image/s]" not in line]
     assert len(lines) == 1, said
-    assert re.match(
-        r"error: .*/0\.\w+: not readable as an image: .*; replace it( by one of JPEG, .*PPM)?$", lines[0]
-    ), said
+    assert re.match(r"error: .*/0\.\w+: not readable as an image: .*; replace it$", lines[0]), said

@@ -159,18 +159,13 @@ def test_confusions_by_hand():
     assert list(nobody) == ["class", "returned", "queries", "share"]
 
 
-def test_without_analyses_the_whole_ensemble_is_left_and_no_embedding_is_read(monkeypatch: pytest.MonkeyPatch):
+def test_the_row_of_the_whole_ensemble_is_that_of_its_retrieval():
     task = scattered(0, 12, None)
-    options = {"subsets": 2, "pca_dimensions": [2]}
-    retrieval = task.evaluate([2])
-    with monkeypatch.context() as patch:
-        for name in ("changed", "evaluate", "sample"):
-            patch.setattr(Task, name, None)
-        nothing, sets = result.analyse(task, retrieval, task.query, 3, analysis_images=0, **options)
-    assert nothing == {}
-    everything, all_sets = result.analyse(task, retrieval, task.query, 3, analysis_images=100, **options)
+    sets = ensemble_size.whole(task.evaluate([2]), 3)
+    everything, all_sets = result.analyse(task, task.query, 3, analysis_images=100, subsets=2, pca_dimensions=[2])
     assert sets["branches"].tolist() == [3]
     assert sets["recall_at_1"].tolist() == all_sets["recall_at_1"].tolist()[-1:]
+    assert sets["map_at_r"].tolist() == all_sets["map_at_r"].tolist()[-1:]
     assert everything["images"] == 12
     assert [row["code"] for row in everything["compression"]][-1] == "pca 2 whitened"
 
@@ -178,7 +173,7 @@ def test_without_analyses_the_whole_ensemble_is_left_and_no_embedding_is_read(mo
 def test_reduced_embeddings_are_not_divided_among_branches():
     task = scattered(0, 30, None, width=5)
     options = {"analysis_images": 100, "subsets": 2, "pca_dimensions": [2]}
-    found, sets = result.analyse(task, task.evaluate([1]), task.query, 3, **options, reduced=True)
+    found, sets = result.analyse(task, task.query, 3, **options, reduced=True)
     assert list(found) == ["images", "classes", "compression"]
     assert [row["code"] for row in found["compression"]] == ["float32", "float16", "int8", "binary"]
     assert sets[["branches", "members"]].values.tolist() == [[3, "all"]]

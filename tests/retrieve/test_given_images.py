@@ -122,9 +122,9 @@ def test_an_opened_image_is_embedded_as_its_file(database: Database, tmp_path: P
         (np.full((1, 8), np.nan, np.float32), "found a value that is not finite"),
         (
             io.BytesIO(b"a\nb"),
-            "^open file: not readable as an image: cannot identify .* by one of JPEG, PNG",
+            "^open file: not readable as an image: cannot identify .*, expected one of JPEG, PNG",
         ),
-        (b"", "^0 bytes: not readable as an image: cannot identify .* by one of JPEG, PNG"),
+        (b"", "^0 bytes: not readable as an image: cannot identify .*, expected one of JPEG, PNG"),
         (np.zeros((0, 100, 3), np.uint8), r"image: found uint8 of shape \(0, 100, 3\), .*with at least one pixel"),
         (Image.new("RGB", (0, 5)), "^opened image: not readable as an image: 0x5 pixels, expected at least one"),
         (LARGE, r"^[\d,]+ bytes: not readable as an image: .*400000000 pixels.* exceeds limit.*; replace it$"),

@@ -130,7 +130,7 @@ def test_no_file_is_read_by_its_name(searcher: Searcher, made: Path):
         (lambda s: s.answer(s.by_row("test", 0), "test", 61), "number of results: found 61"),
         (
             lambda s: s.by_upload("a.png", b""),
-            "a.png: not readable as an image: cannot identify image file; replace it by one of JPEG, PNG",
+            "a.png: not readable as an image: cannot identify image file, expected one of JPEG, PNG",
         ),
         (lambda s: s.by_upload("a.png", b"no image"), "a.png: not readable as an image"),
         (
