@@ -134,6 +134,7 @@ def test_a_run_may_be_named_by_its_folder_of_models(monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "out/model.ts").is_file()
 
 
+@pytest.mark.slow  # of a network above 2 GB, in name
 def test_onnx_is_one_file_or_says_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     """The exporter by itself puts weights of any size in a second file, without which the first does not load."""
     for package in ("onnx", "onnxscript", "onnxruntime"):

@@ -23,6 +23,8 @@ from lrec.training import augment, checkpoint, losses, step, validation
 from lrec.training.recipe import Recipe
 from lrec.training.step import Trainer
 
+pytestmark = pytest.mark.slow  # it tests the stand-in
+
 GPU = checked_device.NAME
 Patch = pytest.MonkeyPatch
 

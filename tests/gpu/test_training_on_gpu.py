@@ -132,7 +132,7 @@ def test_steps_that_cannot_be_recorded_are_not(gpu: checked_device.Log, options:
     assert Trainer(Ensemble(BACKBONE, 1, 3), Recipe(epochs=1)).recorder is None
 
 
-@pytest.mark.parametrize("graphs", ["off", "auto"])
+@pytest.mark.parametrize("graphs", [pytest.param("off", marks=pytest.mark.slow), "auto"])
 def test_killed_and_resumed(
     tiny_store: Store, gpu: checked_device.Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graphs: str
 ):

@@ -62,9 +62,12 @@ def run(root: Path, program: str, settings: dict[str, str]) -> subprocess.Comple
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=variables, timeout=300)
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_settings_of_other_programs_are_ignored(root: Path, settings: dict[str, str]):
-    done = run(root, EVERYTHING, settings)
+@pytest.mark.parametrize(
+    "name",
+    ["nothing", "strict", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nonsense", "of a notebook"))],
+)
+def test_settings_of_other_programs_are_ignored(root: Path, name: str):
+    done = run(root, EVERYTHING, SETTINGS[name])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: as expected"
     assert "Traceback" not in done.stderr

@@ -138,6 +138,7 @@ def edited(clone: Path, *modules: str) -> set[str]:
             (clone / "lrec" / name).write_text(text, encoding="utf-8")
 
 
+@pytest.mark.slow  # test_deps_are_the_import_closure checks the same lists
 def test_what_an_edited_docstring_costs(clone: Path):
     """Code that reads raw data or results neither trains nor embeds; code that trains does."""
     cheap = ["datasets/check.py", "metrics/recall.py", "evaluation/task.py", "report/page.py", "retrieve/query.py"]
@@ -202,6 +203,7 @@ def test_the_same_training_gives_the_same_bytes(clone: Path):
     assert [(clone / name).read_bytes() for name in files] == before
 
 
+@pytest.mark.slow  # tests/metrics has exact recall in any order of sums
 def test_threads_move_no_figure_by_more_than_a_query(clone: Path):
     """Sums in another order differ in their last bits; a figure may follow by one query, no more."""
     path = clone / "results/glyphs/resnet18/result.json"

@@ -40,6 +40,7 @@ def test_it_is_trained_embedded_and_reported(project: Path):
     assert any("M=1" in name and "distillation" in name for name in json.loads(paths.LEDGER.read_text())["tiny"])
 
 
+@pytest.mark.slow  # test_killed.py kills trainings with other losses
 def test_a_killed_one_resumes_to_the_same_bytes(project: Path, capsys: pytest.CaptureFixture):
     taught(project, epochs=3)
     STAGES["train"]()

@@ -108,6 +108,7 @@ def test_the_command(python: Path, elsewhere: Path):
     assert call(command, "train", folder=elsewhere).returncode == 2
 
 
+@pytest.mark.slow  # other tests run them from the checkout
 def test_the_programs_of_the_page(python: Path, elsewhere: Path, root: Path):
     text = (root / "docs/retrieval.md").read_text(encoding="utf-8").partition("## In other programs")[2]
     encoder, database = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -67,6 +67,7 @@ def start(folder: Path) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow  # tests/pipeline/test_killed.py kills the stage
 def test_a_killed_training_ends_with_the_same_bytes(tiny_store: Store, tmp_path: Path):
     """SIGKILL at random moments; with a checkpoint after every step most fall into writing one."""
     expected, _ = undisturbed(tiny_store, epochs=4)

@@ -54,7 +54,7 @@ def test_metric_losses_learn(tiny_store: Store, name: str):
     assert history["accuracy"].iloc[-1] > 0.5
 
 
-@pytest.mark.parametrize("name", ["proxy_anchor", "multi_similarity"])
+@pytest.mark.parametrize("name", ["proxy_anchor", pytest.param("multi_similarity", marks=pytest.mark.slow)])
 def test_a_stopped_training_resumes_bit_by_bit(tiny_store: Store, tmp_path: Path, name: str):
     """What the loss itself has learned is part of the checkpoint."""
     recipe = Recipe(epochs=2, batch_size=10, learning_rate=1e-3, loss=name)

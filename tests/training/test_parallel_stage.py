@@ -101,6 +101,7 @@ def lose_one(project: Path) -> tuple[int, str]:
     return stopped(project, lambda _: os.kill(workers(project)[1], signal.SIGKILL))
 
 
+@pytest.mark.slow  # below, the first process ends
 def test_a_lost_process_ends_the_run(project: Path):
     status, err = lose_one(project)
     assert status == 1
