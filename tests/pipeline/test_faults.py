@@ -121,7 +121,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
         pytest.param("train@tiny-mobilenet_v2", 10, "train.batch_size", marks=pytest.mark.slow),
         pytest.param("embed@tiny-mobilenet_v2", 10, "embed.batch_size", marks=pytest.mark.slow),
         pytest.param("embed@tiny-mobilenet_v2", 100, "embed.batch_size", marks=pytest.mark.slow),
-        pytest.param("evaluate@tiny-mobilenet_v2", 10, "evaluate.analysis_images", marks=pytest.mark.slow),
+        pytest.param("evaluate@tiny-mobilenet_v2", 1, "evaluate.analysis_images", marks=pytest.mark.slow),
     ],
 )
 def test_no_memory(work: Path, undisturbed: Undisturbed, name: str, megabytes: int, lower: str):
