@@ -82,7 +82,10 @@ def test_only_one_branch_has_gradients_at_a_time():
     assert all(p.grad is None for p in branchwise.model.parameters())
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "freeze_batch_norm": True, "label_smoothing": 0.1}])
+MORE = {"accumulate": 2, "freeze_batch_norm": True, "label_smoothing": 0.1}
+
+
+@pytest.mark.parametrize("options", [{}, pytest.param(MORE, marks=pytest.mark.slow)])
 def test_branches_at_once_equal_branches_one_by_one(options: dict, two_threads: None):
     one = trainer(Ensemble("resnet18", 5, 4).double(), 1e-3, **options)
     two = trainer(copy.deepcopy(one.model), 1e-3, branches_at_once=4, **options)
