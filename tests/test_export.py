@@ -4,17 +4,16 @@ import json
 import os
 import shutil
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from retrieval_project import make
+from turns import require_turn
 
 from lrec import export
 from lrec.embedding import graph
-from lrec.io import locks
 from lrec.metrics import recall
 from lrec.retrieve import Database
 
@@ -99,15 +98,7 @@ def test_exports_into_one_folder_take_turns(tmp_path: Path, monkeypatch: pytest.
     """However the folder is named."""
     monkeypatch.setitem(export.FORMATS, "exported", lambda network, example, folder: network)
     target = os.path.relpath(tmp_path / "out")
-    thread = threading.Thread(target=export.main, args=[["tiny/resnet18", "--format", "exported", "--output", target]])
-    with locks.alone(tmp_path / "out"):
-        draft = tmp_path / ".out.deadbeef.tmp"
-        draft.mkdir()
-        thread.start()
-        thread.join(0.3)
-        assert thread.is_alive()
-        assert draft.exists()
-    thread.join()
+    require_turn(tmp_path / "out", lambda: export.main(["tiny/resnet18", "--format", "exported", "--output", target]))
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from retrieval_project import FILE
+from turns import require_turn
 
 from lrec.io import locks, reading
 from lrec.metrics import search
@@ -95,15 +96,7 @@ def test_a_folder_that_is_saved_while_it_is_opened(database: Database, tmp_path:
 
 def test_two_that_save_one_folder_take_turns(database: Database, tmp_path: Path):
     """From any current folder; a claim of the project would be in the current one."""
-    thread = threading.Thread(target=database.save, args=[tmp_path / "saved"])
-    with locks.alone(tmp_path / "saved"):
-        draft = tmp_path / ".saved.deadbeef.tmp"
-        draft.mkdir()
-        thread.start()
-        thread.join(0.3)
-        assert thread.is_alive()
-        assert draft.exists()
-    thread.join()
+    require_turn(tmp_path / "saved", lambda: database.save(tmp_path / "saved"))
     assert [entry.name for entry in tmp_path.iterdir() if "saved" in entry.name] == ["saved"]
 
 

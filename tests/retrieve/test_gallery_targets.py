@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +13,9 @@ import numpy as np
 import pytest
 from exported import SUFFIX, lancedb, make, read
 from moto.server import ThreadedMotoServer
+from turns import require_turn
 
 from lrec.__main__ import main as lrec
-from lrec.io import locks
 from lrec.retrieve import Database, gallery
 
 
@@ -75,15 +74,7 @@ def test_a_killed_export_leaves_no_table(form: str, tmp_path: Path, root: Path):
 def test_exports_into_one_folder_take_turns(form: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """However the folder is named; nothing is left in the current one."""
     command = ["export-gallery", "tiny/resnet18", "--to", form, "--output"]
-    thread = threading.Thread(target=lrec, args=[[*command, f"../t{SUFFIX[form]}"]])
-    with locks.alone(tmp_path / f"t{SUFFIX[form]}"):
-        draft = tmp_path / f".t{SUFFIX[form]}.deadbeef.tmp"
-        draft.mkdir()
-        thread.start()
-        thread.join(0.3)
-        assert thread.is_alive()
-        assert draft.exists()
-    thread.join()
+    require_turn(tmp_path / f"t{SUFFIX[form]}", lambda: lrec([*command, f"../t{SUFFIX[form]}"]))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["project", f"t{SUFFIX[form]}"]
     assert not Path(".lrec").exists()
 
